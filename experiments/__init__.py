@@ -1,0 +1,1 @@
+"""Mains that train, solve, prune and reproduce, and what they share."""

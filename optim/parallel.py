@@ -1,0 +1,96 @@
+"""One step for one device or many: gradients and means over a named axis.
+
+A step that takes ``axis_name`` runs inside the user's own ``jax.pmap``, ``jax.shard_map`` or
+``jax.vmap`` on its share of the batch. What it must average are gradients and metrics; the
+functions here are the identity when ``axis_name`` is ``None``.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+__all__ = ["data_mesh", "grad", "pmean", "value_and_grad"]
+
+
+def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns the one-axis mesh ``('data',)`` over ``devices`` (default: all, of all processes).
+
+    Example:
+      >>> import optim
+      >>> optim.parallel.data_mesh().axis_names
+      ('data',)
+    """
+    return Mesh(np.array(jax.devices() if devices is None else devices), ("data",))
+
+
+def pmean(tree: Any, axis_name: str | None) -> Any:
+    """Returns ``tree`` averaged over ``axis_name``; unchanged when it is ``None``."""
+    return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+
+
+def _vary(tree: Any, axis_name: str) -> Any:
+    # shard_map sums the gradient of a replicated input over the axis by itself, so that a later
+    # pmean changes nothing and gradients come out N times too large. Differentiating with
+    # respect to a value marked as varying gives each device its own gradient, as in pmap.
+    def vary(x):
+        try:
+            return jax.lax.pcast(x, axis_name, to="varying")
+        except ValueError:  # Already varying, or an axis of jax.vmap.
+            return x
+
+    return jax.tree.map(vary, tree)
+
+
+def value_and_grad(
+    fun: Callable[..., Any],
+    argnums: int | tuple[int, ...] = 0,
+    *,
+    has_aux: bool = False,
+    axis_name: str | None = None,
+) -> Callable[..., Any]:
+    r"""Like ``jax.value_and_grad``, averaged over ``axis_name``.
+
+    .. math::
+      \left(\tfrac1N\sum_{i=1}^N f_i(x),\; \tfrac1N\sum_{i=1}^N \nabla f_i(x)\right)
+
+    where :math:`f_i` is ``fun`` on the batch share of device :math:`i`.
+
+    Args:
+      fun: Scalar function; with ``has_aux`` it returns ``(value, aux)``.
+      argnums: Which arguments to differentiate.
+      has_aux: Whether ``fun`` returns auxiliary data. It is averaged too.
+      axis_name: Name of the mapped axis of the enclosing ``pmap``, ``shard_map`` or ``vmap``;
+        ``None`` outside of one.
+
+    Returns:
+      A function with the arguments of ``fun`` that returns ``(value, gradient)``.
+
+    Example:
+      >>> import jax.numpy as jnp, optim
+      >>> optim.parallel.value_and_grad(lambda w: (w**2).sum())(jnp.array([1.0, 2.0]))
+      (Array(5., dtype=float32), Array([2., 4.], dtype=float32))
+    """
+    inner = jax.value_and_grad(fun, argnums, has_aux=has_aux)
+    if axis_name is None:
+        return inner
+    positions = (argnums,) if isinstance(argnums, int) else argnums
+
+    def averaged(*args, **kwargs):
+        args = tuple(_vary(a, axis_name) if i in positions else a for i, a in enumerate(args))
+        return pmean(inner(*args, **kwargs), axis_name)
+
+    return averaged
+
+
+def grad(
+    fun: Callable[..., Any],
+    argnums: int | tuple[int, ...] = 0,
+    *,
+    axis_name: str | None = None,
+) -> Callable[..., Any]:
+    """Like ``jax.grad``, averaged over ``axis_name``; see :func:`value_and_grad`."""
+    vg = value_and_grad(fun, argnums, axis_name=axis_name)
+    return lambda *args, **kwargs: vg(*args, **kwargs)[1]
