@@ -15,13 +15,13 @@ EXPERIMENTS = [
     "tensorboardX>=2.6",
     "tqdm>=4.66",
 ]
-TEST = EXPERIMENTS + ["chex>=0.1.92", "hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6"]
+TEST = [*EXPERIMENTS, "chex>=0.1.92", "hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6"]
 LINT = ["pyrefly==1.4.1", "ruff==0.17.5"]
 
 setup(
     name="optim-bilevel",
     version="0.1.0",
-    description="Optimizers, schedules and bilevel methods in JAX, tested against the authors' code",
+    description="Optimizers, schedules and bilevel methods in JAX, true to their authors' code",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
@@ -35,6 +35,6 @@ setup(
         "tpu": ["jax[tpu]>=0.10"],
         "experiments": EXPERIMENTS,
         "test": TEST,
-        "dev": TEST + LINT,
+        "dev": [*TEST, *LINT],
     },
 )
