@@ -1,1 +1,52 @@
-"""Flax models."""
+"""Models by name, each a pair of pure functions over plain dicts (see :class:`Model`)."""
+
+import difflib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from flax import nnx
+
+from experiments.models.base import Model, count, from_linen, from_nnx
+from experiments.models.mlp import MLP, Logistic
+
+__all__ = ["MODELS", "Model", "build", "count", "from_linen", "from_nnx"]
+
+MODELS: dict[str, Callable[..., nnx.Module]] = {
+    "logistic": Logistic,
+    "mlp": MLP,
+}
+
+
+def build(name: str, *, input_shape: Sequence[int], num_classes: int, **options: Any) -> Model:
+    """Returns the model of that name.
+
+    Args:
+      name: A key of :data:`MODELS`.
+      input_shape: Shape of one example: ``(features,)``, ``(height, width, channels)``, or
+        ``(length,)`` for text.
+      num_classes: Number of logits; the vocabulary for text.
+      **options: Arguments of the model's class, such as ``widths`` or ``dtype``.
+
+    Returns:
+      A :class:`Model`. Nothing is allocated before its ``init(key)``.
+
+    Raises:
+      ValueError: Unknown name or option; the message lists the nearest.
+
+    Example:
+      >>> import jax
+      >>> model = build("mlp", input_shape=(28, 28, 1), num_classes=10)
+      >>> params, stats = jax.eval_shape(model.init, jax.random.key(0))
+      >>> count(params)
+      266610
+    """
+    if name not in MODELS:
+        nearest = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.0)
+        raise ValueError(f"unknown model {name!r}; the nearest are {', '.join(nearest)}")
+    make = MODELS[name]
+    try:
+        return from_nnx(lambda rngs: make(tuple(input_shape), num_classes, rngs=rngs, **options))
+    except TypeError as error:
+        if "unexpected keyword" in str(error):
+            raise ValueError(f"model {name!r}: {error}") from error
+        raise

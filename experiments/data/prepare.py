@@ -1,0 +1,61 @@
+"""Batches made on the device from the resident data set: gather, normalise, augment."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.data.base import Dataset
+
+Prepare = Callable[[dict[str, jax.Array], Any, jax.Array | None], dict[str, jax.Array]]
+
+
+def prepare(dataset: Dataset, *, augment: bool = False, pad: int = 4) -> Prepare:
+    """Returns ``prepare(data, inputs, key) -> batch`` for the loop.
+
+    ``data`` is ``dataset.train`` (or ``valid``, ``test``) on the device; ``inputs`` is an index
+    array, or a dict with ``"index"`` whose other entries pass through to the batch (the
+    ``"weight"`` of :func:`eval_batches`). The batch is ``{"x", "label", "index", ...}``, ``x``
+    normalised float32.
+
+    Args:
+      dataset: Tells the kind of data, scale, mean and standard deviation.
+      augment: Whether images are padded by ``pad``, cropped at random and mirrored with
+        probability 1/2; uses ``key``.
+      pad: Pixels, at least 0.
+    """
+    kind = "image" if "image" in dataset.train else "x"
+    if augment and kind != "image":
+        raise ValueError(f"augment must be False for {dataset.name}, which has no images")
+    mean = np.asarray(dataset.mean, np.float32) * dataset.scale
+    inverse = 1.0 / (np.asarray(dataset.std, np.float32) * dataset.scale)
+
+    def make(data, inputs, key=None):
+        inputs = dict(inputs) if isinstance(inputs, dict) else {"index": inputs}
+        x = data[kind][inputs["index"]]
+        if augment:
+            assert key is not None, "augment needs the loop's key"
+            x = pad_crop_flip(x, key, pad)
+        if kind == "image":
+            x = (x.astype(jnp.float32) - mean.reshape(1, 1, 1, -1)) * inverse.reshape(1, 1, 1, -1)
+        return {"x": x, "label": data["label"][inputs["index"]], **inputs}
+
+    return make
+
+
+def pad_crop_flip(x: jax.Array, key: jax.Array, pad: int = 4) -> jax.Array:
+    """Pads (b, h, w, c) images with zeros, crops (h, w) at random, mirrors every other one."""
+    b, h, w, _ = x.shape
+    key_y, key_x, key_f = jax.random.split(key, 3)
+    dy = jax.random.randint(key_y, (b, 1), 0, 2 * pad + 1) - pad
+    dx = jax.random.randint(key_x, (b, 1), 0, 2 * pad + 1) - pad
+    flip = jax.random.bernoulli(key_f, 0.5, (b, 1))
+    rows = jnp.arange(h)[None] + dy
+    columns = jnp.arange(w)[None]
+    columns = jnp.where(flip, w - 1 - columns, columns) + dx
+    inside = ((rows >= 0) & (rows < h))[:, :, None] & ((columns >= 0) & (columns < w))[:, None, :]
+    batch = jnp.arange(b)[:, None, None]
+    out = x[batch, jnp.clip(rows, 0, h - 1)[:, :, None], jnp.clip(columns, 0, w - 1)[:, None, :]]
+    return jnp.where(inside[..., None], out, 0)
