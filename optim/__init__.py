@@ -1,5 +1,5 @@
 """Optimizers, schedules and the loop that runs any step; composable with optax."""
 
-from optim import parallel
+from optim import loop, parallel
 
-__all__ = ["parallel"]
+__all__ = ["loop", "parallel"]
