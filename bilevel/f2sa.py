@@ -1,0 +1,176 @@
+"""F2SA: the fully first-order method with a growing multiplier, for unconstrained lower levels."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bilevel.problem import (
+    Problem,
+    Schedule,
+    Solver,
+    StepSize,
+    at,
+    check_count,
+    check_number,
+    distance,
+    fresh,
+    inner_loop,
+    maybe,
+    mover,
+    samples,
+    scalar,
+    start,
+    unconstrained_lower,
+)
+from optim import parallel
+
+__all__ = ["F2SAState", "f2sa"]
+
+
+class F2SAState(NamedTuple):
+    """State of :func:`f2sa`: the iterates, the multiplier and the states of optax transforms."""
+
+    problem: Problem
+    count: jax.Array
+    x: Any
+    y: Any
+    z: Any
+    lam: jax.Array
+    steps: tuple[Any, Any, Any]
+
+
+def f2sa(
+    alpha: StepSize,
+    gamma: StepSize,
+    lam: float | Schedule | None = None,
+    delta: float | Schedule | None = None,
+    inner_steps: int = 10,
+    xi: float = 1.0,
+    x_step: StepSize | None = None,
+    axis_name: str | None = None,
+) -> Solver:
+    r"""Fully First-order Stochastic Approximation (F2SA).
+
+    With :math:`f` the upper and :math:`g` the lower function, as in the paper, and T inner steps:
+
+    .. math::
+      \begin{aligned}
+        z &\leftarrow z - \gamma_k \nabla_y g(x_k, z), \quad
+        y \leftarrow y - \alpha_k (\nabla_y f(x_k, y) + \lambda_k \nabla_y g(x_k, y))
+        \quad (T \text{ times}) \\
+        x_{k+1} &= P_X\big(x_k - \xi\alpha_k (\nabla_x f(x_k, y)
+          + \lambda_k (\nabla_x g(x_k, y) - \nabla_x g(x_k, z)))\big), \quad
+        \lambda_{k+1} = \lambda_k + \delta_k
+      \end{aligned}
+
+    It takes 3T + 3 gradients an iteration. :func:`bilevel.f2sa_schedules` has the paper's
+    :math:`\alpha_k, \gamma_k`. The paper has no projection; ``problem.project_x``, the identity
+    unless given, is ours.
+
+    Args:
+      alpha: Step size of ``y``: a number, a schedule of the iteration, or an optax transform.
+      gamma: Step size of ``z``, likewise.
+      lam: Multiplier :math:`\lambda_k`: a number or a schedule; ``None`` for the paper's
+        :math:`\gamma_k / (2 \alpha_k)`. It is :math:`1/\sigma` of the penalty methods.
+      delta: Increments :math:`\delta_k \ge 0`: a number or a schedule; ``lam`` is then
+        :math:`\lambda_0`.
+      inner_steps: T >= 1.
+      xi: Ratio of the step of ``x`` to that of ``y``, > 0.
+      x_step: Step size of ``x`` in place of :math:`\xi \alpha_k`, or an optax transform.
+      axis_name: Mapped axis over which gradients and metrics are averaged.
+
+    Returns:
+      A :class:`bilevel.Solver`. Its batch is ``(upper_batch, lower_batch)`` or
+      :class:`bilevel.Samples`. Metrics: ``upper`` :math:`f(x, y)`, ``lower`` :math:`g(x, y)`,
+      ``lower_gap`` :math:`g(x, y) - g(x, z)`, ``gap`` :math:`f/\lambda + g(x, y) - g(x, z)`,
+      ``multiplier`` :math:`\lambda_k` and ``residual``
+      :math:`\|x - P_X(x - d)\|` of the hypergradient :math:`d`, all where the step of ``x`` is
+      taken.
+
+    Raises:
+      ValueError: On a hyperparameter out of range; at ``init`` on a problem with a constrained
+        lower level.
+
+    Example:
+      >>> import bilevel, jax, jax.numpy as jnp
+      >>> problem = bilevel.Problem(
+      ...     upper=lambda x, y, batch: jnp.sum((y - 1.0) ** 2) + 0.5 * jnp.sum(x**2),
+      ...     lower=lambda x, y, batch: jnp.sum((y - x) ** 2),
+      ... )
+      >>> solver = bilevel.f2sa(*bilevel.f2sa_schedules("none", gamma0=0.4))
+      >>> state, step = solver.init(problem, jnp.zeros(1), jnp.zeros(1)), jax.jit(solver.step)
+      >>> for _ in range(300):
+      ...     state, metrics = step(state, None)
+      >>> abs(float(state.x[0]) - 2 / 3) < 0.1  # Off by the order of 1 / lam.
+      True
+
+    References:
+      Kwon, Kwon, Wright, Nowak, `A Fully First-Order Method for Stochastic Bilevel Optimization
+      <https://arxiv.org/abs/2301.10945>`_, 2023
+    """
+    check_count("inner_steps", inner_steps)
+    check_number("xi", xi)
+    check_number("lam", 1.0 if lam is None else lam)
+    check_number("delta", 0.0 if delta is None else delta, strict=False)
+    transforms = [isinstance(s, optax.GradientTransformation) for s in (alpha, gamma)]
+    if lam is None and any(transforms):
+        raise ValueError("lam must be given where alpha or gamma is an optax transform, got None")
+    if x_step is None and transforms[0]:
+        raise ValueError("x_step must be given where alpha is an optax transform, got None")
+    if delta is not None and (lam is None or callable(lam)):
+        raise ValueError("lam must be the number lambda_0 where delta is given")
+    move_y, move_z = mover(alpha, "alpha"), mover(gamma, "gamma")
+    move_x = mover((lambda k: xi * at(alpha, k)) if x_step is None else x_step, "x_step")
+
+    def multiplier(k):
+        value = at(gamma, k) / (2 * at(alpha, k)) if lam is None else at(lam, k)
+        return jnp.asarray(value, jnp.result_type(float))
+
+    def init(problem, x0, y0):
+        unconstrained_lower(problem, "f2sa", "bilevel.penalty or bilevel.lv_hba")
+        x, y = start(problem, x0, y0)
+        steps = (move_x.init(x), move_y.init(y), move_z.init(y))
+        count = jnp.zeros((), jnp.int32)
+        return F2SAState(problem, count, x, y, fresh(y), multiplier(count), steps)
+
+    def step(state, batch):
+        problem, k, x, y, z, lam_k, (sx, sy, sz) = state
+        f, g = scalar(problem.upper, "upper"), scalar(problem.lower, "lower")
+        g_y = parallel.grad(g, 1, axis_name=axis_name)
+        h_y = parallel.grad(
+            lambda x, y, bf, bg: f(x, y, bf) + lam_k * g(x, y, bg), 1, axis_name=axis_name
+        )
+
+        def lagrangian(x, y, z, s):
+            values = f(x, y, s.f_x), g(x, y, s.g_xy), g(x, z, s.g_xz)
+            return values[0] + lam_k * (values[1] - values[2]), values
+
+        def inner(carry, s):
+            y, z, sy, sz = carry
+            z, sz = move_z.move(z, g_y(x, z, s.g_z), sz, k)
+            y, sy = move_y.move(y, h_y(x, y, s.f_y, s.g_y), sy, k)
+            return y, z, sy, sz
+
+        y, z, sy, sz = inner_loop(inner, (y, z, sy, sz), batch, inner_steps)
+        oracle = parallel.value_and_grad(lagrangian, has_aux=True, axis_name=axis_name)
+        (_, (fxy, gxy, gxz)), d = oracle(x, y, z, samples(batch))
+        new_x, sx = move_x.move(x, d, sx, k)
+        project = maybe(problem.project_x)
+        metrics = {
+            "upper": fxy,
+            "lower": gxy,
+            "lower_gap": gxy - gxz,
+            "gap": fxy / lam_k + gxy - gxz,
+            "multiplier": lam_k,
+            "residual": distance(x, project(jax.tree.map(jnp.subtract, x, d))),
+        }
+        if delta is None:
+            lam_next = multiplier(k + 1)
+        else:
+            lam_next = jnp.asarray(lam_k + at(delta, k), lam_k.dtype)
+        state = F2SAState(problem, k + 1, project(new_x), y, z, lam_next, (sx, sy, sz))
+        return state, metrics
+
+    return Solver(init, step, axis_name)

@@ -1,0 +1,357 @@
+r"""What a bilevel problem is, what a solver is, and the few helpers that solvers share.
+
+.. math::
+  \min_{x \in X,\, y} F(x, y) \quad\text{s.t.}\quad
+  y \in \arg\min_{y \in Y} \{ f(x, y) : g(x, y) \le 0 \}
+"""
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from optim import parallel
+
+__all__ = ["Problem", "Samples", "Solver"]
+
+Schedule = Callable[[Any], Any]
+StepSize = float | jax.Array | Schedule | optax.GradientTransformation
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    r"""A bilevel problem: two functions, and sets and constraints where there are some.
+
+    .. math::
+      \min_{x \in X,\, y \in Y} F(x, y) \quad\text{s.t.}\quad
+      y \in \arg\min_{y \in Y} \{ f(x, y) : g(x, y) \le 0 \}
+
+    ``x`` and ``y`` are any pytrees of floating-point arrays. Every function takes ``batch`` last:
+    the upper function the upper batch, the lower function and the constraint the lower batch. The
+    ``batch`` of a solver's step is the pair ``(upper_batch, lower_batch)``; the two are drawn
+    independently and either may be ``None``, as the whole may for a deterministic problem.
+    Methods that need still more independence take :class:`Samples`.
+
+    A problem has no arrays of its own, so that it rides through ``jit`` as part of a state's
+    structure. Build it once: a new one compiles the step anew.
+
+    Args:
+      upper: ``F(x, y, batch) -> scalar``.
+      lower: ``f(x, y, batch) -> scalar``, the mean over its batch.
+      constraint: ``g(x, y, batch) -> array`` of any shape, at most zero where feasible (zero with
+        ``equality``). It couples both levels; it must not depend on the device's share of a batch.
+      project_x: ``x -> x``, the projection onto :math:`X`; ``None`` for the whole space.
+      project_y: ``y -> y``, the projection onto :math:`Y`.
+      project_xy: ``(x, y) -> (x, y)``, the projection onto
+        :math:`C = \{x \in X, y \in Y, g(x, y) \le 0\}`. Needed by methods that keep the
+        constraint; ``project_x`` and ``project_y`` stand in without a constraint.
+      multiplier_bound: Bound :math:`r > 0` of the multipliers, which lie in :math:`[0, r]`
+        (:math:`[-r, r]` with ``equality``). ``math.inf`` leaves them unbounded, on purpose.
+      equality: Whether the constraint is :math:`g(x, y) = 0`.
+
+    Raises:
+      ValueError: On something that is not callable, a bound that is not positive, or
+        constraint options without a constraint.
+
+    Example:
+      >>> import bilevel, jax.numpy as jnp
+      >>> problem = bilevel.Problem(
+      ...     upper=lambda x, y, batch: jnp.sum((y - 1.0) ** 2),
+      ...     lower=lambda x, y, batch: jnp.sum((y - x) ** 2),
+      ... )
+      >>> solver = bilevel.f2sa(alpha=0.1, gamma=0.2)
+      >>> state = solver.init(problem, jnp.zeros(2), jnp.zeros(2))
+      >>> state, metrics = solver.step(state, None)
+      >>> sorted(metrics)
+      ['gap', 'lower', 'lower_gap', 'multiplier', 'residual', 'upper']
+    """
+
+    upper: Callable[..., Any]
+    lower: Callable[..., Any]
+    constraint: Callable[..., Any] | None = None
+    project_x: Callable[[Any], Any] | None = None
+    project_y: Callable[[Any], Any] | None = None
+    project_xy: Callable[[Any, Any], tuple[Any, Any]] | None = None
+    multiplier_bound: float | None = None
+    equality: bool = False
+
+    def __post_init__(self):
+        for name in ("upper", "lower"):
+            if not callable(getattr(self, name)):
+                raise ValueError(f"{name} must be callable, got {getattr(self, name)!r}")
+        for name in ("constraint", "project_x", "project_y", "project_xy"):
+            value = getattr(self, name)
+            if value is not None and not callable(value):
+                raise ValueError(f"{name} must be callable or None, got {value!r}")
+        r = self.multiplier_bound
+        if r is not None and not (isinstance(r, (int, float)) and r > 0):
+            raise ValueError(f"multiplier_bound must be a number > 0, got {r!r}")
+        if self.constraint is None and (r is not None or self.equality):
+            raise ValueError("multiplier_bound and equality need a constraint, got constraint=None")
+
+
+class Solver(NamedTuple):
+    """A bilevel method: a pair of pure functions.
+
+    Attributes:
+      init: ``init(problem, x0, y0) -> state``. Projects an infeasible start, with a warning. The
+        state is a NamedTuple with fields ``problem``, ``count``, ``x``, ``y`` and the method's own;
+        another start of those is ``state._replace(...)``.
+      step: ``step(state, batch) -> (state, metrics)``; metrics are a flat dict of scalars.
+      axis_name: The mapped axis over which ``step`` averages, or ``None``.
+    """
+
+    init: Callable[..., Any]
+    step: Callable[[Any, Any], tuple[Any, dict[str, Any]]]
+    axis_name: str | None = None
+
+
+class Samples(NamedTuple):
+    """One independent batch for each gradient that a penalty method takes.
+
+    A pair ``(upper_batch, lower_batch)`` gives all oracles of a level the same batch. ``Samples``
+    gives each its own; the first three, used by the inner loop, have a leading axis of length
+    ``inner_steps``.
+
+    Attributes:
+      f_y: For the gradient in ``y`` of the upper function, in the inner loop.
+      g_y: For the gradient in ``y`` of the lower function at the penalized variable.
+      g_z: The same at the lower-level variable ``z``.
+      f_x: For the gradient in ``x`` of the upper function.
+      g_xy: For the gradient in ``x`` of the lower function at the penalized variable.
+      g_xz: The same at the lower-level variable ``z``.
+    """
+
+    f_y: Any
+    g_y: Any
+    g_z: Any
+    f_x: Any
+    g_xy: Any
+    g_xz: Any
+
+
+def batches(batch: Any) -> tuple[Any, Any]:
+    """Returns ``(upper_batch, lower_batch)``; raises ``ValueError`` on another structure."""
+    if batch is None:
+        return None, None
+    if isinstance(batch, Samples):
+        raise ValueError("batch must be (upper_batch, lower_batch): this method takes no Samples")
+    if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
+        raise ValueError(
+            "batch must be None or the pair (upper_batch, lower_batch), got "
+            f"{jax.tree.structure(batch)}"
+        )
+    return batch[0], batch[1]
+
+
+def scalar(fun: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Returns ``fun`` with a check that its value is one floating-point number."""
+
+    def checked(*args):
+        value = fun(*args)
+        if not isinstance(value, (jax.Array, np.ndarray, float)) or np.shape(value) != ():
+            shapes = jax.tree.map(np.shape, value)
+            raise ValueError(f"{name} must return a scalar, got shape {shapes}")
+        if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+            raise ValueError(f"{name} must return a float, got {jnp.result_type(value)}")
+        return value
+
+    return checked
+
+
+def oracle(problem: Problem, level: str, argnums: int | tuple[int, ...], axis_name: str | None):
+    """Returns ``(x, y, batch) -> (value, gradient)`` of the ``"upper"`` or ``"lower"`` function."""
+    fun = scalar(getattr(problem, level), level)
+    return parallel.value_and_grad(fun, argnums, axis_name=axis_name)
+
+
+def start(problem: Problem, x0: Any, y0: Any, joint: bool = False) -> tuple[Any, Any]:
+    """Returns fresh copies of a start, projected onto its sets, after checking them.
+
+    Args:
+      problem: The problem.
+      x0: Upper start.
+      y0: Lower start.
+      joint: Project the pair by ``project_xy`` instead of each by itself.
+
+    Raises:
+      ValueError: On leaves that are not floating-point arrays (named by their path) and on
+        projections that change the structure, a shape or a dtype.
+    """
+    x, y = fresh(x0, "x"), fresh(y0, "y")
+    if joint and problem.project_xy is not None:
+        px, py = checked_projection(lambda xy: problem.project_xy(*xy), (x, y), "project_xy")
+        _warn_if_moved((x, y), (px, py), "(x0, y0)", "project_xy")
+        return px, py
+    for name, value in (("x", x), ("y", y)):
+        project = getattr(problem, f"project_{name}")
+        if project is not None:
+            moved = checked_projection(project, value, f"project_{name}")
+            _warn_if_moved(value, moved, f"{name}0", f"project_{name}")
+            x, y = (moved, y) if name == "x" else (x, moved)
+    return x, y
+
+
+def fresh(tree: Any, name: str = "tree") -> Any:
+    """Returns a copy of ``tree`` as arrays of its own, so that a state can be donated."""
+
+    def copy(path, leaf):
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise ValueError(
+                f"{name}{jax.tree_util.keystr(path)} must be a floating-point array, got {dtype}"
+            )
+        return jnp.array(leaf, dtype=dtype, copy=True)
+
+    return jax.tree_util.tree_map_with_path(copy, tree)
+
+
+def checked_projection(project: Callable[[Any], Any], value: Any, name: str) -> Any:
+    """Returns ``project(value)``; raises ``ValueError`` where it is not like ``value``."""
+    out = project(value)
+    if jax.tree.structure(out) != jax.tree.structure(value):
+        raise ValueError(
+            f"{name} must keep the structure {jax.tree.structure(value)}, "
+            f"got {jax.tree.structure(out)}"
+        )
+
+    def check(path, a, b):
+        if jnp.shape(a) != jnp.shape(b) or jnp.result_type(a) != jnp.result_type(b):
+            raise ValueError(
+                f"{name} must keep shape and dtype of leaf {jax.tree_util.keystr(path) or 'root'}: "
+                f"{jnp.result_type(a)}{jnp.shape(a)}, got {jnp.result_type(b)}{jnp.shape(b)}"
+            )
+        return b
+
+    return jax.tree_util.tree_map_with_path(check, value, out)
+
+
+def _warn_if_moved(before: Any, after: Any, what: str, name: str) -> None:
+    distance = optax.tree.norm(optax.tree.sub(after, before))
+    if isinstance(distance, jax.core.Tracer):
+        return
+    size = max(1.0, float(optax.tree.norm(before)))
+    if float(distance) > 100 * float(jnp.finfo(distance.dtype).eps) * size:
+        warnings.warn(
+            f"{what} is infeasible: projected by {name}, a move of {float(distance):.6g}",
+            stacklevel=4,
+        )
+
+
+def identity(tree: Any) -> Any:
+    """Returns ``tree``."""
+    return tree
+
+
+def distance(a: Any, b: Any) -> jax.Array:
+    """Returns the Euclidean norm of ``a - b``."""
+    return optax.tree.norm(jax.tree.map(lambda p, q: p - q, a, b))
+
+
+def vdot(a: Any, b: Any) -> Any:
+    """Returns the inner product of two pytrees."""
+    return optax.tree.vdot(a, b)
+
+
+def axpy(s: Any, a: Any, b: Any) -> Any:
+    """Returns ``s a + b`` in the dtypes of ``b``."""
+    return jax.tree.map(lambda p, q: q + jnp.asarray(s * p, q.dtype), a, b)
+
+
+def at(step: Any, k: Any) -> Any:
+    """Returns a step size or schedule at iteration ``k``."""
+    return step(k) if callable(step) else step
+
+
+def check_number(name: str, value: Any, low: float = 0.0, strict: bool = True) -> None:
+    """Raises ``ValueError`` unless ``value > low`` (``>=`` if not ``strict``); skips tracers."""
+    if callable(value) or isinstance(value, (jax.core.Tracer, optax.GradientTransformation)):
+        return
+    if math.isnan(value) or (value <= low if strict else value < low):
+        raise ValueError(f"{name} must be {'>' if strict else '>='} {low:g}, got {value!r}")
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raises ``ValueError`` unless ``value`` is a positive integer."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+
+
+class Mover(NamedTuple):
+    """How a variable follows its direction: a plain step size or an optax transform."""
+
+    init: Callable[[Any], Any]
+    move: Callable[[Any, Any, Any, Any], tuple[Any, Any]]
+
+
+def mover(step: StepSize, name: str) -> Mover:
+    """Returns ``init(params) -> state`` and ``move(params, direction, state, k)``.
+
+    A number or a schedule :math:`s_k` moves to ``params - s_k direction`` and has the state
+    ``()``; a schedule is read at the solver's iteration ``k``. An optax transform keeps its own
+    state and counts its own updates.
+    """
+    if isinstance(step, optax.GradientTransformation):
+
+        def move(params, direction, state, k):
+            del k
+            updates, state = step.update(direction, state, params)
+            return optax.apply_updates(params, updates), state
+
+        return Mover(step.init, move)
+    check_number(name, step)
+    return Mover(
+        lambda params: (),
+        lambda params, direction, state, k: (axpy(-at(step, k), direction, params), state),
+    )
+
+
+def samples(batch: Any) -> Samples:
+    """Returns ``batch`` as :class:`Samples`; a pair gives every oracle of a level its batch."""
+    if isinstance(batch, Samples):
+        return batch
+    upper, lower = batches(batch)
+    return Samples(upper, lower, lower, upper, lower, lower)
+
+
+def inner_loop(body: Callable[[Any, Samples], Any], carry: Any, batch: Any, steps: int) -> Any:
+    """Returns ``carry`` after ``steps`` of ``body(carry, samples)``.
+
+    The inner batches of :class:`Samples` have a leading axis, one slice a step; those of a pair
+    are the same in each step.
+    """
+    s = samples(batch)
+    if not isinstance(batch, Samples):
+        return jax.lax.fori_loop(0, steps, lambda i, c: body(c, s), carry)
+    inner = (s.f_y, s.g_y, s.g_z)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(inner):
+        if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] != steps:
+            raise ValueError(
+                f"inner batches must have the leading axis inner_steps={steps}, got shape "
+                f"{jnp.shape(leaf)} at Samples{jax.tree_util.keystr(path)}"
+            )
+
+    def scanned(c, b):
+        f_y, g_y, g_z = b
+        return body(c, s._replace(f_y=f_y, g_y=g_y, g_z=g_z)), None
+
+    return jax.lax.scan(scanned, carry, inner, length=steps)[0]
+
+
+def unconstrained_lower(problem: Problem, method: str, instead: str) -> None:
+    """Raises ``ValueError`` on a lower level that ``method`` would silently ignore."""
+    for name in ("constraint", "project_y", "project_xy"):
+        if getattr(problem, name) is not None:
+            raise ValueError(f"{method} takes no {name}: use {instead}")
+
+
+def maybe(project: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
+    """Returns ``project``, or the identity for ``None``."""
+    return identity if project is None else project

@@ -1,0 +1,122 @@
+r"""The papers' schedules, as named defaults.
+
+Every schedule is a pure function of the iteration ``k = 0, 1, ...``. The exponents are the
+papers'; the constants are ours, since theorems leave them to the problem's smoothness.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from bilevel.problem import check_number
+
+__all__ = ["f2sa_schedules", "f3sa_schedules", "power"]
+
+_NOISE = ("none", "upper", "both")
+
+
+def power(scale: float, exponent: float, offset: float = 1.0) -> Callable[[Any], Any]:
+    r"""Returns :math:`k \mapsto s\,(k + k_0)^{p}`.
+
+    Args:
+      scale: Factor :math:`s > 0`.
+      exponent: Exponent :math:`p`; negative for step sizes that shrink.
+      offset: :math:`k_0 > 0`, so that ``k = 0`` is defined.
+
+    Returns:
+      A schedule: iteration to value, in the default float type.
+
+    Example:
+      >>> import bilevel
+      >>> float(bilevel.power(2.0, -0.5)(3))
+      1.0
+    """
+    check_number("scale", scale)
+    check_number("offset", offset)
+    return lambda k: scale * (jnp.asarray(k, jnp.result_type(float)) + offset) ** exponent
+
+
+def _exponents(table: dict[str, tuple[float, float]], noise: str) -> tuple[float, float]:
+    if noise not in table:
+        raise ValueError(f"noise must be one of {', '.join(_NOISE)}, got {noise!r}")
+    return table[noise]
+
+
+def f2sa_schedules(
+    noise: str = "none", alpha0: float = 0.1, gamma0: float = 0.2, offset: float = 10.0
+) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    r"""Returns F2SA's :math:`\alpha_k = \alpha_0 (k + k_0)^{-a}` and :math:`\gamma_k`.
+
+    .. math::
+      \gamma_k = \gamma_0 (k + k_0)^{-c}, \quad
+      (a, c) = (\tfrac13, 0),\ (\tfrac35, \tfrac25),\ (\tfrac57, \tfrac47)
+
+    for gradients without noise, with noise in the upper level, in both. With
+    :math:`\lambda_k = \gamma_k / (2 \alpha_k)` the iterations to
+    :math:`\|\nabla\|^2 \le \epsilon` are :math:`\epsilon^{-3/2}`, :math:`\epsilon^{-5/2}`,
+    :math:`\epsilon^{-7/2}`.
+
+    Args:
+      noise: ``"none"``, ``"upper"`` or ``"both"``.
+      alpha0: Scale of the step in ``x`` and ``y``.
+      gamma0: Scale of the step in ``z``, below the inverse smoothness of the lower level.
+      offset: :math:`k_0`.
+
+    Example:
+      >>> import bilevel
+      >>> alpha, gamma = bilevel.f2sa_schedules("both")
+      >>> solver = bilevel.f2sa(alpha, gamma)
+
+    References:
+      Kwon, Kwon, Wright, Nowak, `A Fully First-Order Method for Stochastic Bilevel Optimization
+      <https://arxiv.org/abs/2301.10945>`_, 2023
+    """
+    a, c = _exponents(
+        {"none": (1 / 3, 0.0), "upper": (3 / 5, 2 / 5), "both": (5 / 7, 4 / 7)}, noise
+    )
+    return power(alpha0, -a, offset), power(gamma0, -c, offset)
+
+
+def f3sa_schedules(
+    noise: str = "none",
+    alpha0: float = 0.1,
+    gamma0: float = 0.2,
+    eta0: float = 4.0,
+    offset: float = 10.0,
+) -> tuple[Callable[[Any], Any], Callable[[Any], Any], Callable[[Any], Any]]:
+    r"""Returns F3SA's :math:`\alpha_k`, :math:`\gamma_k` and :math:`\eta_k`.
+
+    .. math::
+      \eta_k = \min(1, \eta_0 (k + k_0)^{-2c}), \quad
+      (a, c) = (\tfrac13, 0),\ (\tfrac12, \tfrac14),\ (\tfrac35, \tfrac25)
+
+    for gradients without noise, with noise in the upper level, in both; steps as in
+    :func:`f2sa_schedules`.
+
+    Args:
+      noise: ``"none"``, ``"upper"`` or ``"both"``.
+      alpha0: Scale of the step in ``x`` and ``y``.
+      gamma0: Scale of the step in ``z``.
+      eta0: Scale of the momentum's weight on a new gradient.
+      offset: :math:`k_0`.
+
+    Example:
+      >>> import bilevel
+      >>> alpha, gamma, eta = bilevel.f3sa_schedules("both")
+      >>> float(eta(0)), float(gamma(0)) > float(gamma(1))
+      (0.633..., True)
+
+    References:
+      Kwon, Kwon, Wright, Nowak, `A Fully First-Order Method for Stochastic Bilevel Optimization
+      <https://arxiv.org/abs/2301.10945>`_, 2023
+    """
+    a, c = _exponents(
+        {"none": (1 / 3, 0.0), "upper": (1 / 2, 1 / 4), "both": (3 / 5, 2 / 5)}, noise
+    )
+    eta = power(eta0, -2 * c, offset)
+    return (
+        power(alpha0, -a, offset),
+        power(gamma0, -c, offset),
+        lambda k: jnp.minimum(1.0, eta(k)),
+    )

@@ -1,0 +1,50 @@
+"""The penalty family replays its reference trajectories, in float64."""
+
+import jax
+import numpy as np
+import pytest
+
+import bilevel
+from bilevel import power
+from tests import bilevel_records as records
+
+
+def check(states, record, prefix, names, tolerance=1e-12):
+    for name in names:
+        got = getattr(states, name)[record["iters"]]
+        assert records.relative_error(got, record[prefix + name]) <= tolerance, name
+
+
+@pytest.mark.parametrize(("noise", "prefix"), [("none", "f2sa_det_"), ("both", "f2sa_sto_")])
+def test_f2sa_replays(noise, prefix):
+    with jax.enable_x64(True):
+        r = records.load("penalty_stoch_s0")
+        alpha, gamma = bilevel.f2sa_schedules(noise, *(float(r[k]) for k in ("ca", "cg", "k0")))
+        solver = bilevel.f2sa(alpha, gamma, inner_steps=int(r["T"]), xi=float(r["xi"]))
+        state = solver.init(records.finite_sum(r), r["x0"], r["y0"])
+        state = state._replace(z=jax.numpy.asarray(r["z0"]))
+        batches = None if noise == "none" else records.samples(r, prefix)
+        states, metrics = records.trajectory(solver, state, batches, int(r["K"]))
+        check(states, r, prefix, ("x", "y", "z", "lam"))
+        assert all(np.all(np.isfinite(m)) for m in metrics.values())
+
+
+def test_f2sa_replays_benchopt():
+    with jax.enable_x64(True):
+        r = records.load("f2sa_benchopt_P1s0")
+        s = float(r["step"])
+        solver = bilevel.f2sa(
+            alpha=power(s, -5 / 7),
+            gamma=power(s, -4 / 7),
+            lam=float(r["lmbda0"]),
+            delta=power(float(r["delta_lmbda"]), -1 / 7),
+            inner_steps=int(r["n_inner_steps"]),
+            x_step=power(s / float(r["outer_ratio"]), -4 / 7),
+        )
+        state = solver.init(records.finite_sum(r), r["x"][0], r["y"][0])
+        state = state._replace(z=jax.numpy.asarray(r["z"][0]))
+        states, _ = records.trajectory(solver, state, records.samples(r, ""), r["idx_fx"].size)
+        check(states, r, "", ("x", "y", "z", "lam"))
+        for name, field in (("x", "x"), ("y", "y"), ("z", "z"), ("lmbda", "lam")):
+            last = getattr(states, field)[-1]
+            assert records.relative_error(last, r[f"benchopt_final_{name}"]) <= 1e-12
