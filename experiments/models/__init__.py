@@ -7,13 +7,25 @@ from typing import Any
 from flax import nnx
 
 from experiments.models.base import Model, count, from_linen, from_nnx
+from experiments.models.cnn import CNN, LeNet5
+from experiments.models.llama import LLaMA
 from experiments.models.mlp import MLP, Logistic
+from experiments.models.resnet import WideResNet, resnet18, resnet_cifar
+from experiments.models.vgg import VGG16
 
 __all__ = ["MODELS", "Model", "build", "count", "from_linen", "from_nnx"]
 
 MODELS: dict[str, Callable[..., nnx.Module]] = {
+    "cnn": CNN,
+    "lenet5": LeNet5,
+    "llama": LLaMA,
     "logistic": Logistic,
     "mlp": MLP,
+    "resnet18": resnet18,
+    "resnet20": resnet_cifar(20),
+    "resnet56": resnet_cifar(56),
+    "vgg16_bn": VGG16,
+    "wrn16_8": WideResNet,
 }
 
 
