@@ -86,10 +86,9 @@ class ResNet(nnx.Module):
         dtype: Any = None,
         rngs: nnx.Rngs,
     ):
-        self.conv = conv(
-            input_shape[-1], widths[0], 3, padding=1, impl=impl, dtype=dtype, rngs=rngs
-        )
-        self.norm = batch_norm(widths[0], axis_name=axis_name, dtype=dtype, rngs=rngs)
+        c_in = widths[0]
+        self.conv = conv(input_shape[-1], c_in, 3, padding=1, impl=impl, dtype=dtype, rngs=rngs)
+        self.norm = batch_norm(c_in, axis_name=axis_name, dtype=dtype, rngs=rngs)
         self.names = []
         options = {"axis_name": axis_name, "impl": impl, "dtype": dtype, "rngs": rngs}
         for i, (depth, c) in enumerate(zip(blocks, widths, strict=True)):
