@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-__all__ = ["NonFiniteError", "run"]
+__all__ = ["NonFiniteError", "prefers_vmap", "run"]
 
 State = Any
 Batch = Any
@@ -127,9 +127,7 @@ def run(
     if replicas is not None:
         _check_population(state, replicas, key, None if shared else batches, mesh)
         if vmap is None:
-            size = sum(x.size for x in jax.tree.leaves(state)) / replicas
-            on_cpu = jax.default_backend() == "cpu" and mesh is None
-            vmap = not on_cpu or (shared and size <= 32768)
+            vmap = mesh is not None or prefers_vmap(state, replicas, shared=shared)
     elif not shared:
         raise ValueError("batches must be a function unless replicas is given")
 
@@ -192,6 +190,19 @@ def run(
     if pending is not None:
         hand_out(pending)
     return whole()
+
+
+def prefers_vmap(state: State, replicas: int, *, shared: bool) -> bool:
+    """Returns whether a population runs faster vectorised than one run after another.
+
+    Args:
+      state: The population's state.
+      replicas: Number of runs.
+      shared: Whether the runs share their batches.
+    """
+    if jax.default_backend() != "cpu":
+        return True
+    return shared and sum(x.size for x in jax.tree.leaves(state)) <= 32768 * replicas
 
 
 def _feed(batches, start) -> Iterator[Inputs]:

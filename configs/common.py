@@ -1,0 +1,37 @@
+"""The keys that every supervised config has; a config fills in what it needs."""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def supervised() -> ConfigDict:
+    """Returns the default config of ``experiments.train``."""
+    placeholder = config_dict.placeholder
+    return ConfigDict(
+        {
+            "seed": 0,
+            "data": {"name": "digits", "augment": False, "options": {}},
+            "model": {"name": "mlp", "options": {}},
+            "batch_size": 64,
+            "epochs": 30.0,  # Or give steps, which goes before.
+            "steps": placeholder(int),
+            "optimizer": {
+                "name": "adamw",  # Any optimizer of optim, optax or optax.contrib.
+                "learning_rate": 1e-3,
+                "weight_decay": placeholder(float),  # None: the optimizer's own default.
+                "momentum": placeholder(float),
+                "nesterov": placeholder(bool),
+                "b1": placeholder(float),
+                "b2": placeholder(float),
+                "eps": placeholder(float),
+                "clip_norm": placeholder(float),
+            },
+            # Any schedule of optim or optax, over the steps of the run; warm-up steps are inside.
+            "schedule": {"name": "cosine", "warmup": 0},
+            # ((regex of parameter paths, {"lr_mult": 0.1, "weight_decay": 0.0, ...}), ...)
+            "groups": (),
+            "log_every": 50,
+            "eval_every": placeholder(int),  # Steps; None: each epoch.
+            "save_every": placeholder(int),  # Steps; None: with each evaluation.
+            "keep": 2,  # Latest checkpoints to keep, besides the best.
+        }
+    )

@@ -1,0 +1,122 @@
+"""Checkpoints: asynchronous, atomic, the last few and the best, over Orbax."""
+
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax logs forty lines a save.
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    A checkpoint holds the leaves of the state by path; its name is the step. Batches and random
+    keys are functions of the step, so there is no other position to keep. A save in progress is
+    a temporary folder until it is whole: a run killed at any moment leaves the checkpoints before
+    it intact.
+
+    Args:
+      directory: Created where missing.
+      keep: How many of the latest to keep, at least 1.
+      best: Metric whose best checkpoint is kept too; ``None`` for none.
+      mode: ``"max"`` or ``"min"``: which value of ``best`` is better.
+    """
+
+    def __init__(self, directory: Path, *, keep: int = 2, best: str | None = None, mode="max"):
+        if keep < 1:
+            raise ValueError(f"keep must be >= 1, got {keep}")
+        policies: list[Any] = [checkpoint_managers.LatestN(keep)]
+        if best is not None:
+            rank = checkpoint_managers.BestN(
+                get_metric_fn=lambda metrics: metrics[best], reverse=mode == "min", n=1
+            )
+            policies.append(rank)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies)
+        )
+        self._directory = Path(directory).absolute()
+        self._manager = ocp.CheckpointManager(self._directory, options=options)
+
+    def save(self, step: int, state: Any, metrics: dict[str, float] | None = None) -> None:
+        """Starts to save; returns once the state is copied to the host."""
+        if step in self._manager.all_steps():
+            return
+        self._manager.save(step, args=ocp.args.StandardSave(_flat(state)), metrics=metrics)
+
+    def restore(self, state: Any) -> tuple[Any, int] | None:
+        """Returns the newest whole checkpoint as ``(state, step)``, or ``None``.
+
+        One that cannot be read is set aside, with a warning that names it, and the one before
+        is taken.
+
+        Args:
+          state: A state with the structure, shapes, dtypes and shardings to restore to.
+
+        Raises:
+          ValueError: No checkpoint can be read, or they are of another model or optimizer.
+        """
+        failed = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            self._check_same_leaves(step, state)
+            target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _flat(state))
+            try:
+                saved = self._manager.restore(step, args=ocp.args.StandardRestore(target))
+            except Exception as error:  # Whatever a damaged file makes its reader raise.
+                reason = " ".join(str(error).split())[:200]
+                failed.append(step)
+                aside = self._directory / f"damaged-{step}"
+                warnings.warn(
+                    f"checkpoint {self._directory / str(step)} cannot be read ({reason}); "
+                    f"moved to {aside.name}, taking the one before",
+                    stacklevel=2,
+                )
+                if jax.process_index() == 0:
+                    (self._directory / str(step)).rename(aside)
+                continue
+            if failed:
+                self._manager.reload()
+            leaves = [saved[name] for name in target]
+            return jax.tree.unflatten(jax.tree.structure(state), leaves), step
+        if failed:
+            raise ValueError(
+                f"no checkpoint in {self._directory} can be read; remove the folder to start anew"
+            )
+        return None
+
+    def _check_same_leaves(self, step: int, state: Any) -> None:
+        folder = self._directory / str(step)
+        try:
+            stored = json.loads((folder / "default" / "_METADATA").read_text())["tree_metadata"]
+            stored = {
+                entry["key_metadata"][0]["key"]: tuple(entry["value_metadata"]["write_shape"])
+                for entry in stored.values()
+            }
+        except (OSError, ValueError, LookupError, TypeError):
+            return  # Damaged; restoring it says so.
+        wanted = {name: np.shape(x) for name, x in _flat(state).items()}
+        differ = sorted(k for k in stored | wanted if stored.get(k) != wanted.get(k))
+        if differ:
+            name = differ[0]
+            raise ValueError(
+                f"checkpoint {folder} is of another model or optimizer: {name} is "
+                f"{stored.get(name, 'missing')} there and {wanted.get(name, 'missing')} here"
+            )
+
+    def close(self) -> None:
+        """Waits until every save is whole."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def _flat(state: Any) -> dict[str, Any]:
+    paths = jax.tree_util.tree_leaves_with_path(state)
+    flat = {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in paths}
+    assert len(flat) == len(paths), "two leaves of the state share a path"
+    return flat

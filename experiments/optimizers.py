@@ -1,0 +1,212 @@
+"""Optimizers, schedules and parameter groups by name, from a config."""
+
+import difflib
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import optim
+
+# The arguments by which schedules name what the config gives: the peak and the number of steps.
+_PEAKS = ("init_value", "peak_value", "value")
+_LENGTHS = ("decay_steps", "transition_steps", "num_steps")
+
+
+class Optimizer(NamedTuple):
+    """An optimizer whose learning rate and decay are in its state, so that runs can differ in them.
+
+    Attributes:
+      init: ``init(params, learning_rate, weight_decay) -> state``.
+      update: ``update(grads, state, params, value) -> (updates, state)``.
+      learning_rate: ``learning_rate(state, step)``: peak times the schedule at ``step``.
+    """
+
+    init: Callable[..., Any]
+    update: Callable[..., Any]
+    learning_rate: Callable[..., Any]
+
+
+def build(config: Any, steps: int) -> Optimizer:
+    """Returns the optimizer of ``config.optimizer``, ``config.schedule`` and ``config.groups``.
+
+    ``config.groups`` is a sequence of ``(regex, overrides)``: each parameter belongs to the first
+    rule whose regex is found in its path (``"layers_0/kernel"``). Overrides are ``name``,
+    ``lr_mult``, ``weight_decay``, ``frozen=True`` and further arguments of the optimizer.
+
+    Args:
+      config: See ``configs/digits.py``.
+      steps: Number of optimizer steps of the run, the length of the schedule.
+
+    Raises:
+      ValueError: An unknown name (with the nearest), an argument the optimizer does not take, a
+        parameter that no rule matches, or a rule that matches no parameter.
+    """
+    schedule = build_schedule(config.schedule, steps)
+    options = {k: v for k, v in config.optimizer.items() if v is not None}
+    base = {k: v for k, v in options.items() if k not in ("learning_rate", "clip_norm")}
+    rules = [(pattern, dict(overrides)) for pattern, overrides in config.get("groups", ())]
+    make(0.1, schedule, **base)  # Wrong options stop here, not inside a traced step.
+    for _, overrides in rules:
+        _make_group(0.1, None, schedule, base, overrides)
+
+    def factory(learning_rate, weight_decay):
+        decay = weight_decay if "weight_decay" in base else None
+        if not rules:
+            tx = _make_group(learning_rate, decay, schedule, base, {})
+        else:
+            groups: dict[Any, optax.GradientTransformation] = {
+                i: _make_group(learning_rate, decay, schedule, base, overrides)
+                for i, (_, overrides) in enumerate(rules)
+            }
+            tx = optax.partition(groups, lambda params: label(params, [r for r, _ in rules]))
+        clip = options.get("clip_norm")
+        return tx if clip is None else optax.chain(optax.clip_by_global_norm(clip), tx)
+
+    tx = optax.with_extra_args_support(
+        optax.inject_hyperparams(factory)(
+            learning_rate=options["learning_rate"], weight_decay=options.get("weight_decay", 0.0)
+        )
+    )
+
+    def init(params, learning_rate, weight_decay):
+        state: Any = tx.init(params)
+        given = {"learning_rate": learning_rate, "weight_decay": weight_decay}
+        cast = {k: jnp.asarray(v, state.hyperparams[k].dtype) for k, v in given.items()}
+        return state._replace(hyperparams=cast)
+
+    def update(grads, state, params, value):
+        return tx.update(grads, state, params, value=value)
+
+    def learning_rate(state, step):
+        return state.hyperparams["learning_rate"] * schedule(step)
+
+    return Optimizer(init, update, learning_rate)
+
+
+def _make_group(learning_rate, weight_decay, schedule, base, overrides):
+    overrides = dict(overrides)
+    if overrides.pop("frozen", False):
+        return optax.set_to_zero()
+    learning_rate = learning_rate * overrides.pop("lr_mult", 1.0)
+    options = {**base, **({} if weight_decay is None else {"weight_decay": weight_decay})}
+    if overrides.get("name", base["name"]) != base["name"]:
+        options = {k: v for k, v in options.items() if k == "weight_decay"}
+    return make(learning_rate, schedule, **{**options, **overrides})
+
+
+def make(learning_rate, schedule, *, name: str, weight_decay=None, **options):
+    """Returns the optimizer ``name`` of ``optim``, ``optax`` or ``optax.contrib``.
+
+    Where it has no ``weight_decay`` of its own, ``weight_decay`` is added to the gradient (L2).
+    """
+    known = optimizers()
+    if name not in known:
+        raise ValueError(f"unknown optimizer {name!r}; the nearest are {_nearest(name, known)}")
+    taken = inspect.signature(known[name]).parameters
+    for key in options:
+        if key not in taken:
+            raise ValueError(
+                f"optimizer {name!r} takes no {key!r}; the nearest are {_nearest(key, taken)}"
+            )
+    if weight_decay is not None and "weight_decay" in taken:
+        options["weight_decay"] = weight_decay
+    tx = known[name](lambda count: learning_rate * schedule(count), **options)
+    if weight_decay is not None and "weight_decay" not in taken:
+        tx = optax.chain(optax.add_decayed_weights(weight_decay), tx)
+    return tx
+
+
+def optimizers() -> dict[str, Callable[..., optax.GradientTransformation]]:
+    """Returns every optimizer by name; ours come before optax's of the same name."""
+    found = {}
+    for module in (optax.contrib, optax, optim):
+        for name in dir(module):
+            value = getattr(module, name)
+            if name.islower() and not name.startswith(("_", "scale_by")) and callable(value):
+                try:
+                    parameters = list(inspect.signature(value).parameters)
+                except (TypeError, ValueError):
+                    continue
+                if parameters[:1] == ["learning_rate"]:
+                    found[name] = value
+    return found
+
+
+def build_schedule(config: Any, steps: int) -> Callable[[Any], Any]:
+    """Returns the schedule ``config.name`` with peak 1 over ``steps`` steps.
+
+    Names are functions of ``optim`` and ``optax`` with or without ``_schedule``, and the profiles
+    of ``optim.profiles``. ``config.warmup`` steps of linear warm-up come first, inside ``steps``.
+    Other keys of ``config`` are arguments of the schedule.
+    """
+    options = {k: v for k, v in config.items() if v is not None and k not in ("name", "warmup")}
+    warmup = config.get("warmup") or 0
+    if not 0 <= warmup < max(steps, 1):
+        raise ValueError(f"schedule.warmup must be in [0, {steps}) steps, got {warmup}")
+    known = schedules()
+    if config.name not in known:
+        raise ValueError(
+            f"unknown schedule {config.name!r}; the nearest are {_nearest(config.name, known)}"
+        )
+    fun = known[config.name]
+    taken = inspect.signature(fun).parameters
+    for key in options:
+        if key not in taken:
+            raise ValueError(f"schedule {config.name!r} takes no {key!r}; it takes {list(taken)}")
+    length = steps - warmup
+    fill = {**dict.fromkeys(_PEAKS, 1.0), **dict.fromkeys(_LENGTHS, length), "end_value": 0.0}
+    if {"init_value", "peak_value"} <= set(taken):
+        fill["init_value"] = 0.0
+    for key, parameter in taken.items():
+        required = parameter.default is parameter.empty
+        if key in fill and key not in options and (required or key in _LENGTHS):
+            options[key] = fill[key]
+    try:
+        schedule = fun(**options)
+    except TypeError as error:
+        raise ValueError(f"schedule {config.name!r}: {error}") from error
+    if not warmup:
+        return schedule
+    return optax.join_schedules([optax.linear_schedule(0.0, 1.0, warmup), schedule], [warmup])
+
+
+def schedules() -> dict[str, Callable[..., Any]]:
+    """Returns every schedule by name, long (``cosine_decay_schedule``) and short (``cosine``)."""
+    found: dict[str, Callable[..., Any]] = {}
+    for module in (optax, optim):
+        for name in dir(module):
+            if name.endswith("_schedule") and callable(getattr(module, name)):
+                short = name.removesuffix("_schedule").removesuffix("_decay")
+                found[name] = found[short] = getattr(module, name)
+    return found
+
+
+def label(params: Any, patterns: list[str]) -> Any:
+    """Returns ``params`` with each leaf replaced by the number of the first matching pattern."""
+    used, unmatched = set(), []
+
+    def find(path, _):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        for i, pattern in enumerate(patterns):
+            if re.search(pattern, name):
+                used.add(i)
+                return i
+        unmatched.append(name)
+        return -1
+
+    labels = jax.tree_util.tree_map_with_path(find, params)
+    if unmatched:
+        raise ValueError(f"no rule of groups matches {', '.join(unmatched)}")
+    idle = [pattern for i, pattern in enumerate(patterns) if i not in used]
+    if idle:
+        raise ValueError(f"groups: {', '.join(map(repr, idle))} matches no parameter")
+    return labels
+
+
+def _nearest(name, names) -> str:
+    return ", ".join(difflib.get_close_matches(name, list(names), n=3, cutoff=0.0))

@@ -1,0 +1,187 @@
+"""Supervised learning as the loop sees it: the state, the step, the evaluation.
+
+Everything that runs of one population share is built once, from the part of the config that they
+have in common.
+"""
+
+import functools
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+import optim
+from experiments import data, models, optimizers
+
+
+class TrainState(NamedTuple):
+    """Everything that a step changes."""
+
+    step: jax.Array
+    params: Any
+    stats: Any
+    opt_state: Any
+
+
+class Job(NamedTuple):
+    """The functions of a run, shared by all runs that differ in seed, learning rate or decay."""
+
+    init: Callable[..., TrainState]
+    step: Callable[..., Any]
+    prepare: Callable[..., Any]
+    dataset: data.Dataset
+    evaluate: Callable[..., dict[str, np.ndarray]]
+    steps: int
+    epoch: int
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns loss and accuracy of each example; sequences are averaged over their positions."""
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    hit = (jnp.argmax(logits, -1) == labels).astype(jnp.float32)
+    return loss.reshape(len(loss), -1).mean(1), hit.reshape(len(hit), -1).mean(1)
+
+
+def make_step(model: models.Model, tx: optimizers.Optimizer, axis_name: str | None = None):
+    """Returns ``step(state, batch) -> (state, metrics)`` of mean cross-entropy.
+
+    With ``axis_name`` it runs inside a ``pmap`` or ``shard_map`` over that axis, on its share of
+    the batch. BatchNorm then normalises over that share; under ``jit`` over the whole batch.
+    """
+
+    def objective(params, stats, batch):
+        logits, stats = model.apply(params, stats, batch["x"], train=True, key=batch.get("key"))
+        loss, hit = cross_entropy(logits, batch["label"])
+        return loss.mean(), (stats, hit.mean())
+
+    value_and_grad = optim.parallel.value_and_grad(objective, has_aux=True, axis_name=axis_name)
+
+    def step(state: TrainState, batch):
+        (loss, (stats, accuracy)), grads = value_and_grad(state.params, state.stats, batch)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params, loss)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {
+            "loss": loss,
+            "accuracy": accuracy,
+            "lr": tx.learning_rate(opt_state, state.step),
+            "gradient_norm": optax.tree.norm(grads),
+            "update_norm": optax.tree.norm(updates),
+            "parameter_norm": optax.tree.norm(params),
+        }
+        return TrainState(state.step + 1, params, stats, opt_state), metrics
+
+    return step
+
+
+def make_evaluate(model: models.Model, dataset: data.Dataset, batch_size: int):
+    """Returns ``evaluate(state, split, mesh, vmap) -> {"loss", "accuracy"}``, means over a split.
+
+    With ``vmap`` the state is that of a population, and so are the means.
+    """
+    prepare = data.prepare(dataset)
+
+    def add(params, stats, arrays, inputs, sums):
+        batch = prepare(arrays, inputs, None)
+        logits, _ = model.apply(params, stats, batch["x"], train=False)
+        loss, hit = cross_entropy(logits, batch["label"])
+        weight = batch["weight"]
+        return {
+            "loss": sums["loss"] + (weight * loss).sum(),
+            "accuracy": sums["accuracy"] + (weight * hit).sum(),
+            "count": sums["count"] + weight.sum(),
+        }
+
+    one = jax.jit(add)
+    many = jax.jit(jax.vmap(add, in_axes=(0, 0, None, None, 0)))
+
+    @functools.cache
+    def resident(split, mesh):
+        arrays = getattr(dataset, split)
+        if mesh is None:
+            return jax.device_put(arrays)
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        return {k: jax.make_array_from_process_local_data(everywhere, v) for k, v in arrays.items()}
+
+    def evaluate(state: TrainState, split: str, mesh=None, vmap: bool = False):
+        sums = dict.fromkeys(("loss", "accuracy", "count"), np.zeros(state.step.shape, np.float32))
+        size = len(getattr(dataset, split)["label"])
+        for inputs in data.eval_batches(size, batch_size, **processes()):
+            if mesh is not None:
+                share = NamedSharding(mesh, PartitionSpec(None if vmap else "data"))
+                inputs = jax.tree.map(
+                    lambda x, s=share: jax.make_array_from_process_local_data(s, x), inputs
+                )
+            add_to = many if vmap else one
+            sums = add_to(state.params, state.stats, resident(split, mesh), inputs, sums)
+        sums = jax.device_get(sums)
+        return {k: sums[k] / sums["count"] for k in ("loss", "accuracy")}
+
+    return evaluate
+
+
+def processes() -> dict[str, Any]:
+    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
+
+
+def job_of(config: ConfigDict, data_dir: str | None) -> Job:
+    """Returns the functions of a run: the same objects for configs that can share a program."""
+    return _job(shared_part(config), data_dir)
+
+
+def shared_part(config: ConfigDict) -> str:
+    """Returns ``config`` as text, without what may differ between the runs of a population."""
+    tree = json.loads(config.to_json_best_effort())
+    tree["seed"], tree["optimizer"]["learning_rate"] = 0, 1.0
+    if tree["optimizer"]["weight_decay"] is not None:
+        tree["optimizer"]["weight_decay"] = 0.0
+    return json.dumps(tree, sort_keys=True)
+
+
+@functools.lru_cache(maxsize=16)
+def _job(text: str, data_dir: str | None) -> Job:
+    config = ConfigDict(json.loads(text))
+    if config.batch_size < 1:
+        raise ValueError(f"batch_size must be >= 1, got {config.batch_size}")
+    dataset = data.load(config.data.name, data_dir, **config.data.options)
+    shape = {"input_shape": dataset.input_shape, "num_classes": dataset.num_classes}
+    model = models.build(config.model.name, **shape, **config.model.options)
+    epoch = len(dataset.train["label"]) // config.batch_size
+    steps = round(config.epochs * epoch) if config.steps is None else config.steps
+    if steps < 1:
+        raise ValueError(f"a run must have steps >= 1, got {steps}")
+    tx = optimizers.build(config, steps)
+
+    def init(key, learning_rate, weight_decay):
+        params, stats = model.init(key)
+        opt_state = tx.init(params, learning_rate, weight_decay)
+        return TrainState(jnp.int32(0), params, stats, opt_state)
+
+    gather = data.prepare(dataset, augment=config.data.augment)
+
+    def prepare(arrays, inputs, key):
+        to_augment, to_drop = jax.random.split(key)
+        return {**gather(arrays, inputs, to_augment), "key": to_drop}
+
+    evaluate = make_evaluate(model, dataset, min(config.batch_size * 4, 1024))
+    return Job(init, make_step(model, tx), prepare, dataset, evaluate, steps, epoch)
+
+
+def start(job: Job, configs: Sequence[ConfigDict]) -> tuple[TrainState, jax.Array]:
+    """Returns the first state and the key of the loop; of a population with a leading axis."""
+    init = jax.jit(job.init)
+    states, keys = [], []
+    for config in configs:
+        to_init, to_loop = jax.random.split(jax.random.key(config.seed))
+        decay = config.optimizer.weight_decay
+        given = np.float32(config.optimizer.learning_rate), np.float32(decay or 0.0)
+        states.append(init(to_init, *given))
+        keys.append(to_loop)
+    if len(configs) == 1:
+        return states[0], keys[0]
+    return jax.tree.map(lambda *x: jnp.stack(x), *states), jnp.stack(keys)

@@ -1,0 +1,226 @@
+"""Supervised training of any model, data set, optimizer and schedule by name.
+
+python -m experiments.train --config=configs/digits.py --config.optimizer.name=lion
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+import optim
+from experiments import checkpoints, data, records, runtime, supervised
+
+ROOT = Path(__file__).parent.parent
+
+
+class Result(NamedTuple):
+    """What a run gives: its last metrics, and a line for each log point as in metrics.jsonl."""
+
+    final: dict[str, float]
+    history: list[dict[str, Any]]
+
+
+def run(
+    config: ConfigDict,
+    workdir: str | Path | None = None,
+    data_dir: str | None = None,
+    *,
+    quiet: bool = False,
+) -> Result:
+    """Trains one model; see :func:`run_population`."""
+    return run_population([config], workdir, data_dir, quiet=quiet)[0]
+
+
+def run_population(
+    configs: Sequence[ConfigDict],
+    workdir: str | Path | None = None,
+    data_dir: str | None = None,
+    *,
+    quiet: bool = False,
+    stop: Callable[[int], bool] | None = None,
+) -> list[Result]:
+    """Trains a model for each config, all in one loop, and resumes what ``workdir`` holds.
+
+    Args:
+      configs: They may differ in ``seed``, ``optimizer.learning_rate`` and
+        ``optimizer.weight_decay`` only.
+      workdir: Where metrics, checkpoints and curves go; ``None`` leaves nothing.
+      data_dir: Folder of the data sets.
+      quiet: No progress line.
+      stop: ``stop(step)``, polled between device calls; once true the state is saved and
+        ``runtime.Preempted`` raised.
+
+    Returns:
+      A :class:`Result` for each config. Of a run that diverged the metrics are NaN, unless it is
+      the only one left: then ``optim.loop.NonFiniteError`` is raised.
+    """
+    config = configs[0]
+    for other in configs[1:]:
+        if supervised.shared_part(other) != supervised.shared_part(config):
+            raise ValueError(
+                "the configs of a population may differ in seed, optimizer.learning_rate and "
+                "optimizer.weight_decay only"
+            )
+    job = supervised.job_of(config, data_dir)
+    alone, many = len(configs) == 1, len(configs)
+    folders: list[Path | None] = [None] * many
+    if workdir is not None:
+        workdir = Path(workdir)
+        for i, c in enumerate(configs):
+            folders[i] = folder = workdir if alone else workdir / f"run_{i}"
+            records.claim(folder, c)
+    mesh = optim.parallel.data_mesh() if jax.device_count() > 1 else None
+    state, key = supervised.start(job, configs)
+    feeds = [
+        data.epoch_batches(
+            len(job.dataset.train["label"]), c.batch_size, c.seed, **supervised.processes()
+        )
+        for c in configs
+    ]
+    if alone:
+        feeds, vmap = feeds[0], False
+    else:
+        shared = len({c.seed for c in configs}) == 1
+        feeds = feeds[0] if shared else feeds
+        vmap = optim.loop.prefers_vmap(state, many, shared=shared)
+
+    store, start = None, 0
+    if workdir is not None:
+        store = checkpoints.Checkpoints(
+            workdir / "checkpoints", keep=config.keep, best="valid/accuracy"
+        )
+        state, start = store.restore(state) or (state, 0)
+    lead = jax.process_index() == 0
+    files = [
+        records.MetricsFile(f / "metrics.jsonl" if f is not None and lead else None, start)
+        for f in folders
+    ]
+    clock = records.Clock(files[0].rows, config.batch_size * many)
+    bar = records.progress(job.steps, start, f"{config.data.name} {config.model.name}", quiet)
+    latest: dict[str, Any] = {}
+
+    def write(step, values, **fields):
+        for r, file in enumerate(files):
+            own = {k: float(v[r] if np.ndim(v) else v) for k, v in values.items()}
+            file.write(step=step, **own, **fields)
+        latest.update({k: float(np.mean(v)) for k, v in values.items()})
+        bar.set_postfix({k: f"{v:.4g}" for k, v in latest.items() if k in SHOWN}, refresh=False)
+
+    def on_metrics(first, values):
+        step = first + len(values["loss"])
+        bar.update(step - bar.n)
+        if step % config.log_every == 0 or step == job.steps:
+            means = {k: v.mean(0) for k, v in values.items()} | {"lr": values["lr"][-1]}
+            write(step, means, examples=step * config.batch_size, **clock.read(step))
+
+    def evaluate(step, state):
+        if len(job.dataset.valid["label"]):
+            means = job.evaluate(state, "valid", mesh, vmap)
+            write(step, {f"valid/{k}": v for k, v in means.items()})
+
+    def save(step, state):
+        if store is not None:
+            store.save(step, state, {"valid/accuracy": latest.get("valid/accuracy", 0.0)})
+
+    stopped = []
+
+    def stop_here(step):
+        if stop is not None and stop(step):
+            stopped.append(step)
+        return bool(stopped)
+
+    try:
+        state = optim.loop.run(
+            job.step,
+            state,
+            feeds,
+            job.steps,
+            key=key,
+            data=job.dataset.train,
+            prepare=job.prepare,
+            start=start,
+            mesh=mesh,
+            steps_per_call=config.log_every,
+            replicas=None if alone else many,
+            vmap=None if alone else vmap,
+            on_metrics=on_metrics,
+            hooks=[
+                (config.eval_every or job.epoch, evaluate),
+                (config.save_every or config.eval_every or job.epoch, save),
+            ],
+            stop=stop_here,
+        )
+        if stopped:
+            save(stopped[0], state)
+            raise runtime.Preempted(stopped[0])
+        finals = {
+            f"{split}/{k}": v
+            for split in ("train", "valid", "test")
+            if len(getattr(job.dataset, split)["label"])
+            for k, v in job.evaluate(state, split, mesh, vmap).items()
+        }
+    finally:
+        bar.close()
+        if store is not None:
+            store.close()
+        for file in files:
+            file.close()
+    results = []
+    for r, (file, folder) in enumerate(zip(files, folders, strict=True)):
+        final = {k: float(v[r] if np.ndim(v) else v) for k, v in finals.items()}
+        if folder is not None and lead:
+            records.draw_curves(file.rows, folder / "curves.png", str(folder))
+        results.append(Result(final, file.rows))
+    return results
+
+
+SHOWN = ("loss", "accuracy", "valid/accuracy")
+
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", str(ROOT / "configs" / "digits.py"), "Config file, and its argument: FILE:smoke."
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where the run is left and resumed from; default: runs/NAME-HASH."
+)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder that holds one folder a data set.")
+_SEEDS = flags.DEFINE_integer(
+    "seeds", 1, "Trains this many seeds, from config.seed on, as one population.", lower_bound=1
+)
+_TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "Also writes TensorBoard events.")
+
+
+def main() -> int:
+    """Trains what the flags say, and prints where it is left and how it did."""
+    config = _CONFIG.value
+    text = config.to_json_best_effort(sort_keys=True) + str(_SEEDS.value)
+    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    default = f"runs/{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    workdir = Path(_WORKDIR.value or default)
+    configs = []
+    for i in range(_SEEDS.value):
+        configs.append(ConfigDict(config))
+        configs[-1].seed = config.seed + i
+    try:
+        results = run_population(configs, workdir, _DATA_DIR.value, stop=runtime.preemption())
+    except runtime.Preempted as stopped:
+        print(f"stopped after step {stopped.step}; the same command resumes {workdir}")
+        return runtime.PREEMPTED
+    if jax.process_index() == 0:
+        if _TENSORBOARD.value:
+            for i, result in enumerate(results):
+                folder = workdir if len(results) == 1 else workdir / f"run_{i}"
+                records.write_events(result.history, folder)
+        print(records.summary([r.final for r in results]))
+        print(f"config, metrics, checkpoints and curves: {workdir}")
+    return 0
+
+
+if __name__ == "__main__":
+    runtime.launch(main)
