@@ -82,7 +82,7 @@ class Checkpoints:
                 continue
             if failed:
                 self._manager.reload()
-            leaves = [saved[name] for name in target]
+            leaves = [saved[name] for name in _flat(state)]
             return jax.tree.unflatten(jax.tree.structure(state), leaves), step
         if failed:
             raise ValueError(

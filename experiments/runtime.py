@@ -1,5 +1,6 @@
 """What every main shares: processes, signals, the compilation cache, one-line errors."""
 
+import hashlib
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 from jax.experimental import multihost_utils
+from ml_collections import config_flags
 
 _COORDINATOR = flags.DEFINE_string(
     "coordinator",
@@ -24,6 +26,14 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, 
 # A process that does not come up, or stops answering, ends the others after this many seconds.
 START_TIMEOUT, HEARTBEAT_TIMEOUT, SHUTDOWN_TIMEOUT = 120, 10, 30
 PREEMPTED = 128 + signal.SIGTERM
+ROOT = Path(__file__).parent.parent
+USER_ERRORS = (
+    ValueError,
+    OSError,
+    ArithmeticError,
+    flags.Error,
+    jax.errors.JaxRuntimeError,
+)
 
 
 class Preempted(Exception):
@@ -93,35 +103,71 @@ def preemption() -> Callable[[int], bool]:
     return lambda step: bool(told)
 
 
-def launch(main: Callable[[], int | None]) -> None:
-    """Runs ``main`` under absl: errors of use become one line and exit status 1.
+def launch(main: Callable[[Any, Path, str | None], int], config: str, *identity: str) -> None:
+    """Runs ``main(config, workdir, data_dir)`` on the flags; ends the process with its status.
 
-    ``--verbosity=1`` shows the whole traceback.
+    Errors of use become one line and status 1; ``--verbosity=1`` shows the whole traceback.
+
+    Args:
+      main: The body.
+      config: Default of ``--config``, relative to the repository.
+      *identity: Flags that, besides the config, tell one default workdir from another.
     """
+    flags.DEFINE_string(
+        "workdir", None, "Where the run is left and resumed from; default: runs/NAME-HASH."
+    )
+    flags.DEFINE_string("data_dir", None, "Folder that holds one folder a data set.")
 
-    def body(argv):
-        if len(argv) > 1:
-            raise app.UsageError(f"unexpected argument {argv[1]!r}")
-        if flags.FLAGS.verbosity <= 0:
+    def parse(argv):
+        help_text = "Config file with its argument: FILE or FILE:smoke. Override: --config.a.b=1."
+        try:  # The config file is read and its overrides are checked in both calls.
+            config_flags.DEFINE_config_file("config", str(ROOT / config), help_text)
+            rest = flags.FLAGS(argv)
+        except (AttributeError, KeyError) as error:
+            raise ValueError(f"the config has no such key: {error}") from error
+        except TypeError as error:
+            raise ValueError(f"a value is not of its key's type: {error}") from error
+        if len(rest) > 1:
+            raise ValueError(f"unexpected argument {rest[1]!r}; flags start with --")
+        return rest
+
+    def body():
+        if logging.get_verbosity() <= logging.INFO:
             logging.set_verbosity(logging.WARNING)  # Orbax logs forty lines a save.
-        try:
-            use_compilation_cache()
-            connect()
-            code = main() or 0
-        except (ValueError, OSError, ArithmeticError, jax.errors.JaxRuntimeError) as error:
-            if logging.get_verbosity() > 0:
-                traceback.print_exc()
-            text = " ".join(str(error).split())
-            print(f"{type(error).__name__}: {text}", file=sys.stderr, flush=True)
-            code = 1
-        except BaseException:
-            traceback.print_exc()
-            code = 1
-        if jax.distributed.is_initialized():
-            if code not in (0, PREEMPTED):
-                os._exit(code)
-            jax.distributed.shutdown()
-        sys.stdout.flush()
-        sys.exit(code)
+        use_compilation_cache()
+        connect()
+        chosen = flags.FLAGS.config
+        workdir = flags.FLAGS.workdir
+        if workdir is None:
+            text = chosen.to_json_best_effort(sort_keys=True)
+            text += str([flags.FLAGS[name].value for name in identity])
+            name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+            workdir = f"runs/{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        return main(chosen, Path(workdir), flags.FLAGS.data_dir)
 
-    app.run(body)
+    code = _guard(lambda: app.run(lambda _: sys.exit(_guard(body)), flags_parser=parse))
+    sys.exit(code)
+
+
+def _guard(body: Callable[[], int | None]) -> int:
+    """Returns the exit status of ``body``; an error of use prints one line."""
+    try:
+        code = body() or 0
+    except USER_ERRORS as error:
+        if "--verbosity=1" in sys.argv:
+            traceback.print_exc()
+        text = " ".join(str(error).replace("\\n", " ").replace("\\", "").split())
+        print(f"{type(error).__name__}: {text}", file=sys.stderr, flush=True)
+        code = 1
+    except SystemExit:
+        raise
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    if jax.distributed.is_initialized():
+        if code not in (0, PREEMPTED):
+            # Python would wait at exit for the other processes, and they for this one.
+            os._exit(code)
+        jax.distributed.shutdown()
+    return code

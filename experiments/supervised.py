@@ -109,6 +109,10 @@ def make_evaluate(model: models.Model, dataset: data.Dataset, batch_size: int):
         return {k: jax.make_array_from_process_local_data(everywhere, v) for k, v in arrays.items()}
 
     def evaluate(state: TrainState, split: str, mesh=None, vmap: bool = False):
+        if state.step.ndim and not vmap:  # A population whose runs are made one after another.
+            runs = [jax.tree.map(lambda x, r=r: x[r], state) for r in range(len(state.step))]
+            means = [evaluate(run, split, mesh) for run in runs]
+            return {k: np.stack([m[k] for m in means]) for k in means[0]}
         sums = dict.fromkeys(("loss", "accuracy", "count"), np.zeros(state.step.shape, np.float32))
         size = len(getattr(dataset, split)["label"])
         for inputs in data.eval_batches(size, batch_size, **processes()):

@@ -3,7 +3,6 @@
 python -m experiments.train --config=configs/digits.py --config.optimizer.name=lion
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,12 +10,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 import optim
 from experiments import checkpoints, data, records, runtime, supervised
-
-ROOT = Path(__file__).parent.parent
 
 
 class Result(NamedTuple):
@@ -183,37 +180,19 @@ def run_population(
 SHOWN = ("loss", "accuracy", "valid/accuracy")
 
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", str(ROOT / "configs" / "digits.py"), "Config file, and its argument: FILE:smoke."
-)
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where the run is left and resumed from; default: runs/NAME-HASH."
-)
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder that holds one folder a data set.")
-_SEEDS = flags.DEFINE_integer(
-    "seeds", 1, "Trains this many seeds, from config.seed on, as one population.", lower_bound=1
-)
-_TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "Also writes TensorBoard events.")
-
-
-def main() -> int:
-    """Trains what the flags say, and prints where it is left and how it did."""
-    config = _CONFIG.value
-    text = config.to_json_best_effort(sort_keys=True) + str(_SEEDS.value)
-    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    default = f"runs/{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-    workdir = Path(_WORKDIR.value or default)
+def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
+    """Trains what the flags say, and prints how it did and where it is left."""
     configs = []
-    for i in range(_SEEDS.value):
-        configs.append(ConfigDict(config))
+    for i in range(flags.FLAGS.seeds):
+        configs.append(config.copy_and_resolve_references())
         configs[-1].seed = config.seed + i
     try:
-        results = run_population(configs, workdir, _DATA_DIR.value, stop=runtime.preemption())
+        results = run_population(configs, workdir, data_dir, stop=runtime.preemption())
     except runtime.Preempted as stopped:
         print(f"stopped after step {stopped.step}; the same command resumes {workdir}")
         return runtime.PREEMPTED
     if jax.process_index() == 0:
-        if _TENSORBOARD.value:
+        if flags.FLAGS.tensorboard:
             for i, result in enumerate(results):
                 folder = workdir if len(results) == 1 else workdir / f"run_{i}"
                 records.write_events(result.history, folder)
@@ -223,4 +202,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    runtime.launch(main)
+    flags.DEFINE_integer(
+        "seeds", 1, "Trains this many seeds, config.seed first, as one population.", lower_bound=1
+    )
+    flags.DEFINE_bool("tensorboard", False, "Also writes TensorBoard events.")
+    runtime.launch(main, "configs/digits.py", "seeds")
