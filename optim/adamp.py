@@ -1,0 +1,129 @@
+"""AdamP: Adam without the growth of scale-invariant weights."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+
+from optim import _check, _leaves
+from optim.projection import Axis, Stacked, project_scale_invariant
+
+__all__ = ["adamp"]
+
+
+def _scale_by_adam(b1, b2, eps, nesterov, mu_dtype, nu_dtype) -> optax.GradientTransformation:
+    """``optax.scale_by_adam`` with ``nu_dtype`` and the Nesterov form of AdamP."""
+
+    def init_fn(params):
+        return optax.ScaleByAdamState(
+            count=jnp.zeros([], jnp.int32),
+            mu=_leaves.zeros(params, mu_dtype),
+            nu=_leaves.zeros(params, nu_dtype),
+        )
+
+    def update_fn(updates, state, params=None):
+        del params
+        count = optax.safe_increment(state.count)
+
+        def moments(path, g, mu, nu):
+            _leaves.check_gradient(path, g, mu, nu)
+            g_wide, m, v = _leaves.widen(g, mu, nu)
+            m = b1 * m + (1 - b1) * g_wide
+            v = b2 * v + (1 - b2) * jnp.square(g_wide)
+            correction1 = _leaves.bias_correction(b1, count, m.dtype)
+            correction2 = _leaves.bias_correction(b2, count, m.dtype)
+            ahead = b1 * m + (1 - b1) * g_wide if nesterov else m
+            u = ahead / (correction1 * (jnp.sqrt(v) / jnp.sqrt(correction2) + eps))
+            return u.astype(g.dtype), m.astype(mu.dtype), v.astype(nu.dtype)
+
+        directions, mu, nu = _leaves.map_unzip(moments, 3, updates, state.mu, state.nu)
+        return directions, optax.ScaleByAdamState(count, mu, nu)
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+def adamp(
+    learning_rate: optax.ScalarOrSchedule,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    *,
+    weight_decay: optax.ScalarOrSchedule = 0.0,
+    delta: float = 0.1,
+    wd_ratio: float = 0.1,
+    nesterov: bool = False,
+    channel_axis: Axis = -1,
+    stacked: Stacked = None,
+    mask: Any = None,
+    mu_dtype: Any = None,
+    nu_dtype: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""AdamP: Adam whose step has no radial part where the weights are scale-invariant.
+
+    .. math::
+      m_t &= \beta_1 m_{t-1} + (1-\beta_1) g_t, \qquad
+      v_t = \beta_2 v_{t-1} + (1-\beta_2) g_t^2 \\
+      u_t &= \frac{m_t/(1-\beta_1^t)}{\sqrt{v_t/(1-\beta_2^t)} + \epsilon} \\
+      (u_t, r_t) &\leftarrow \text{projection of } u_t \text{ along } p_{t-1}
+      \text{, by the angle of } g_t \text{ and } p_{t-1} \\
+      p_t &= p_{t-1} - \eta_t (u_t + \lambda r_t\, p_{t-1})
+
+    The projection is :func:`optim.project_scale_invariant`. Behind weights that a normalization
+    follows it keeps the norm from growing, and with it the effective step size from decaying.
+
+    Args:
+      learning_rate: Step size :math:`\eta`, or a schedule; the authors' default is 1e-3.
+      b1: Decay of the first moment, in [0, 1).
+      b2: Decay of the second moment, in [0, 1).
+      eps: Added to the corrected root of the second moment and to the projection's norms, >= 0.
+      weight_decay: Decay :math:`\lambda` >= 0, or a schedule, times the learning rate.
+      delta: Threshold of the cosine test, >= 0.
+      wd_ratio: Factor :math:`r` of the decay where the projection fired, in [0, 1].
+      nesterov: Whether :math:`u_t` looks ahead, :math:`\beta_1 m_t + (1-\beta_1) g_t` in place of
+        :math:`m_t`, with the same bias correction (the authors' form, not that of NAdam).
+      channel_axis: Axis of the output channels, or a function of (path, array); -1 is right for
+        Flax kernels, 0 for embeddings and PyTorch layouts.
+      stacked: Number of leading axes that stack layers, or a function of (path, array).
+      mask: Which leaves decay: a tree of bools (a prefix will do) or a function of the parameters.
+      mu_dtype: dtype of the first moment; ``None`` is that of the parameters.
+      nu_dtype: dtype of the second moment; ``None`` is that of the parameters.
+
+    Returns:
+      The optimizer; 8 bytes of state a float32 parameter.
+
+    Raises:
+      ValueError: If an argument is out of its range or a leaf is complex.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax, optim
+      >>> tx = optim.adamp(1e-2, weight_decay=1e-2, channel_axis=lambda path, x:
+      ...   0 if "embedding" in jax.tree_util.keystr(path) else -1)
+      >>> params = {"embedding": jnp.ones((4, 2)), "kernel": jnp.ones((2, 3))}
+      >>> state = tx.init(params)
+      >>> grads = jax.grad(lambda p: jnp.sum((p["embedding"] @ p["kernel"]) ** 2))(params)
+      >>> updates, state = tx.update(grads, state, params)
+      >>> optax.apply_updates(params, updates)["kernel"][0]
+      Array([0.9899, 0.9899, 0.9899], dtype=float32)
+
+    References:
+      Heo et al., AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-invariant
+      Weights, 2020, https://arxiv.org/abs/2006.08217
+    """
+    _check.number("learning_rate", learning_rate, 0, schedule=True)
+    _check.number("b1", b1, 0, 1, below=True)
+    _check.number("b2", b2, 0, 1, below=True)
+    _check.number("eps", eps, 0)
+    _check.flag("nesterov", nesterov)
+    _check.float_dtype("mu_dtype", mu_dtype)
+    _check.float_dtype("nu_dtype", nu_dtype)
+    direction = project_scale_invariant(
+        _scale_by_adam(b1, b2, eps, nesterov, mu_dtype, nu_dtype),
+        weight_decay=weight_decay,
+        delta=delta,
+        wd_ratio=wd_ratio,
+        eps=eps,
+        channel_axis=channel_axis,
+        stacked=stacked,
+        mask=mask,
+    )
+    return optax.chain(direction, optax.scale_by_learning_rate(learning_rate))

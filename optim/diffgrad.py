@@ -1,0 +1,187 @@
+"""diffGrad: Adam with a friction where the gradient hardly changes."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optim import _check, _leaves
+
+__all__ = ["ScaleByDiffGradState", "diffgrad", "scale_by_diffgrad"]
+
+
+class ScaleByDiffGradState(NamedTuple):
+    """State of :func:`scale_by_diffgrad`.
+
+    Attributes:
+      count: Steps done.
+      mu: First moment.
+      nu: Second moment.
+      prev_grad: Gradient of the last step; ``None`` with ``authors_v1``.
+    """
+
+    count: jax.typing.ArrayLike
+    mu: Any
+    nu: Any
+    prev_grad: Any
+
+
+def scale_by_diffgrad(
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    *,
+    mu_dtype: Any = None,
+    nu_dtype: Any = None,
+    authors_v1: bool = False,
+) -> optax.GradientTransformation:
+    r"""Direction of diffGrad: Adam's, scaled by the change of the gradient.
+
+    .. math::
+      m_t &= \beta_1 m_{t-1} + (1-\beta_1) g_t, \qquad
+      v_t = \beta_2 v_{t-1} + (1-\beta_2) g_t^2 \\
+      \xi_t &= \frac{1}{1 + e^{-|g_{t-1} - g_t|}}, \quad g_0 = 0 \\
+      u_t &= \frac{\sqrt{1-\beta_2^t}}{1-\beta_1^t}\cdot\frac{\xi_t m_t}{\sqrt{v_t} + \epsilon}
+
+    :math:`\epsilon` is added before the bias correction, as in the authors' PyTorch code (their
+    notebooks add it after, as Adam does).
+
+    Args:
+      b1: Decay of the first moment, in [0, 1).
+      b2: Decay of the second moment, in [0, 1).
+      eps: Added to the root of the second moment, >= 0.
+      mu_dtype: dtype of the first moment; ``None`` is that of the parameters.
+      nu_dtype: dtype of the second moment; ``None`` is that of the parameters.
+      authors_v1: Whether to behave as the code of the published results: it stored the gradient by
+        reference, so :math:`\xi_t` was 1/2 from the second step on. Needs no previous gradient.
+
+    Returns:
+      The transformation; 12 bytes of state a float32 parameter (8 with ``authors_v1``).
+
+    Raises:
+      ValueError: If an argument is out of its range or a leaf is complex.
+
+    Example:
+      >>> import jax.numpy as jnp, optim
+      >>> tx = optim.scale_by_diffgrad()
+      >>> state = tx.init(jnp.zeros(2))
+      >>> for g in ([1.0, -2.0], [1.0, 2.0]):
+      ...   updates, state = tx.update(jnp.array(g), state)
+      >>> updates  # Half of Adam's step where the gradient did not change.
+      Array([0.49999..., 0.0516...], dtype=float32)
+
+    References:
+      Dubey et al., diffGrad: An Optimization Method for Convolutional Neural Networks, 2020,
+      https://arxiv.org/abs/1909.11015
+    """
+    _check.number("b1", b1, 0, 1, below=True)
+    _check.number("b2", b2, 0, 1, below=True)
+    _check.number("eps", eps, 0)
+    _check.float_dtype("mu_dtype", mu_dtype)
+    _check.float_dtype("nu_dtype", nu_dtype)
+    _check.flag("authors_v1", authors_v1)
+
+    def init_fn(params):
+        return ScaleByDiffGradState(
+            count=jnp.zeros([], jnp.int32),
+            mu=_leaves.zeros(params, mu_dtype),
+            nu=_leaves.zeros(params, nu_dtype),
+            prev_grad=None if authors_v1 else _leaves.zeros(params),
+        )
+
+    def update_fn(updates, state, params=None):
+        del params
+        count = optax.safe_increment(state.count)
+
+        def direction(g, change, mu, nu):
+            g, m, v = _leaves.widen(g, mu, nu)
+            m = b1 * m + (1 - b1) * g
+            v = b2 * v + (1 - b2) * jnp.square(g)
+            correction1 = _leaves.bias_correction(b1, count, m.dtype)
+            correction2 = _leaves.bias_correction(b2, count, m.dtype)
+            friction = jax.nn.sigmoid(jnp.abs(change))
+            u = jnp.sqrt(correction2) / correction1 * friction * m / (jnp.sqrt(v) + eps)
+            return u, m.astype(mu.dtype), v.astype(nu.dtype)
+
+        def first_version(path, g, mu, nu):
+            _leaves.check_gradient(path, g, mu, nu)
+            change = jnp.where(count == 1, g, jnp.zeros_like(g))
+            u, mu, nu = direction(g, change, mu, nu)
+            return u.astype(g.dtype), mu, nu
+
+        def second_version(path, g, mu, nu, prev):
+            _leaves.check_gradient(path, g, mu, nu, prev)
+            g_wide, prev_wide = _leaves.widen(g, prev)
+            u, mu, nu = direction(g, prev_wide - g_wide, mu, nu)
+            u = u.astype(g.dtype)
+            return u, mu, nu, g.astype(prev.dtype)
+
+        if authors_v1:
+            u, mu, nu = _leaves.map_unzip(first_version, 3, updates, state.mu, state.nu)
+            return u, ScaleByDiffGradState(count, mu, nu, None)
+        u, mu, nu, prev = _leaves.map_unzip(
+            second_version, 4, updates, state.mu, state.nu, state.prev_grad
+        )
+        return u, ScaleByDiffGradState(count, mu, nu, prev)
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+def diffgrad(
+    learning_rate: optax.ScalarOrSchedule,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    *,
+    weight_decay: optax.ScalarOrSchedule = 0.0,
+    mu_dtype: Any = None,
+    nu_dtype: Any = None,
+    authors_v1: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""diffGrad: Adam that slows down where the gradient hardly changes.
+
+    .. math::
+      p_t = p_{t-1} - \eta_t\,\frac{\sqrt{1-\beta_2^t}}{1-\beta_1^t}\cdot
+      \frac{\xi_t m_t}{\sqrt{v_t} + \epsilon}, \qquad
+      \xi_t = \frac{1}{1 + e^{-|g_{t-1} - g_t|}}
+
+    with the moments of Adam of :math:`g_t + \lambda p_{t-1}`: decay is an L2 penalty, as in the
+    authors' code (which also changes the user's gradient; this does not). It is the corrected
+    version of the code; ``authors_v1`` gives the one of the published results.
+
+    Args:
+      learning_rate: Step size :math:`\eta`, or a schedule; the authors' default is 1e-3.
+      b1: Decay of the first moment, in [0, 1).
+      b2: Decay of the second moment, in [0, 1).
+      eps: Added to the root of the second moment, before bias correction, >= 0.
+      weight_decay: L2 penalty :math:`\lambda` >= 0, or a schedule.
+      mu_dtype: dtype of the first moment; ``None`` is that of the parameters.
+      nu_dtype: dtype of the second moment; ``None`` is that of the parameters.
+      authors_v1: Whether :math:`\xi_t` is 1/2 from the second step on (:func:`scale_by_diffgrad`).
+
+    Returns:
+      The optimizer; 12 bytes of state a float32 parameter.
+
+    Raises:
+      ValueError: If an argument is out of its range or a leaf is complex.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, optim
+      >>> tx = optim.diffgrad(0.1)
+      >>> params = jnp.array([1.0, -2.0])
+      >>> updates, state = tx.update(jnp.array([2.0, -4.0]), tx.init(params), params)
+      >>> optax.apply_updates(params, updates)
+      Array([ 0.9119..., -1.9017...], dtype=float32)
+
+    References:
+      Dubey et al., diffGrad: An Optimization Method for Convolutional Neural Networks, 2020,
+      https://arxiv.org/abs/1909.11015
+    """
+    _check.number("learning_rate", learning_rate, 0, schedule=True)
+    _check.number("weight_decay", weight_decay, 0, schedule=True)
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay),
+        scale_by_diffgrad(b1, b2, eps, mu_dtype=mu_dtype, nu_dtype=nu_dtype, authors_v1=authors_v1),
+        optax.scale_by_learning_rate(learning_rate),
+    )

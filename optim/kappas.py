@@ -1,0 +1,381 @@
+r"""The convex functions :math:`\mathcal K` of Lion-K: value, gradient, conjugate, implied problem.
+
+Lion-K with decay :math:`\lambda` minimizes :math:`f(x) + \tfrac1\lambda\mathcal K^*(\lambda x)`
+(:func:`optim.lion_k`), so the choice of :math:`\mathcal K` is the choice of a regularizer or of a
+constraint set:
+
+=================  ===========================================  ==================================
+kappa              gradient                                     problem solved
+=================  ===========================================  ==================================
+``l1``             sign(c)                                      f, every abs(x_i) <= 1/λ
+``l2_squared``     c                                            f + λ/2 ‖x‖²
+``l2``             c/‖c‖                                        f, ‖x‖ <= 1/λ
+``lp(p)``          sign(c) (abs(c)/‖c‖_p)^(p-1)                 f, ‖x‖_q <= 1/λ, 1/p + 1/q = 1
+``group_l2``       c_G/‖c_G‖                                    f, every ‖x_G‖ <= 1/λ
+``huber(e)``       clip(c/e, -1, 1)                             f + λe/2 ‖x‖², abs(x_i) <= 1/λ
+``dead_zone(e)``   sign(c) where abs(c) > e, else 0             f + e‖x‖₁, abs(x_i) <= 1/λ
+``top_k(k)``       sign(c) on the k largest abs(c)              f, ‖x‖₁ <= k/λ, abs(x_i) <= 1/λ
+``spectral()``     matrix sign U Vᵀ of c = U S Vᵀ               f, every singular value <= 1/λ
+=================  ===========================================  ==================================
+
+Each kappa takes one leaf as one vector (``spectral``: one matrix). :func:`over_tree` makes it act
+on all leaves as one vector, :func:`over_axis` on every row or column separately; ``group_l2`` is
+``over_axis(l2, -1)``, and a stack of matrices takes ``stacked(spectral())``. A kappa of your own is
+a :class:`Kappa` of three functions.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from optim import _check
+
+__all__ = [
+    "Kappa",
+    "dead_zone",
+    "group_l2",
+    "huber",
+    "l1",
+    "l2",
+    "l2_squared",
+    "lp",
+    "over_axis",
+    "over_tree",
+    "spectral",
+    "stacked",
+    "top_k",
+]
+
+
+class Kappa(NamedTuple):
+    r"""A convex, even function with its gradient and its conjugate, each of one pytree.
+
+    Attributes:
+      name: Name with its parameters.
+      value: :math:`c \mapsto \mathcal K(c)`, a scalar.
+      grad: :math:`c \mapsto \nabla\mathcal K(c)`, a subgradient where it has a kink.
+      conjugate: :math:`y \mapsto \mathcal K^*(y)`, infinite outside its domain.
+      problem: What :func:`optim.lion_k` solves with it, ``lam`` being the weight decay.
+      joint: Whether it takes all leaves of a tree as one vector, not each leaf by itself.
+    """
+
+    name: str
+    value: Callable[[Any], jax.Array]
+    grad: Callable[[Any], Any]
+    conjugate: Callable[[Any], jax.Array]
+    problem: str
+    joint: bool = False
+
+
+def _sum(f: Callable[[jax.Array], jax.Array], tree: Any) -> jax.Array:
+    return sum((jnp.sum(f(c)) for c in jax.tree.leaves(tree)), jnp.zeros(()))
+
+
+def _max_abs(tree: Any) -> jax.Array:
+    largest = [jnp.max(jnp.abs(c), initial=0.0) for c in jax.tree.leaves(tree)]
+    return jnp.max(jnp.stack([*largest, jnp.zeros((), jnp.result_type(*largest, 0.0))]))
+
+
+def _indicator(x: jax.Array, bound: float) -> jax.Array:
+    # Iterates end on the boundary: let them be outside of it by rounding.
+    slack = 1 + 64 * jnp.finfo(x.dtype).eps
+    return jnp.where(x <= bound * slack, 0.0, jnp.inf).astype(x.dtype)
+
+
+def _elementwise(name, value, grad, conjugate, problem, box=True):
+    return Kappa(
+        name,
+        value=partial(_sum, value),
+        grad=partial(jax.tree.map, grad),
+        conjugate=lambda y: _sum(conjugate, y) + (_indicator(_max_abs(y), 1.0) if box else 0.0),
+        problem=problem,
+    )
+
+
+l1 = _elementwise("l1", jnp.abs, jnp.sign, jnp.zeros_like, "min f(x), every |x_i| <= 1/lam")
+
+l2_squared = _elementwise(
+    "l2_squared",
+    lambda c: jnp.square(c) / 2,
+    lambda c: c,
+    lambda y: jnp.square(y) / 2,
+    "min f(x) + lam/2 |x|^2",
+    box=False,
+)
+
+
+def huber(e: float) -> Kappa:
+    """Returns the Huber function of threshold ``e > 0``: quadratic below it, linear above.
+
+    Example:
+      >>> import jax.numpy as jnp, optim
+      >>> optim.kappas.huber(0.5).grad(jnp.array([0.25, -3.0]))
+      Array([ 0.5, -1. ], dtype=float32)
+    """
+    _positive("e", e)
+    return _elementwise(
+        f"huber({e:g})",
+        lambda c: jnp.where(jnp.abs(c) <= e, jnp.square(c) / (2 * e), jnp.abs(c) - e / 2),
+        lambda c: jnp.clip(c / e, -1.0, 1.0),
+        lambda y: e / 2 * jnp.square(y),
+        f"min f(x) + {e:g} lam/2 |x|^2, every |x_i| <= 1/lam",
+    )
+
+
+def dead_zone(e: float) -> Kappa:
+    """Returns ``sum(max(abs(c) - e, 0))``: entries up to ``e >= 0`` do not move.
+
+    Example:
+      >>> import jax.numpy as jnp, optim
+      >>> optim.kappas.dead_zone(0.5).grad(jnp.array([0.25, -3.0]))
+      Array([ 0., -1.], dtype=float32)
+    """
+    _check.number("e", e, 0)
+    return _elementwise(
+        f"dead_zone({e:g})",
+        lambda c: jnp.maximum(jnp.abs(c) - e, 0.0),
+        lambda c: jnp.where(jnp.abs(c) > e, jnp.sign(c), jnp.zeros_like(c)),
+        lambda y: e * jnp.abs(y),
+        f"min f(x) + {e:g} |x|_1, every |x_i| <= 1/lam",
+    )
+
+
+def _norm(tree: Any, p: float) -> jax.Array:
+    # Divided by the largest entry first, so that squares of small entries do not vanish.
+    largest = _max_abs(tree)
+    scale = jnp.where(largest > 0, largest, 1.0)
+    return scale * _sum(lambda c: _power(jnp.abs(c) / scale, p), tree) ** (1 / p)
+
+
+def _power(x: jax.Array, p: float) -> jax.Array:
+    return x ** int(p) if float(p).is_integer() else x**p
+
+
+def lp(p: float) -> Kappa:
+    r"""Returns the norm :math:`\|c\|_p`, ``1 < p < inf``.
+
+    Example:
+      >>> import jax.numpy as jnp, optim
+      >>> optim.kappas.lp(2).grad(jnp.array([3.0, -4.0]))
+      Array([ 0.6, -0.8], dtype=float32)
+    """
+    _check.number("p", p)
+    if not p > 1:
+        raise ValueError(f"p must be > 1 and finite, got {p} (p = 1 is l1)")
+    q = p / (p - 1)
+
+    def grad(tree):
+        norm = _norm(tree, p)
+        norm = jnp.where(norm > 0, norm, 1.0)
+        return jax.tree.map(lambda c: jnp.sign(c) * _power(jnp.abs(c) / norm, p - 1), tree)
+
+    return Kappa(
+        f"lp({p:g})",
+        value=partial(_norm, p=p),
+        grad=grad,
+        conjugate=lambda y: _indicator(_norm(y, q), 1.0),
+        problem=f"min f(x), |x|_{q:g} <= 1/lam",
+    )
+
+
+l2 = lp(2)._replace(name="l2")
+
+
+def top_k(k: int) -> Kappa:
+    """Returns the sum of the ``k >= 1`` largest absolute entries (ties: the first ones).
+
+    ``top_k(1)`` is the maximum norm: its problem is the ball of the 1-norm.
+
+    Example:
+      >>> import jax.numpy as jnp, optim
+      >>> optim.kappas.top_k(1).grad(jnp.array([0.25, -3.0]))
+      Array([ 0., -1.], dtype=float32)
+    """
+    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+        raise ValueError(f"k must be an integer >= 1, got {k!r}")
+
+    def flat(tree):
+        leaves = jax.tree.leaves(tree)
+        return jnp.concatenate([jnp.ravel(c) for c in leaves]) if len(leaves) > 1 else leaves[0]
+
+    def grad(tree):
+        vector, treedef = jnp.ravel(flat(tree)), jax.tree.structure(tree)
+        _, chosen = jax.lax.top_k(jnp.abs(vector), min(k, vector.size))
+        signs = jnp.zeros_like(vector).at[chosen].set(jnp.sign(vector[chosen]))
+        leaves, start = [], 0
+        for c in jax.tree.leaves(tree):
+            leaves.append(signs[start : start + c.size].reshape(c.shape).astype(c.dtype))
+            start += c.size
+        return treedef.unflatten(leaves)
+
+    def value(tree):
+        vector = jnp.abs(jnp.ravel(flat(tree)))
+        return jnp.sum(jax.lax.top_k(vector, min(k, vector.size))[0])
+
+    return Kappa(
+        f"top_k({k})",
+        value=value,
+        grad=grad,
+        conjugate=lambda y: _indicator(_max_abs(y), 1.0) + _indicator(_sum(jnp.abs, y), float(k)),
+        problem=f"min f(x), |x|_1 <= {k}/lam, every |x_i| <= 1/lam",
+    )
+
+
+def spectral(method: str = "newton_schulz", steps: int = 5) -> Kappa:
+    r"""Returns the nuclear norm: its gradient is the matrix sign, its ball bounds singular values.
+
+    .. math::
+      \mathcal K(C) = \textstyle\sum_i s_i(C), \qquad \nabla\mathcal K(C) = U V^\top
+      \quad (C = U S V^\top)
+
+    With it Lion-K is Muon's update with Lion's momentum and decay: f is minimized subject to
+    :math:`\|X\|_{op}\le1/\lambda`. A leaf is one matrix (all axes but the last, the last); a vector
+    is one column and is normalized.
+
+    Args:
+      method: ``'svd'`` is exact, slow on accelerators. ``'newton_schulz'`` uses products only:
+        ``steps`` of Muon's quintic polynomial, which lift small singular values quickly, and three
+        of the quintic that converges to 1. With 5 steps singular values above 1e-3 of the
+        Frobenius norm come out within 1e-5 of 1, smaller ones between 0 and 1.
+      steps: Number of lifting steps, >= 0; each multiplies small singular values by about 3.4.
+
+    Returns:
+      The kappa. Value and conjugate always use the singular values.
+
+    Raises:
+      ValueError: If ``method`` is unknown or ``steps`` negative.
+
+    Example:
+      >>> import jax.numpy as jnp, optim
+      >>> optim.kappas.spectral("svd").grad(jnp.array([[3.0, 0.0], [0.0, -2.0]])).round(2) + 0.0
+      Array([[ 1.,  0.],
+             [ 0., -1.]], dtype=float32)
+
+    References:
+      Jordan et al., Muon, 2024, https://kellerjordan.github.io/posts/muon/
+    """
+    if method not in ("newton_schulz", "svd"):
+        raise ValueError(f"method must be 'newton_schulz' or 'svd', got {method!r}")
+    if not isinstance(steps, int) or steps < 0:
+        raise ValueError(f"steps must be an integer >= 0, got {steps!r}")
+    sign = _matrix_sign if method == "svd" else partial(_newton_schulz, steps=steps)
+
+    def singular_values(c):
+        return jnp.linalg.svd(_matrix(c), compute_uv=False)
+
+    def conjugate(y):
+        return _indicator(_max_abs(jax.tree.map(singular_values, y)), 1.0)
+
+    return Kappa(
+        f"spectral({method})",
+        value=partial(_sum, singular_values),
+        grad=partial(jax.tree.map, lambda c: sign(_matrix(c)).reshape(c.shape) if c.size else c),
+        conjugate=conjugate,
+        problem="min f(x), every singular value of x <= 1/lam",
+    )
+
+
+def _matrix(c: jax.Array) -> jax.Array:
+    return c.reshape(-1, 1 if c.ndim < 2 else c.shape[-1])
+
+
+def _matrix_sign(c: jax.Array) -> jax.Array:
+    u, s, vt = jnp.linalg.svd(c, full_matrices=False)
+    # Directions without a singular value have no sign; without this a zero matrix would move.
+    rank = s > s[0] * jnp.finfo(s.dtype).eps * max(c.shape)
+    return jnp.matmul(u * rank.astype(u.dtype)[None, :], vt)
+
+
+def _newton_schulz(c: jax.Array, steps: int) -> jax.Array:
+    x = c.T if c.shape[0] > c.shape[1] else c
+    norm = jnp.sqrt(jnp.sum(jnp.square(x)))
+    x = x / jnp.where(norm > 0, norm, 1.0)
+    lift, settle = (3.4445, -4.7750, 2.0315), (15 / 8, -10 / 8, 3 / 8)
+    for a0, a1, a2 in (lift,) * steps + (settle,) * 3:
+        gram = x @ x.T
+        x = a0 * x + (a1 * gram + a2 * (gram @ gram)) @ x
+    return x.T if c.shape[0] > c.shape[1] else x
+
+
+def over_tree(kappa: Kappa) -> Kappa:
+    """Returns ``kappa`` acting on all leaves of the tree as one vector.
+
+    Example:
+      >>> import jax.numpy as jnp, optim
+      >>> optim.kappas.over_tree(optim.kappas.l2).grad({"a": jnp.array([3.0]), "b": jnp.array(4.0)})
+      {'a': Array([0.6], dtype=float32), 'b': Array(0.8, dtype=float32)}
+    """
+    return kappa._replace(name=f"over_tree({kappa.name})", joint=True)
+
+
+def over_axis(kappa: Kappa, axis: int) -> Kappa:
+    """Returns ``kappa`` acting on every vector along ``axis`` of every leaf by itself.
+
+    For a matrix, ``-1`` takes its rows and ``0`` its columns. A leaf of fewer axes is one vector.
+
+    Example:
+      >>> import jax.numpy as jnp, optim
+      >>> rows = optim.kappas.over_axis(optim.kappas.top_k(1), -1)
+      >>> rows.grad(jnp.array([[1.0, -2.0], [3.0, 0.5]]))
+      Array([[ 0., -1.],
+             [ 1.,  0.]], dtype=float32)
+    """
+
+    def along(f, c, out):
+        fits = -c.ndim <= axis < c.ndim
+        if c.ndim < 2 or not fits:
+            return f(c)
+        for _ in range(c.ndim - 1):
+            f = jax.vmap(f)
+        result = f(jnp.moveaxis(c, axis, -1))
+        return jnp.moveaxis(result, -1, axis) if out else jnp.sum(result)
+
+    def total(f, tree):
+        return sum((along(f, c, False) for c in jax.tree.leaves(tree)), jnp.zeros(()))
+
+    return Kappa(
+        f"over_axis({kappa.name}, {axis})",
+        value=partial(total, kappa.value),
+        grad=partial(jax.tree.map, lambda c: along(kappa.grad, c, True)),
+        conjugate=partial(total, kappa.conjugate),
+        problem=f"for every vector along axis {axis}: {kappa.problem}",
+    )
+
+
+def stacked(kappa: Kappa) -> Kappa:
+    """Returns ``kappa`` acting on each slice of the first axis: scan-stacked layers.
+
+    Leaves of fewer than two axes are taken whole.
+
+    Example:
+      >>> import jax.numpy as jnp, optim
+      >>> optim.kappas.stacked(optim.kappas.spectral("svd")).grad(jnp.ones((3, 2, 2))).shape
+      (3, 2, 2)
+    """
+
+    def total(f, tree):
+        leaves = jax.tree.leaves(tree)
+        parts = [jnp.sum(jax.vmap(f)(c)) if c.ndim > 1 else f(c) for c in leaves]
+        return sum(parts, jnp.zeros(()))
+
+    return Kappa(
+        f"stacked({kappa.name})",
+        value=partial(total, kappa.value),
+        grad=partial(
+            jax.tree.map, lambda c: jax.vmap(kappa.grad)(c) if c.ndim > 1 else kappa.grad(c)
+        ),
+        conjugate=partial(total, kappa.conjugate),
+        problem=f"for every slice of the first axis: {kappa.problem}",
+    )
+
+
+def _positive(name: str, value: float) -> None:
+    _check.number(name, value, 0)
+    if value == 0:
+        raise ValueError(f"{name} must be > 0, got {value}")
+
+
+group_l2 = over_axis(l2, -1)._replace(name="group_l2", problem="min f(x), every |x_row| <= 1/lam")

@@ -1,0 +1,272 @@
+"""Lion and Lion-K: sign momentum, and the family of convex functions it belongs to."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optim import _check, _leaves, kappas
+from optim.kappas import Kappa
+
+__all__ = ["lion", "lion_k", "lyapunov", "scale_by_lion_k"]
+
+
+def scale_by_lion_k(
+    kappa: Kappa = kappas.l1,
+    b1: float = 0.9,
+    b2: float = 0.99,
+    mu_dtype: Any = None,
+) -> optax.GradientTransformation:
+    r"""Direction of Lion-K: the gradient of a convex function at an interpolated momentum.
+
+    .. math::
+      c_t = \beta_1 m_{t-1} + (1-\beta_1) g_t, \qquad u_t = \nabla\mathcal K(c_t), \qquad
+      m_t = \beta_2 m_{t-1} + (1-\beta_2) g_t
+
+    For ``b1 <= b2`` and a momentum of full precision :math:`c_t` is computed from the new one,
+    :math:`c_t = (\beta_1 m_t + (\beta_2-\beta_1) g_t)/\beta_2`. That is the same up to rounding (no
+    weight is negative, so nothing cancels that did not before), and the old momentum may be
+    overwritten; on CPU the other form copies it, 36 instead of 28 bytes a parameter. Otherwise, for
+    ``b1 > b2``, for 16-bit momenta (whose rounding would change signs) and for traced ``b1, b2``
+    (``optax.inject_hyperparams``; ``static_args=("b1", "b2")`` avoids it), the recursion is
+    evaluated as written.
+
+    Args:
+      kappa: Convex function, one of :mod:`optim.kappas`.
+      b1: Weight of the momentum in the interpolation, in [0, 1).
+      b2: Decay of the momentum, in [0, 1).
+      mu_dtype: dtype of the momentum; ``None`` is that of the parameters. Arithmetic is in
+        float32 at least.
+
+    Returns:
+      The transformation; its state is an ``optax.ScaleByLionState(count, mu)``: 4 bytes a float32
+      parameter.
+
+    Raises:
+      ValueError: If an argument is out of its range or a leaf is complex.
+
+    Example:
+      >>> import jax.numpy as jnp, optim
+      >>> tx = optim.scale_by_lion_k(optim.kappas.huber(0.1))
+      >>> params = jnp.array([1.0, -1.0])
+      >>> tx.update(jnp.array([0.5, -2.0]), tx.init(params))[0]
+      Array([ 0.5, -1. ], dtype=float32)
+
+    References:
+      Chen et al., Lion Secretly Solves Constrained Optimization, 2023,
+      https://arxiv.org/abs/2310.05898
+    """
+    if not isinstance(kappa, Kappa):
+        raise ValueError(f"kappa must be an optim.kappas.Kappa, got {kappa!r}")
+    _check.number("b1", b1, 0, 1, below=True)
+    _check.number("b2", b2, 0, 1, below=True)
+    _check.float_dtype("mu_dtype", mu_dtype)
+    static = not isinstance(b1, jax.Array) and not isinstance(b2, jax.Array)
+    from_new = static and b2 > 0 and b1 <= b2
+
+    def init_fn(params):
+        mu = _leaves.zeros(params, mu_dtype)
+        return optax.ScaleByLionState(count=jnp.zeros([], jnp.int32), mu=mu)
+
+    def update_fn(updates, state, params=None):
+        del params
+
+        def moments(path, g, mu):
+            _leaves.check_gradient(path, g, mu)
+            g_wide, m = _leaves.widen(g, mu)
+            m_new = b2 * m + (1 - b2) * g_wide
+            if from_new and m.dtype == mu.dtype:
+                c = (b1 / b2) * m_new + ((b2 - b1) / b2) * g_wide
+            else:
+                c = b1 * m + (1 - b1) * g_wide
+            if not kappa.joint:
+                c = kappa.grad(c).astype(g.dtype)
+            return c, m_new.astype(mu.dtype)
+
+        directions, mu = _leaves.map_unzip(moments, 2, updates, state.mu)
+        if kappa.joint:
+            directions = jax.tree.map(
+                lambda u, g: u.astype(g.dtype), kappa.grad(directions), updates
+            )
+        return directions, optax.ScaleByLionState(optax.safe_increment(state.count), mu)
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+def lion_k(
+    learning_rate: optax.ScalarOrSchedule,
+    kappa: Kappa,
+    b1: float = 0.9,
+    b2: float = 0.99,
+    mu_dtype: Any = None,
+    weight_decay: optax.ScalarOrSchedule = 1e-3,
+    mask: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Lion-K: minimizes :math:`f(x) + \tfrac1\lambda\mathcal K^*(\lambda x)`.
+
+    .. math::
+      x_t = x_{t-1} - \eta_t\left(\nabla\mathcal K(\beta_1 m_{t-1} + (1-\beta_1) g_t)
+      + \lambda x_{t-1}\right), \qquad m_t = \beta_2 m_{t-1} + (1-\beta_2) g_t
+
+    ``kappa.problem`` says which problem that is. Where :math:`\mathcal K^*` is an indicator the
+    parameters approach their set by the factor :math:`1-\eta\lambda` a step and stay in it.
+
+    Args:
+      learning_rate: Step size :math:`\eta`, or a schedule.
+      kappa: Convex function :math:`\mathcal K`, one of :mod:`optim.kappas`.
+      b1: Weight of the momentum in the interpolation, in [0, 1).
+      b2: Decay of the momentum, in [0, 1).
+      mu_dtype: dtype of the momentum; ``None`` is that of the parameters.
+      weight_decay: Decay :math:`\lambda` >= 0, or a schedule, times the learning rate.
+      mask: Which leaves decay: a tree of bools (a prefix will do) or a function of the parameters.
+
+    Returns:
+      The optimizer.
+
+    Raises:
+      ValueError: If an argument is out of its range or a leaf is complex.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax, optim
+      >>> tx = optim.lion_k(0.1, optim.kappas.l2, weight_decay=0.5)
+      >>> optim.kappas.l2.problem
+      'min f(x), |x|_2 <= 1/lam'
+      >>> params = jnp.zeros(2)
+      >>> state = tx.init(params)
+      >>> for _ in range(100):
+      ...   updates, state = tx.update(params - jnp.array([3.0, -4.0]), state, params)
+      ...   params = optax.apply_updates(params, updates)
+      >>> params.round(1)  # (3, -4) projected on the ball of radius 2.
+      Array([ 1.2, -1.6], dtype=float32)
+
+    References:
+      Chen et al., Lion Secretly Solves Constrained Optimization, 2023,
+      https://arxiv.org/abs/2310.05898
+    """
+    _check.number("learning_rate", learning_rate, 0, schedule=True)
+    _check.number("weight_decay", weight_decay, 0, schedule=True)
+    return optax.chain(
+        scale_by_lion_k(kappa, b1, b2, mu_dtype),
+        optax.add_decayed_weights(weight_decay, mask),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def lion(
+    learning_rate: optax.ScalarOrSchedule,
+    b1: float = 0.9,
+    b2: float = 0.99,
+    mu_dtype: Any = None,
+    weight_decay: optax.ScalarOrSchedule = 1e-3,
+    mask: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Lion: the steps of ``optax.lion`` at less memory traffic.
+
+    .. math::
+      x_t = x_{t-1} - \eta_t\left(\operatorname{sign}(\beta_1 m_{t-1} + (1-\beta_1) g_t)
+      + \lambda x_{t-1}\right), \qquad m_t = \beta_2 m_{t-1} + (1-\beta_2) g_t
+
+    It is :func:`lion_k` with :math:`\mathcal K=\|\cdot\|_1`, so it minimizes :math:`f` subject to
+    :math:`\|x\|_\infty\le 1/\lambda`. The sign argument is evaluated from the new momentum
+    (:func:`scale_by_lion_k` says when), so signs may differ from ``optax.lion`` where it is zero up
+    to rounding. The authors' default decay is 0, here it is optax's. Learning rates are 3 to 10
+    times smaller than those of Adam, decays larger by as much.
+
+    Args:
+      learning_rate: Step size :math:`\eta`, or a schedule.
+      b1: Weight of the momentum in the interpolation, in [0, 1).
+      b2: Decay of the momentum, in [0, 1).
+      mu_dtype: dtype of the momentum; ``None`` is that of the parameters.
+      weight_decay: Decay :math:`\lambda` >= 0, or a schedule, times the learning rate.
+      mask: Which leaves decay: a tree of bools (a prefix will do) or a function of the parameters.
+
+    Returns:
+      The optimizer.
+
+    Raises:
+      ValueError: If an argument is out of its range or a leaf is complex.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, optim
+      >>> tx = optim.lion(0.1, weight_decay=0.0)
+      >>> params = jnp.array([1.0, -2.0])
+      >>> updates, state = tx.update(jnp.array([0.5, -2.0]), tx.init(params), params)
+      >>> optax.apply_updates(params, updates)
+      Array([ 0.9, -1.9], dtype=float32)
+
+    References:
+      Chen et al., Symbolic Discovery of Optimization Algorithms, 2023,
+      https://arxiv.org/abs/2302.06675
+    """
+    return lion_k(learning_rate, kappas.l1, b1, b2, mu_dtype, weight_decay, mask)
+
+
+def lyapunov(
+    state: optax.OptState,
+    params: optax.Params,
+    value: jax.typing.ArrayLike,
+    kappa: Kappa = kappas.l1,
+    *,
+    learning_rate: jax.typing.ArrayLike,
+    weight_decay: jax.typing.ArrayLike,
+    b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.99,
+) -> jax.Array:
+    r"""Value that Lion-K decreases: the objective it minimizes plus a distance of its momentum.
+
+    .. math::
+      H = f(x) + \tfrac1\lambda\mathcal K^*(\lambda x) + \frac{\eta\beta_1}{1-\beta_2 +
+      \eta\lambda(1-\beta_1)}
+      \left(\mathcal K^*(\lambda x) + \mathcal K(m) + \lambda\, m^\top x\right)
+
+    In continuous time it never rises; in training with a small learning rate, up to noise. It is
+    infinite until the parameters are in the set that ``kappa`` implies. The bracket is >= 0 and 0
+    where the momentum is at rest. (Derived from the paper's function for the discrete coefficients,
+    divided by the weight of f.)
+
+    Args:
+      state: State of :func:`lion_k` or of any chain around it.
+      params: Parameters x.
+      value: Objective f(x).
+      kappa: The kappa of the optimizer.
+      learning_rate: Its learning rate, > 0.
+      weight_decay: Its decay on all leaves, >= 0; with 0 the second term is 0.
+      b1: Its ``b1``.
+      b2: Its ``b2``.
+
+    Returns:
+      The scalar H.
+
+    Example:
+      >>> import jax.numpy as jnp, optim
+      >>> tx, x = optim.lion(0.01, weight_decay=0.5), jnp.array([1.0, -2.0])
+      >>> optim.lyapunov(tx.init(x), x, (x**2).sum(), learning_rate=0.01, weight_decay=0.5)
+      Array(5., dtype=float32)
+
+    References:
+      Chen et al., Lion Secretly Solves Constrained Optimization, 2023,
+      https://arxiv.org/abs/2310.05898
+    """
+    mu = optax.tree.get(state, "mu")
+    total = kappa if kappa.joint else _leafwise(kappa)
+    dual = total.conjugate(jax.tree.map(lambda x: weight_decay * x, params))
+    positive = jnp.asarray(weight_decay) > 0
+    regularizer = jnp.where(positive, dual / jnp.where(positive, weight_decay, 1.0), 0.0)
+    coupling = sum(
+        (jnp.vdot(m, x) for m, x in zip(jax.tree.leaves(mu), jax.tree.leaves(params), strict=True)),
+        jnp.zeros(()),
+    )
+    weight = learning_rate * b1 / (1 - b2 + learning_rate * weight_decay * (1 - b1))
+    return (
+        jnp.asarray(value)
+        + regularizer
+        + weight * (dual + total.value(mu) + weight_decay * coupling)
+    )
+
+
+def _leafwise(kappa: Kappa) -> Kappa:
+    def total(f):
+        return lambda tree: sum((f(c) for c in jax.tree.leaves(tree)), jnp.zeros(()))
+
+    return kappa._replace(value=total(kappa.value), conjugate=total(kappa.conjugate))

@@ -1,0 +1,134 @@
+"""SGDP: SGD with momentum without the growth of scale-invariant weights."""
+
+from typing import Any
+
+import jax
+import optax
+
+from optim import _check, _leaves
+from optim.projection import Axis, Stacked, project_scale_invariant
+
+__all__ = ["sgdp"]
+
+
+def _momentum(momentum, dampening, nesterov) -> optax.GradientTransformation:
+    """``optax.trace`` with dampening."""
+
+    def init_fn(params):
+        return optax.TraceState(trace=_leaves.zeros(params))
+
+    def update_fn(updates, state, params=None):
+        del params
+
+        def accumulate(path, g, trace):
+            _leaves.check_gradient(path, g, trace)
+            g_wide, b = _leaves.widen(g, trace)
+            b = momentum * b + (1 - dampening) * g_wide
+            d = g_wide + momentum * b if nesterov else b
+            return d.astype(g.dtype), b.astype(trace.dtype)
+
+        directions, trace = _leaves.map_unzip(accumulate, 2, updates, state.trace)
+        return directions, optax.TraceState(trace)
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+def _keep_projected(state: optax.TraceState, projected: optax.Updates) -> optax.TraceState:
+    # A parameter without a gradient has no direction: its momentum stays.
+    trace = jax.tree.map(
+        lambda d, b: b if d is None else d.astype(b.dtype),
+        projected,
+        state.trace,
+        is_leaf=lambda x: x is None,
+    )
+    return optax.TraceState(trace)
+
+
+def sgdp(
+    learning_rate: optax.ScalarOrSchedule,
+    momentum: float = 0.0,
+    *,
+    dampening: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: optax.ScalarOrSchedule = 0.0,
+    eps: float = 1e-8,
+    delta: float = 0.1,
+    wd_ratio: float = 0.1,
+    channel_axis: Axis = -1,
+    stacked: Stacked = None,
+    mask: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""SGDP: momentum SGD whose step has no radial part where the weights are scale-invariant.
+
+    .. math::
+      b_t &= \mu b_{t-1} + (1-\tau) g_t, \qquad
+      d_t = g_t + \mu b_t \text{ with nesterov, else } b_t \\
+      (d_t, r_t) &\leftarrow \text{projection of } d_t \text{ along } p_{t-1}
+      \text{, by the angle of } g_t \text{ and } p_{t-1} \\
+      p_t &= p_{t-1} - \eta_t \left(d_t + \tfrac{\lambda r_t}{1-\mu}\, p_{t-1}\right)
+
+    As in the authors' code, without ``nesterov`` the momentum buffer itself is projected,
+    :math:`b_t \leftarrow d_t`; with it the buffer keeps its radial part. Decay is decoupled (that
+    of ``optax.sgd`` chains is not) and divided by :math:`1-\mu`; the first step is dampened too
+    (that of PyTorch's SGD is not). The projection is :func:`optim.project_scale_invariant`.
+
+    Args:
+      learning_rate: Step size :math:`\eta`, or a schedule.
+      momentum: Decay :math:`\mu` of the buffer, in [0, 1]; below 1 with weight decay.
+      dampening: Dampening :math:`\tau` of the gradient, in [0, 1].
+      nesterov: Whether the step looks ahead.
+      weight_decay: Decay :math:`\lambda` >= 0, or a schedule, times the learning rate.
+      eps: Added to the norms of the projection, >= 0.
+      delta: Threshold of the cosine test, >= 0.
+      wd_ratio: Factor :math:`r` of the decay where the projection fired, in [0, 1].
+      channel_axis: Axis of the output channels, or a function of (path, array); -1 is right for
+        Flax kernels, 0 for embeddings and PyTorch layouts.
+      stacked: Number of leading axes that stack layers, or a function of (path, array).
+      mask: Which leaves decay: a tree of bools (a prefix will do) or a function of the parameters.
+
+    Returns:
+      The optimizer; 4 bytes of state a float32 parameter.
+
+    Raises:
+      ValueError: If an argument is out of its range or a leaf is complex.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, optim
+      >>> tx = optim.sgdp(0.1, momentum=0.9)
+      >>> params = jnp.array([[3.0], [4.0]])
+      >>> grads = jnp.array([[4.0], [-3.0]])  # Orthogonal: the projection fires, nothing to remove.
+      >>> tx.update(grads, tx.init(params), params)[0].ravel()
+      Array([-0.4,  0.3], dtype=float32)
+
+    References:
+      Heo et al., AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-invariant
+      Weights, 2020, https://arxiv.org/abs/2006.08217
+    """
+    _check.number("learning_rate", learning_rate, 0, schedule=True)
+    _check.number("momentum", momentum, 0, 1)
+    _check.number("dampening", dampening, 0, 1)
+    _check.flag("nesterov", nesterov)
+    _check.number("weight_decay", weight_decay, 0, schedule=True)
+    if callable(weight_decay):
+        _check.number("momentum with weight decay", momentum, 0, 1, below=True)
+
+        def decay(count):
+            return weight_decay(count) / (1 - momentum)
+
+    elif isinstance(weight_decay, int | float) and weight_decay == 0:
+        decay = 0.0
+    else:
+        _check.number("momentum with weight decay", momentum, 0, 1, below=True)
+        decay = weight_decay / (1 - momentum)
+    direction = project_scale_invariant(
+        _momentum(momentum, dampening, nesterov),
+        weight_decay=decay,
+        delta=delta,
+        wd_ratio=wd_ratio,
+        eps=eps,
+        channel_axis=channel_axis,
+        stacked=stacked,
+        mask=mask,
+        write_back=None if nesterov else _keep_projected,
+    )
+    return optax.chain(direction, optax.scale_by_learning_rate(learning_rate))
