@@ -1,10 +1,11 @@
-"""Order of examples as a pure function of (seed, epoch), and batches made on the device.
+"""Order of examples as a pure function of (seed, epoch).
 
 Nothing here holds a position: ``batches(start)`` begins at any step, so a resumed run sees what
 the uninterrupted one would have seen.
 """
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -46,7 +47,15 @@ def epoch_batches(
       >>> sorted(first[0] + first[1]) == sorted(set(first[0] + first[1]))
       True
     """
-    _check_sizes(n, batch_size, process_index, process_count)
+    at = _epoch_index(n, batch_size, seed, drop_last, process_index, process_count)
+    return lambda start: map(at, itertools.count(start))
+
+
+def _epoch_index(
+    n: int, batch_size: int, seed: int, drop_last: bool, process_index: int, process_count: int
+) -> Callable[[int], np.ndarray]:
+    """Returns the function from a step to its indices."""
+    _check_sizes(n, batch_size, seed, process_index, process_count)
     if drop_last and batch_size > n:
         raise ValueError(f"batch_size must be <= {n} (the examples there are), got {batch_size}")
     if not drop_last and (n % batch_size) % process_count:
@@ -55,16 +64,13 @@ def epoch_batches(
         )
     per_epoch = n // batch_size if drop_last else -(-n // batch_size)
 
-    def batches(start: int) -> Iterator[np.ndarray]:
-        step = start
-        while True:
-            epoch, i = divmod(step, per_epoch)
-            batch = _order(n, seed, epoch)[i * batch_size : (i + 1) * batch_size]
-            local = len(batch) // process_count
-            yield batch[process_index * local : (process_index + 1) * local]
-            step += 1
+    def at(step: int) -> np.ndarray:
+        epoch, i = divmod(step, per_epoch)
+        batch = _order(n, seed, epoch)[i * batch_size : (i + 1) * batch_size]
+        local = len(batch) // process_count
+        return batch[process_index * local : (process_index + 1) * local]
 
-    return batches
+    return at
 
 
 @lru_cache(maxsize=4)
@@ -75,9 +81,13 @@ def _order(n: int, seed: int, epoch: int) -> np.ndarray:
     return order
 
 
-def _check_sizes(n: int, batch_size: int, process_index: int, process_count: int) -> None:
+def _check_sizes(
+    n: int, batch_size: int, seed: int, process_index: int, process_count: int
+) -> None:
     if n < 1:
         raise ValueError(f"n must be >= 1, got {n}")
+    if seed < 0:
+        raise ValueError(f"seed must be >= 0, got {seed}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be >= 1, got {batch_size}")
     if not 0 <= process_index < process_count:
@@ -100,9 +110,129 @@ def eval_batches(
       >>> [b["weight"].tolist() for b in eval_batches(3, 2)]
       [[1.0, 1.0], [1.0, 0.0]]
     """
-    _check_sizes(n, batch_size, process_index, process_count)
+    _check_sizes(n, batch_size, 0, process_index, process_count)
     local = batch_size // process_count
     for start in range(0, n, batch_size):
         index = np.arange(start + process_index * local, start + (process_index + 1) * local)
         weight = (index < n).astype(np.float32)
         yield {"index": np.where(index < n, index, 0).astype(np.int32), "weight": weight}
+
+
+def window_batches(
+    n: int,
+    length: int,
+    batch_size: int,
+    seed: int,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Batches:
+    """Returns ``batches(start)``: int32 offsets of random windows, from (seed, step) alone.
+
+    Args:
+      n: Number of tokens.
+      length: Tokens that the model sees, at least 1; a window has one more, the last target.
+      batch_size: Windows of the global batch, at least 1.
+      seed: Non-negative.
+      process_index: This process; it gets its own slice of each global batch.
+      process_count: Number of processes.
+
+    Example:
+      >>> batches = window_batches(1000, 64, 4, seed=0)
+      >>> next(batches(7)).shape
+      (4,)
+    """
+    _check_sizes(n, batch_size, seed, process_index, process_count)
+    if not 1 <= length < n:
+        raise ValueError(f"length must be in [1, {n - 1}] for {n} tokens, got {length}")
+    local = batch_size // process_count
+
+    def at(step: int) -> np.ndarray:
+        random = np.random.Generator(np.random.Philox(key=[seed, step]))
+        offsets = random.integers(0, n - length, batch_size, np.int32)
+        return offsets[process_index * local : (process_index + 1) * local]
+
+    return lambda start: map(at, itertools.count(start))
+
+
+def eval_windows(
+    n: int, length: int, batch_size: int, *, process_index: int = 0, process_count: int = 1
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields ``{"index": (b,), "weight": (b, length)}``: every target once, in one shape.
+
+    Windows follow each other; the last one ends with the text and overlaps the one before it
+    with weight 0. Padding windows have weight 0.
+
+    Example:
+      >>> [b["weight"].tolist() for b in eval_windows(6, 3, 2)]
+      [[[1.0, 1.0, 1.0], [0.0, 1.0, 1.0]]]
+    """
+    if not 1 <= length < n:
+        raise ValueError(f"length must be in [1, {n - 1}] for {n} tokens, got {length}")
+    starts = np.arange(0, n - 1, length)
+    offsets = np.minimum(starts, n - 1 - length)
+    weight = (offsets[:, None] + np.arange(length) >= starts[:, None]).astype(np.float32)
+    for batch in eval_batches(
+        len(starts), batch_size, process_index=process_index, process_count=process_count
+    ):
+        index = batch["index"]
+        yield {
+            "index": offsets[index].astype(np.int32),
+            "weight": weight[index] * batch["weight"][:, None],
+        }
+
+
+def streamed(
+    source: Mapping[str, np.ndarray] | Sequence[Any],
+    batch_size: int,
+    seed: int,
+    *,
+    drop_last: bool = True,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 16,
+) -> Batches:
+    """Returns ``batches(start)``: the batches of :func:`epoch_batches`, read ahead by grain.
+
+    For sets that do not fit on the device. Step ``s`` is the same whether the run began at 0 or
+    at ``s``; no reader state needs saving.
+
+    Args:
+      source: Arrays of equal length (``np.memmap`` serves), or any ``len`` and ``[i]`` that gives
+        one example as a dict of arrays, such as ``grain.sources.ArrayRecordDataSource`` with its
+        parsing.
+      batch_size: Size of the global batch.
+      seed: Non-negative.
+      drop_last: As in :func:`epoch_batches`.
+      process_index: This process.
+      process_count: Number of processes.
+      threads: Batches read at once, at least 1.
+    """
+    import grain  # Only streamed sets pay for it.
+
+    if isinstance(source, Mapping):
+        arrays = source
+        lengths = {name: len(array) for name, array in arrays.items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"source must hold arrays of one length, got {lengths}")
+        n = next(iter(lengths.values()))
+
+        def gather(index: np.ndarray) -> dict[str, np.ndarray]:
+            return {name: array[index] for name, array in arrays.items()}
+
+    else:
+        examples = source
+        n = len(examples)
+
+        def gather(index: np.ndarray) -> dict[str, np.ndarray]:
+            rows = [examples[int(i)] for i in index]
+            return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+    at = _epoch_index(n, batch_size, seed, drop_last, process_index, process_count)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+
+    def batches(start: int) -> Iterator[dict[str, np.ndarray]]:
+        steps = grain.MapDataset.range(start, 2**62).map(lambda step: gather(at(int(step))))
+        return iter(steps.to_iter_dataset(options))
+
+    return batches

@@ -12,35 +12,66 @@ from experiments.data.base import Dataset
 Prepare = Callable[[dict[str, jax.Array], Any, jax.Array | None], dict[str, jax.Array]]
 
 
-def prepare(dataset: Dataset, *, augment: bool = False, pad: int = 4) -> Prepare:
+def prepare(
+    dataset: Dataset, *, augment: bool = False, pad: int = 4, length: int | None = None
+) -> Prepare:
     """Returns ``prepare(data, inputs, key) -> batch`` for the loop.
 
     ``data`` is ``dataset.train`` (or ``valid``, ``test``) on the device; ``inputs`` is an index
     array, or a dict with ``"index"`` whose other entries pass through to the batch (the
-    ``"weight"`` of :func:`eval_batches`). The batch is ``{"x", "label", "index", ...}``, ``x``
-    normalised float32.
+    ``"weight"`` of ``eval_batches``), or, for streamed sets, the rows themselves. The batch is
+    ``{"x", "label", ...}``: ``x`` normalised float32, or int32 tokens with the next tokens as
+    ``label``.
 
     Args:
       dataset: Tells the kind of data, scale, mean and standard deviation.
       augment: Whether images are padded by ``pad``, cropped at random and mirrored with
         probability 1/2; uses ``key``.
       pad: Pixels, at least 0.
+      length: Tokens that the model sees, for text.
+
+    Example:
+      >>> from experiments import data
+      >>> digits = data.load("digits")
+      >>> batch = prepare(digits)(digits.train, np.arange(2), None)
+      >>> batch["x"].shape, float(batch["x"].max())
+      ((2, 8, 8, 1), 1.0)
     """
+    if "tokens" in dataset.train:
+        if length is None or length < 1:
+            raise ValueError(f"length must be >= 1 for {dataset.name}, got {length}")
+        return _windows(length)
     kind = "image" if "image" in dataset.train else "x"
     if augment and kind != "image":
         raise ValueError(f"augment must be False for {dataset.name}, which has no images")
+    if pad < 0:
+        raise ValueError(f"pad must be >= 0, got {pad}")
     mean = np.asarray(dataset.mean, np.float32) * dataset.scale
     inverse = 1.0 / (np.asarray(dataset.std, np.float32) * dataset.scale)
 
     def make(data, inputs, key=None):
-        inputs = dict(inputs) if isinstance(inputs, dict) else {"index": inputs}
-        x = data[kind][inputs["index"]]
+        batch = dict(inputs) if isinstance(inputs, dict) else {"index": inputs}
+        if "label" not in batch:
+            batch |= {name: array[batch["index"]] for name, array in data.items()}
+        x = batch.pop(kind)
         if augment:
-            assert key is not None, "augment needs the loop's key"
+            if key is None:
+                raise ValueError("augment needs a key, got None")
             x = pad_crop_flip(x, key, pad)
         if kind == "image":
             x = (x.astype(jnp.float32) - mean.reshape(1, 1, 1, -1)) * inverse.reshape(1, 1, 1, -1)
-        return {"x": x, "label": data["label"][inputs["index"]], **inputs}
+        return {**batch, "x": x}
+
+    return make
+
+
+def _windows(length: int) -> Prepare:
+    def make(data, inputs, key=None):
+        del key
+        batch = dict(inputs) if isinstance(inputs, dict) else {"index": inputs}
+        window = data["tokens"][batch["index"][:, None] + np.arange(length + 1, dtype=np.int32)]
+        window = window.astype(jnp.int32)
+        return {**batch, "x": window[:, :-1], "label": window[:, 1:]}
 
     return make
 

@@ -1,0 +1,129 @@
+"""LIBSVM text files: ``label index:value ...``, indices from 1, as dense arrays."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from experiments.data.base import Arrays, Dataset, split
+from experiments.data.files import find
+
+SOURCE = "https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/"
+
+
+def load(
+    file: str,
+    data_dir: str | Path | None,
+    *,
+    test: str | None = None,
+    n_features: int | None = None,
+    standardize: bool = False,
+    seed: int = 0,
+    test_fraction: float = 0.2,
+    valid_fraction: float = 0.1,
+) -> Dataset:
+    """Returns ``data_dir/libsvm/file`` with labels 0 .. C-1 in the order of the original values.
+
+    Labels that are not all integers make it a regression: float32 labels, ``num_classes`` 1.
+
+    Args:
+      file: Name below ``data_dir/libsvm`` or ``data_dir``.
+      data_dir: Folder of all data sets.
+      test: Test file beside it; by default ``file.t`` where it exists, otherwise a split.
+      n_features: At least the largest index, which is the default. For files that lack the last
+        features (a1a: 123).
+      standardize: Whether features get mean 0 and variance 1 over ``train``.
+      seed: Of the splits.
+      test_fraction: In [0, 1), where there is no test file.
+      valid_fraction: Share of the rest, in [0, 1).
+    """
+    path = find(data_dir, [f"libsvm/{file}", file], f"libsvm:{file}", SOURCE)
+    rows = parse(path, n_features)
+    test_path = path.with_name(test or f"{path.name}.t")
+    if test is not None or test_path.exists():
+        find(path.parent, [test_path.name], f"libsvm:{file}", SOURCE)
+        held_out = parse(test_path, n_features)
+        width = max(rows["x"].shape[1], held_out["x"].shape[1])
+        rows["x"], held_out["x"] = _widen(rows["x"], width), _widen(held_out["x"], width)
+    else:
+        held_out = None
+    classes, regression = np.unique(rows["label"]), False
+    if np.any(classes != np.round(classes)):
+        regression = True
+    else:
+        rows["label"] = np.searchsorted(classes, rows["label"]).astype(np.int32)
+        if held_out is not None:
+            unknown = np.setdiff1d(held_out["label"], classes)
+            if len(unknown):
+                raise ValueError(f"{test_path} holds the label {unknown[0]:g}, {path.name} none")
+            held_out["label"] = np.searchsorted(classes, held_out["label"]).astype(np.int32)
+    if held_out is None:
+        rows, held_out = split(rows, test_fraction, seed, stratify=not regression)
+    train, valid = split(rows, valid_fraction, seed + 1, stratify=not regression)
+    if standardize:
+        mean, std = train["x"].mean(0), train["x"].std(0)
+        std = np.where(std > 0, std, 1)
+        train, valid, held_out = (
+            {**part, "x": (part["x"] - mean) / std} for part in (train, valid, held_out)
+        )
+    return Dataset(
+        f"libsvm:{file}",
+        train,
+        valid,
+        held_out,
+        (train["x"].shape[1],),
+        1 if regression else len(classes),
+        classes=() if regression else tuple(f"{c:g}" for c in classes),
+    )
+
+
+def parse(path: Path, n_features: int | None = None) -> Arrays:
+    """Returns ``{"x": float32 (n, n_features), "label": float32 (n,)}`` of one file.
+
+    ``#`` starts a comment; empty lines are skipped; a row may have no features.
+
+    Raises:
+      ValueError: A line that does not parse; the message names file, line and token.
+    """
+    labels, rows, columns, values = [], [], [], []
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, 1):
+            tokens = line.partition("#")[0].split()
+            if not tokens:
+                continue
+            where = f"{path}, line {number}"
+            labels.append(_number(tokens[0], where, "label"))
+            last = 0
+            for token in tokens[1:]:
+                index, colon, value = token.partition(":")
+                if not colon or not index.isdecimal():
+                    raise ValueError(f"{where}: expected index:value, got {token!r}")
+                column = int(index)
+                if column <= last:
+                    raise ValueError(f"{where}: indices must ascend from 1, got {token!r}")
+                if n_features is not None and column > n_features:
+                    raise ValueError(f"{where}: index must be <= {n_features}, got {token!r}")
+                rows.append(len(labels) - 1)
+                columns.append(column - 1)
+                values.append(_number(value, where, "value"))
+                last = column
+    if not labels:
+        raise ValueError(f"{path} has no rows")
+    width = n_features or max(columns, default=0) + 1
+    x = np.zeros((len(labels), width), np.float32)
+    x[rows, columns] = values
+    return {"x": x, "label": np.asarray(labels, np.float32)}
+
+
+def _number(token: str, where: str, what: str) -> float:
+    try:
+        number = float(token)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{where}: {what} must be a finite number, got {token!r}")
+    return number
+
+
+def _widen(x: np.ndarray, width: int) -> np.ndarray:
+    return np.pad(x, ((0, 0), (0, width - x.shape[1])))
