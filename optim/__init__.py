@@ -1,26 +1,58 @@
 """Optimizers, schedules and the loop that runs any step; composable with optax."""
 
-from optim import kappas, loop, parallel
+from optim import kappas, loop, parallel, profiles
 from optim.adamp import adamp
 from optim.cautious import cautious
 from optim.diffgrad import diffgrad, scale_by_diffgrad
 from optim.lion import lion, lion_k, lyapunov, scale_by_lion_k
+from optim.plots import plot_schedules, tabulate_schedules
 from optim.projection import project_scale_invariant, projection_branches
+from optim.record import RecordNormsState, record_norms, recorded_norms
+from optim.refinement import (
+    fit_warmup_polynomial,
+    last_iterate_bound,
+    refine,
+    refined_schedule,
+    smooth_norms,
+)
+from optim.schedules import (
+    onecycle_momentum_schedule,
+    rex_schedule,
+    sampled_schedule,
+    table_schedule,
+    warmup_polynomial_schedule,
+)
 from optim.sgdp import sgdp
 
 __all__ = [
+    "RecordNormsState",
     "adamp",
     "cautious",
     "diffgrad",
+    "fit_warmup_polynomial",
     "kappas",
+    "last_iterate_bound",
     "lion",
     "lion_k",
     "loop",
     "lyapunov",
+    "onecycle_momentum_schedule",
     "parallel",
+    "plot_schedules",
+    "profiles",
     "project_scale_invariant",
     "projection_branches",
+    "record_norms",
+    "recorded_norms",
+    "refine",
+    "refined_schedule",
+    "rex_schedule",
+    "sampled_schedule",
     "scale_by_diffgrad",
     "scale_by_lion_k",
     "sgdp",
+    "smooth_norms",
+    "table_schedule",
+    "tabulate_schedules",
+    "warmup_polynomial_schedule",
 ]

@@ -1,0 +1,98 @@
+"""Gradient norms of each step, kept in the optimizer state."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from optim.schedules import check_steps
+
+__all__ = ["RecordNormsState", "record_norms", "recorded_norms"]
+
+
+class RecordNormsState(NamedTuple):
+    """Steps seen so far, and their norms (float32, shape [num_steps], zeros ahead)."""
+
+    count: Any
+    norms: Any
+
+
+def record_norms(num_steps: int, norm: str = "l2") -> optax.GradientTransformation:
+    r"""Keeps the norm of the gradient of each step; changes nothing.
+
+    .. math::
+      G_t = \left(\sum_i |g_{t,i}|^2\right)^{1/2} \text{ (l2)} \quad\text{or}\quad
+      \sum_i |g_{t,i}| \text{ (l1)}
+
+    Put it first in a chain: what it sees is what it records. The norm is over the whole tree and,
+    for sharded arrays under ``jax.jit``, over all devices; inside ``pmap``/``shard_map`` average
+    the gradients first. It is part of the optimizer state, so it is saved and resumed with it.
+    The state is ``4 * num_steps`` bytes and is updated in place when it is donated.
+
+    Args:
+      num_steps: Number of steps to keep, at least 1; later ones are not recorded.
+      norm: ``"l2"`` (to refine an SGD run) or ``"l1"`` (Adam).
+
+    Returns:
+      A ``GradientTransformation`` with state :class:`RecordNormsState`.
+
+    Raises:
+      ValueError: If ``num_steps < 1`` or the norm is unknown.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, optim
+      >>> tx = optax.chain(optim.record_norms(10), optax.sgd(0.1))
+      >>> params = jnp.array([3.0, 4.0])
+      >>> state = tx.init(params)
+      >>> updates, state = tx.update(params, state, params)
+      >>> optim.recorded_norms(state).tolist()
+      [5.0]
+    """
+    num_steps = check_steps("num_steps", num_steps)
+    if norm not in ("l2", "l1"):
+        raise ValueError(f"norm must be 'l2' or 'l1', got {norm!r}")
+
+    def init(params):
+        del params
+        return RecordNormsState(jnp.zeros([], jnp.int32), jnp.zeros([num_steps], jnp.float32))
+
+    def update(updates, state, params=None):
+        del params
+        leaves = [jnp.abs(g).astype(jnp.float32) for g in jax.tree.leaves(updates)]
+        if norm == "l2":
+            value = jnp.sqrt(sum(jnp.sum(g * g) for g in leaves))
+        else:
+            value = sum(jnp.sum(g) for g in leaves)
+        norms = state.norms.at[state.count].set(value, mode="drop")
+        return updates, RecordNormsState(optax.safe_increment(state.count), norms)
+
+    return optax.GradientTransformation(init, update)
+
+
+def recorded_norms(state: Any) -> np.ndarray:
+    """Returns the norms recorded so far in an optimizer state, as numpy, shape [steps].
+
+    A leading axis of replicas (a vmapped population) is kept: shape [..., steps].
+
+    Args:
+      state: An optimizer state, or any pytree that holds one :class:`RecordNormsState`.
+
+    Returns:
+      The norms, one a step, ready for :func:`optim.refine`.
+
+    Raises:
+      ValueError: If there is not exactly one recorder in the state.
+
+    Example: see :func:`record_norms`.
+    """
+
+    def is_recorder(node):
+        return isinstance(node, RecordNormsState)
+
+    found = [s for s in jax.tree.leaves(state, is_leaf=is_recorder) if is_recorder(s)]
+    if len(found) != 1:
+        raise ValueError(f"state must hold one record_norms transform, got {len(found)}")
+    seen = int(np.max(np.asarray(found[0].count)))
+    return np.asarray(found[0].norms)[..., :seen]

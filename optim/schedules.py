@@ -1,0 +1,370 @@
+r"""Budget-aware learning-rate schedules: profile x sampling rate, REX, and tables of values.
+
+A schedule is a pure function of the step. Steps outside ``[0, T]`` are clamped, so that running on
+past the end keeps the last value. Every number may be a traced value: schedules work under
+``jax.vmap`` over steps, peaks and budgets, under ``optax.inject_hyperparams``, and inside
+``optax.join_schedules`` (which evaluates later schedules at negative steps).
+
+``decay_steps`` counts optimizer updates; with gradient accumulation that is micro-steps divided
+by the number of them in one update. A run of T steps uses the values at steps 0 to T-1.
+"""
+
+import difflib
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optim import profiles
+
+__all__ = [
+    "onecycle_momentum_schedule",
+    "rex_schedule",
+    "sampled_schedule",
+    "table_schedule",
+    "warmup_polynomial_schedule",
+]
+
+Schedule = Callable[[Any], Any]
+
+_EVERY_N = {"10-10": 10, "5-25": 20, "1-100": 100}
+
+
+def check_steps(name: str, value: Any, least: int = 1) -> Any:
+    """Returns a number of steps as a Python int, or an integer array if it is not concrete."""
+    if isinstance(value, (int, float, np.number, np.ndarray)) and np.ndim(value) == 0:
+        if not math.isfinite(value) or int(value) != value or value < least:
+            raise ValueError(f"{name} must be an integer >= {least}, got {value}")
+        return int(value)
+    if isinstance(value, (jax.Array, np.ndarray)):
+        value = jnp.asarray(value)
+        if not isinstance(value, jax.core.Tracer) and bool(jnp.any(value < least)):
+            raise ValueError(f"{name} must be an integer >= {least}, got {value}")
+        # inject_hyperparams hands over numbers as floats.
+        return value if jnp.issubdtype(value.dtype, jnp.integer) else value.astype(jnp.int32)
+    raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
+
+
+def check_number(name: str, value: Any, least: float = -math.inf) -> None:
+    """Raises if ``value`` is a Python or numpy number that is not finite or too small."""
+    if isinstance(value, (int, float, np.number)):
+        if not (math.isfinite(value) and value >= least):
+            bound = "" if least == -math.inf else f" and >= {least:g}"
+            raise ValueError(f"{name} must be finite{bound}, got {value}")
+    elif not isinstance(value, (jax.Array, np.ndarray)):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+
+
+def _warmed_up(multiplier, peak, end_value, decay_steps, warmup_steps, warmup_init_value):
+    """Schedule ``end + (peak - end) * multiplier(t, T)``, after a linear warm-up."""
+    check_number("init_value", peak)
+    check_number("end_value", end_value)
+    check_number("warmup_init_value", warmup_init_value)
+    total = check_steps("decay_steps", decay_steps)
+    warm = check_steps("warmup_steps", warmup_steps, least=0)
+
+    def schedule(count):
+        count = jnp.asarray(count)
+        t = jnp.clip(count - warm, 0, total)
+        value = end_value + (peak - end_value) * multiplier(t, total)
+        if isinstance(warm, int) and warm == 0:
+            return value
+        share = jnp.asarray(jnp.maximum(count, 0), float) / jnp.maximum(jnp.asarray(warm, float), 1)
+        ramp = warmup_init_value + (peak - warmup_init_value) * share
+        return jnp.where(count < warm, ramp, value)
+
+    return schedule
+
+
+def rex_schedule(
+    init_value: Any,
+    decay_steps: Any,
+    *,
+    d: Any = 0.5,
+    end_value: Any = 0.0,
+    warmup_steps: Any = 0,
+    warmup_init_value: Any = 0.0,
+) -> Schedule:
+    r"""REX: reflected exponential decay over a budget of ``decay_steps``.
+
+    .. math::
+      \eta_t = \eta_T + (\eta_0 - \eta_T) \frac{z}{(1 - d) + d z},
+      \qquad z = 1 - \frac{t}{T}
+
+    With the paper's :math:`d = 1/2` and no floor this is :math:`\eta_0\, 2r/(T + r)`,
+    :math:`r = T - t`: the last executed step, T-1, has :math:`2\eta_0/(T+1)`, and step T has 0.
+
+    As in the paper, warm-up is not part of the budget: the run takes
+    ``warmup_steps + decay_steps`` steps, the first ones linear from ``warmup_init_value`` to
+    ``init_value``. The paper is silent about steps after T; they are clamped to the floor.
+
+    Args:
+      init_value: Peak learning rate :math:`\eta_0`; a number or an array.
+      decay_steps: Budget T in optimizer updates, at least 1.
+      d: Shape in [0, 1): 0.5 is the paper, 0 linear. 0.9 and 0.1 are seen in other code.
+      end_value: Floor :math:`\eta_T`.
+      warmup_steps: Steps of linear warm-up before the decay, at least 0.
+      warmup_init_value: Learning rate at step 0 if there is warm-up.
+
+    Returns:
+      A schedule: step (integer, any shape) -> learning rate.
+
+    Raises:
+      ValueError: If ``decay_steps < 1``, ``warmup_steps < 0`` or ``d`` outside [0, 1). Traced
+        values are not checked.
+
+    Example:
+      >>> import optim
+      >>> schedule = optim.rex_schedule(0.1, 100)
+      >>> [round(float(schedule(t)), 4) for t in (0, 50, 99, 100, 200)]
+      [0.1, 0.0667, 0.002, 0.0, 0.0]
+
+    References:
+      Chen, Wolfe & Kyrillidis, `REX: Revisiting Budgeted Training with an Improved Schedule
+      <https://arxiv.org/abs/2107.04197>`_, 2022
+    """
+    if isinstance(d, (int, float, np.number)):
+        profiles.rex(float(d))  # Checks the range.
+
+    def multiplier(t, total):
+        return profiles.rex_multiplier(t, total, d)
+
+    return _warmed_up(
+        multiplier, init_value, end_value, decay_steps, warmup_steps, warmup_init_value
+    )
+
+
+def _sampler(sampling):
+    """Returns a function (t, T) -> the (possibly fractional) step at which t's value is taken."""
+    if not isinstance(sampling, str):
+        if not isinstance(sampling, (Sequence, np.ndarray)):
+            raise ValueError(f"sampling must be a name or fractions, got {sampling!r}")
+        return _hold_at(profiles.check_fractions("sampling", list(sampling)))
+    if sampling == "every":
+        return lambda t, total: t
+    if sampling in _EVERY_N:
+        return _hold_every(_EVERY_N[sampling])
+    try:
+        percents = [int(p) for p in sampling.split("-")]
+    except ValueError:
+        percents = []
+    if len(percents) == 2 and percents[0] == percents[1] and 0 < percents[0] < 100:
+        if 100 % percents[0] == 0:
+            return _hold_every(100 // percents[0])
+    elif percents:
+        return _hold_at(profiles.check_fractions("sampling", [p / 100 for p in percents]))
+    known = ["every", "50-75", "33-66", "25-50-75", *_EVERY_N]
+    near = difflib.get_close_matches(sampling, known, n=1)
+    hint = f" (nearest: {near[0]})" if near else ""
+    raise ValueError(
+        f"sampling must be one of {known}, other percents like '30-60-90', '20-20' for every 20 %, "
+        f"or fractions in (0, 1), got {sampling!r}{hint}"
+    )
+
+
+def _hold_every(n):
+    def sample(t, total):
+        t = jnp.floor(t).astype(jnp.int32)
+        # k = floor(t n / T) in int32 without overflow: a float guess, then the exact remainder,
+        # which is small, so that wrapping in its two terms cancels.
+        k = jnp.floor(jnp.asarray(t, float) / jnp.asarray(total, float) * n).astype(jnp.int32)
+        rest = t * n - k * total
+        k = jnp.where(rest < 0, k - 1, jnp.where(rest >= total, k + 1, k))
+        # Counted from the nearer end, so that the last holds are as accurate as the first.
+        hold = jnp.asarray(total, float) / n
+        return jnp.where(2 * k < n, k * hold, total - (n - k) * hold)
+
+    return sample
+
+
+def _hold_at(fractions):
+    def sample(t, total):
+        x = jnp.zeros_like(jnp.asarray(t, float))
+        for f in fractions:
+            x = jnp.where(t >= profiles.milestone(f, total), f * jnp.asarray(total, float), x)
+        return x
+
+    return sample
+
+
+def sampled_schedule(
+    profile: str | profiles.Profile,
+    init_value: Any,
+    decay_steps: Any,
+    *,
+    sampling: str | Sequence[float] = "every",
+    end_value: Any = 0.0,
+    warmup_steps: Any = 0,
+    warmup_init_value: Any = 0.0,
+) -> Schedule:
+    r"""A profile, refreshed at a sampling rate and held in between.
+
+    .. math::
+      \eta_t = \eta_T + (\eta_0 - \eta_T)\, p(x_t), \qquad
+      x_t = \max\{m \in \mathcal M \cup \{0\} : t \ge m T\}
+
+    with milestones :math:`\mathcal M`; :math:`x_t = t/T` for ``"every"`` step. A hold takes the
+    profile at its milestone, p(m), whatever step it begins at when ``m T`` is no integer.
+
+    Args:
+      profile: A name of :mod:`optim.profiles`, a profile ``p(t, T)``, or a function of the
+        progress ``p(x)``.
+      init_value: Peak learning rate; the multiplier 1 of the profile.
+      decay_steps: Budget T in optimizer updates, at least 1.
+      sampling: ``"every"`` step; milestones in percent (``"50-75"``, ``"33-66"``,
+        ``"25-50-75"``, ...) or as increasing fractions in (0, 1); ``"N-N"`` is once every N
+        percent. ``"5-25"`` and ``"1-100"`` are the REX paper's names for every 5 and 1 percent.
+      end_value: Learning rate where the profile is 0.
+      warmup_steps: Steps of linear warm-up before the decay (not part of T), at least 0.
+      warmup_init_value: Learning rate at step 0 if there is warm-up.
+
+    Returns:
+      A schedule: step (integer, any shape) -> learning rate.
+
+    Raises:
+      ValueError: If the profile or sampling rate is unknown, fractions are out of order or outside
+        (0, 1), or a number of steps is too small.
+
+    Example:
+      >>> import optim
+      >>> schedule = optim.sampled_schedule("linear", 1.0, 100, sampling="50-75")
+      >>> [float(schedule(t)) for t in (0, 49, 50, 75, 100)]
+      [1.0, 1.0, 0.5, 0.25, 0.25]
+
+    References:
+      Chen, Wolfe & Kyrillidis, `REX: Revisiting Budgeted Training with an Improved Schedule
+      <https://arxiv.org/abs/2107.04197>`_, section 3, 2022
+    """
+    p, sample = profiles.get(profile), _sampler(sampling)
+
+    def multiplier(t, total):
+        return p(sample(t, total), total)
+
+    return _warmed_up(
+        multiplier, init_value, end_value, decay_steps, warmup_steps, warmup_init_value
+    )
+
+
+def onecycle_momentum_schedule(decay_steps: Any, *, high: Any = 0.95, low: Any = 0.85) -> Schedule:
+    r"""Momentum in the opposite phase of :func:`optim.profiles.onecycle`.
+
+    .. math::
+      \beta_t = \mathrm{low} + (\mathrm{high} - \mathrm{low})\, |2t - T| / T
+
+    Args:
+      decay_steps: Budget T in optimizer updates, at least 1.
+      high: Momentum at both ends.
+      low: Momentum at T/2, where the learning rate peaks.
+
+    Returns:
+      A schedule: step -> momentum, for ``optax.inject_hyperparams``.
+
+    Raises:
+      ValueError: If ``decay_steps < 1``.
+
+    Example:
+      >>> import optax, optim
+      >>> lr = optim.sampled_schedule("onecycle", 0.1, 100)
+      >>> momentum = optim.onecycle_momentum_schedule(100)
+      >>> [round(float(momentum(t)), 4) for t in (0, 50, 100)]
+      [0.95, 0.85, 0.95]
+      >>> tx = optax.inject_hyperparams(optax.sgd)(learning_rate=lr, momentum=momentum)
+    """
+    check_number("high", high)
+    check_number("low", low)
+    total = check_steps("decay_steps", decay_steps)
+
+    def schedule(count):
+        return low + (high - low) * profiles.triangle(jnp.clip(count, 0, total), total)
+
+    return schedule
+
+
+def table_schedule(peak_value: Any, multipliers: Any) -> Schedule:
+    r"""A schedule from an array with one multiplier a step.
+
+    .. math::
+      \eta_t = \eta\, m_{\min(\max(t, 0), T-1)}
+
+    Args:
+      peak_value: Learning rate :math:`\eta` where the multiplier is 1.
+      multipliers: Array of shape [T]. It may be a traced argument, so that one compiled step
+        serves any table of that length.
+
+    Returns:
+      A schedule: step -> learning rate.
+
+    Raises:
+      ValueError: If the array is empty or not one-dimensional.
+
+    Example:
+      >>> import optim
+      >>> schedule = optim.table_schedule(0.1, [1.0, 0.5, 0.0])
+      >>> [round(float(schedule(t)), 4) for t in (-1, 0, 1, 2, 3)]
+      [0.1, 0.1, 0.05, 0.0, 0.0]
+    """
+    check_number("peak_value", peak_value)
+    table = multipliers if isinstance(multipliers, jax.Array) else np.asarray(multipliers, float)
+    if table.ndim != 1 or not table.size:
+        raise ValueError(f"multipliers must have shape [T] with T >= 1, got {table.shape}")
+
+    def schedule(count):
+        index = jnp.clip(jnp.asarray(count, jnp.int32), 0, table.shape[0] - 1)
+        return peak_value * jnp.asarray(table, float)[index]
+
+    return schedule
+
+
+def warmup_polynomial_schedule(
+    peak_value: Any, decay_steps: Any, *, warmup_fraction: Any = 0.0, power: Any = 1.0
+) -> Schedule:
+    r"""Linear warm-up, then polynomial decay: the closed form near many refined schedules.
+
+    .. math::
+      \eta_t = \eta \begin{cases} (t + 1) / w & t < w \\
+        \left(\dfrac{T - t}{T - w}\right)^p & t \ge w \end{cases}
+      \qquad w = \mathrm{warmup\_fraction} \cdot T
+
+    Here the warm-up is part of T, as in the refinement paper's code; :math:`w` need not be an
+    integer. :func:`optim.fit_warmup_polynomial` finds the two numbers for a refined schedule.
+
+    Args:
+      peak_value: Peak learning rate.
+      decay_steps: Number of steps T with warm-up, at least 1.
+      warmup_fraction: In [0, 1).
+      power: Exponent of the decay, positive.
+
+    Returns:
+      A schedule: step -> learning rate.
+
+    Raises:
+      ValueError: If ``decay_steps < 1``, ``warmup_fraction`` outside [0, 1) or ``power <= 0``.
+
+    Example:
+      >>> import optim
+      >>> schedule = optim.warmup_polynomial_schedule(1.0, 10, warmup_fraction=0.2, power=2.0)
+      >>> [round(float(schedule(t)), 4) for t in (0, 1, 2, 6, 10)]
+      [0.5, 1.0, 1.0, 0.25, 0.0]
+
+    References:
+      Defazio et al., `Optimal Linear Decay Learning Rate Schedules and Further Refinements
+      <https://arxiv.org/abs/2310.07831>`_, 2023
+    """
+    check_number("peak_value", peak_value)
+    total = check_steps("decay_steps", decay_steps)
+    if isinstance(warmup_fraction, (int, float)) and not 0 <= warmup_fraction < 1:
+        raise ValueError(f"warmup_fraction must be in [0, 1), got {warmup_fraction}")
+    if isinstance(power, (int, float)) and not power > 0:
+        raise ValueError(f"power must be > 0, got {power}")
+
+    def schedule(count):
+        t = jnp.clip(jnp.asarray(count), 0, total)
+        w = jnp.asarray(warmup_fraction * total, float)
+        rise = jnp.asarray(t + 1, float) / jnp.maximum(w, 1e-30)
+        fall = jnp.maximum(jnp.asarray(total - t, float) / (total - w), 0.0) ** power
+        return peak_value * jnp.where(jnp.asarray(t, float) < w, rise, fall)
+
+    return schedule
