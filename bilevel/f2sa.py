@@ -170,6 +170,7 @@ def f2sa(
             lam_next = multiplier(k + 1)
         else:
             lam_next = jnp.asarray(lam_k + at(delta, k), lam_k.dtype)
+            lam_next = jax.lax.stop_gradient(lam_next)  # A schedule, to `diagnose`.
         state = F2SAState(problem, k + 1, project(new_x), y, z, lam_next, (sx, sy, sz))
         return state, metrics
 

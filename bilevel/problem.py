@@ -215,7 +215,7 @@ def fresh(tree: Any, name: str = "tree") -> Any:
 
 def checked_projection(project: Callable[[Any], Any], value: Any, name: str) -> Any:
     """Returns ``project(value)``; raises ``ValueError`` where it is not like ``value``."""
-    out = project(value)
+    out = jax.jit(project)(value)  # One compilation instead of one for each operation.
     if jax.tree.structure(out) != jax.tree.structure(value):
         raise ValueError(
             f"{name} must keep the structure {jax.tree.structure(value)}, "
@@ -238,7 +238,7 @@ def _warn_if_moved(before: Any, after: Any, what: str, name: str) -> None:
     if isinstance(distance, jax.core.Tracer):
         return
     size = max(1.0, float(optax.tree.norm(before)))
-    if float(distance) > 100 * float(jnp.finfo(distance.dtype).eps) * size:
+    if float(distance) > float(jnp.finfo(distance.dtype).eps) ** (2 / 3) * size:
         warnings.warn(
             f"{what} is infeasible: projected by {name}, a move of {float(distance):.6g}",
             stacklevel=4,

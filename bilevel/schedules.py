@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from bilevel.problem import check_number
 
-__all__ = ["f2sa_schedules", "f3sa_schedules", "power"]
+__all__ = ["f2sa_schedules", "f3sa_schedules", "penalty_schedules", "power"]
 
 _NOISE = ("none", "upper", "both")
 
@@ -120,3 +120,54 @@ def f3sa_schedules(
         power(gamma0, -c, offset),
         lambda k: jnp.minimum(1.0, eta(k)),
     )
+
+
+def penalty_schedules(
+    noise: str = "none",
+    alpha0: float = 0.1,
+    beta0: float = 0.8,
+    gamma0: float = 0.1,
+    eta0: float = 4.0,
+    offset: float = 10.0,
+) -> dict[str, Any]:
+    r"""Returns step sizes of the penalty method with the paper's rates, as keyword arguments.
+
+    .. math::
+      \sigma_k = (k + 1)^{-1/3}, \quad \alpha, \beta, \gamma \text{ constant}
+
+    for gradients without noise (Algorithm 1: :math:`\epsilon^{-3}` gradients), and
+
+    .. math::
+      \sigma_k = (k+1)^{-1/5}, \quad \alpha_k, \beta_k, \gamma_k \propto (k + k_0)^{-2/5}, \quad
+      \eta_k = \min(1, \eta_0 (k + k_0)^{-4/5})
+
+    for noise in both levels (Algorithm 2: :math:`\epsilon^{-5}`).
+
+    Args:
+      noise: ``"none"`` or ``"both"``.
+      alpha0: Scale of the step in ``x``.
+      beta0: Scale of the averaging weight; weights above 1 are cut to 1.
+      gamma0: Scale of the inner step.
+      eta0: Scale of the momentum's weight on a new gradient.
+      offset: :math:`k_0`.
+
+    Example:
+      >>> import bilevel
+      >>> solver = bilevel.penalty(**bilevel.penalty_schedules("both", beta0=2.0))
+
+    References:
+      Kwon, Kwon, Wright, Nowak, `On Penalty Methods for Nonconvex Bilevel Optimization and
+      First-Order Stochastic Approximation <https://arxiv.org/abs/2309.01753>`_, 2024
+    """
+    if noise == "none":
+        return {"alpha": alpha0, "beta": beta0, "gamma": gamma0, "sigma": power(1.0, -1 / 3)}
+    if noise != "both":
+        raise ValueError(f"noise must be one of none, both, got {noise!r}")
+    beta, eta = power(beta0, -2 / 5, offset), power(eta0, -4 / 5, offset)
+    return {
+        "alpha": power(alpha0, -2 / 5, offset),
+        "beta": lambda k: jnp.minimum(1.0, beta(k)),
+        "gamma": power(gamma0, -2 / 5, offset),
+        "sigma": power(1.0, -1 / 5),
+        "eta": lambda k: jnp.minimum(1.0, eta(k)),
+    }
