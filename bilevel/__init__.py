@@ -1,28 +1,39 @@
 """Bilevel solvers and pruning as jitted, data-parallel steps."""
 
 from bilevel import projections
+from bilevel.check import HypergradientCheck, check_hypergradient
 from bilevel.diagnose import diagnose
 from bilevel.f2sa import f2sa
 from bilevel.f3sa import f3sa
+from bilevel.implicit import implicit
 from bilevel.lv_hba import lv_hba
 from bilevel.penalty import penalty
 from bilevel.problem import Problem, Samples, Solver
+from bilevel.saba import saba
 from bilevel.schedules import f2sa_schedules, f3sa_schedules, penalty_schedules, power
+from bilevel.soba import soba
 from bilevel.solve import solve
+from bilevel.unrolled import unrolled
 
 __all__ = [
+    "HypergradientCheck",
     "Problem",
     "Samples",
     "Solver",
+    "check_hypergradient",
     "diagnose",
     "f2sa",
     "f2sa_schedules",
     "f3sa",
     "f3sa_schedules",
+    "implicit",
     "lv_hba",
     "penalty",
     "penalty_schedules",
     "power",
     "projections",
+    "saba",
+    "soba",
     "solve",
+    "unrolled",
 ]

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-__all__ = ["data_mesh", "grad", "pmean", "value_and_grad"]
+__all__ = ["data_mesh", "grad", "pmean", "value_and_grad", "vary"]
 
 
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -31,17 +31,21 @@ def pmean(tree: Any, axis_name: str | None) -> Any:
     return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
 
 
-def _vary(tree: Any, axis_name: str) -> Any:
+def vary(tree: Any, axis_name: str | None) -> Any:
+    """Returns ``tree`` marked as this device's own, so that its gradient is this device's too."""
     # shard_map sums the gradient of a replicated input over the axis by itself, so that a later
     # pmean changes nothing and gradients come out N times too large. Differentiating with
     # respect to a value marked as varying gives each device its own gradient, as in pmap.
-    def vary(x):
+    if axis_name is None:
+        return tree
+
+    def own(x):
         try:
             return jax.lax.pcast(x, axis_name, to="varying")
         except ValueError:  # Already varying, or an axis of jax.vmap.
             return x
 
-    return jax.tree.map(vary, tree)
+    return jax.tree.map(own, tree)
 
 
 def value_and_grad(
@@ -79,7 +83,7 @@ def value_and_grad(
     positions = (argnums,) if isinstance(argnums, int) else argnums
 
     def averaged(*args, **kwargs):
-        args = tuple(_vary(a, axis_name) if i in positions else a for i, a in enumerate(args))
+        args = tuple(vary(a, axis_name) if i in positions else a for i, a in enumerate(args))
         return pmean(inner(*args, **kwargs), axis_name)
 
     return averaged

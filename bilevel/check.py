@@ -1,0 +1,224 @@
+"""Hypergradients of small problems, by implicit differentiation and by finite differences."""
+
+import warnings
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from bilevel.problem import Problem, maybe, scalar
+
+__all__ = ["HypergradientCheck", "check_hypergradient"]
+
+_LARGEST = 1000
+
+
+class HypergradientCheck(NamedTuple):
+    """What :func:`check_hypergradient` returns; gradients have the structure of ``x``.
+
+    Attributes:
+      implicit: Gradient of the hyper-objective by the implicit function theorem.
+      finite_difference: The same by central differences of re-solved lower problems.
+      relative_error: Norm of their difference over the norm of the second.
+      given_error: The same for the ``hypergradient`` that was passed in; ``None`` without one.
+      value: Hyper-objective: the upper function at the lower solution.
+      y: Lower solution.
+      multipliers: Its multipliers, flat; empty without a constraint.
+      lower_residual: Norm of the lower level's optimality conditions at ``y``.
+    """
+
+    implicit: Any
+    finite_difference: Any
+    relative_error: float
+    given_error: float | None
+    value: float
+    y: Any
+    multipliers: np.ndarray
+    lower_residual: float
+
+
+def check_hypergradient(
+    problem: Problem,
+    x: Any,
+    y: Any,
+    batch: Any = None,
+    *,
+    hypergradient: Any = None,
+    epsilon: float = 1e-5,
+) -> HypergradientCheck:
+    r"""Compares hypergradients of a small problem, in float64.
+
+    The lower level is solved from ``y`` to its optimality conditions :math:`R(x, u) = 0`,
+
+    .. math::
+      u = (y, \lambda), \qquad R = \begin{pmatrix}
+        y - P_Y(y - s (f_y + g_y^\top \lambda)) \\ \lambda - \max(0, \lambda + t g) \end{pmatrix}
+
+    (:math:`g` itself in the second line with ``equality``), by an augmented Lagrangian method and
+    then Newton's method, both dense. Then
+
+    .. math::
+      \nabla\psi = F_x - R_x^\top (R_u^\top)^+ \begin{pmatrix} F_y \\ 0 \end{pmatrix}
+      \qquad\text{against}\qquad
+      \frac{F(x + \epsilon e_i, y^*) - F(x - \epsilon e_i, y^*)}{2 \epsilon}
+
+    with :math:`y^*` solved anew at each point. The two differ where the lower level is at a kink
+    (a constraint about to become active), where its solution is not what the Newton iterations
+    found, or where a function is not as smooth as it claims to be. Among many lower solutions both
+    follow the one nearest to where they start.
+
+    Args:
+      problem: The problem; ``project_x`` and ``project_xy`` play no part.
+      x: Upper variable; it and ``y`` with the multipliers have at most 1000 numbers each.
+      y: Where the search for the lower solution starts.
+      batch: ``(upper_batch, lower_batch)``, or ``None``.
+      hypergradient: A direction to judge, such as a solver's, like ``x``.
+      epsilon: Step of the finite differences, > 0, times ``max(1, |x|)``.
+
+    Returns:
+      A :class:`HypergradientCheck` of numpy arrays. Warns when the lower level is not solved.
+
+    Raises:
+      ValueError: On a problem that is too large, or an argument out of range.
+
+    Example:
+      >>> import bilevel, jax.numpy as jnp
+      >>> problem = bilevel.Problem(
+      ...     upper=lambda x, y, batch: jnp.sum((y - 1.0) ** 2),
+      ...     lower=lambda x, y, batch: jnp.sum((y - x**2) ** 2),
+      ... )
+      >>> check = bilevel.check_hypergradient(problem, jnp.full(1, 2.0), jnp.zeros(1))
+      >>> check.implicit, check.relative_error < 1e-6  # d/dx (x^2 - 1)^2 = 4 x (x^2 - 1)
+      (array([24.]), True)
+    """
+    if not epsilon > 0:
+        raise ValueError(f"epsilon must be > 0, got {epsilon!r}")
+    with jax.enable_x64(True):
+        x, y = (jax.tree.map(lambda a: np.asarray(a, np.float64), t) for t in (x, y))
+        x_flat, unravel_x = ravel_pytree(x)
+        y_flat, unravel_y = ravel_pytree(y)
+        upper_batch, lower_batch = (None, None) if batch is None else batch
+        level = _Flat(problem, unravel_x, unravel_y, lower_batch, y_flat.size)
+        lam = jnp.zeros_like(level.constraint(x_flat, y_flat))
+        for name, size in (("x", x_flat.size), ("y and its multipliers", y_flat.size + lam.size)):
+            if size > _LARGEST:
+                raise ValueError(f"{name} must have at most {_LARGEST} numbers, got {size}")
+        F = scalar(problem.upper, "upper")
+
+        def upper(a, b):
+            return F(unravel_x(a), unravel_y(b), upper_batch)
+
+        @jax.jit
+        def both(x, y, lam):
+            scales = level.scales(x, y)
+            u = level.newton(x, level.descend(x, y, lam, scales), scales)
+            r_x, r_u = jax.jacfwd(level.residual, (0, 1))(x, u, scales)
+            value, (F_x, F_y) = jax.value_and_grad(upper, (0, 1))(x, u[: y.size])
+            cotangent = jnp.concatenate([F_y, jnp.zeros_like(lam)])
+            implicit = F_x - r_x.T @ jnp.linalg.lstsq(r_u.T, cotangent, rcond=1e-10)[0]
+
+            def psi(x):
+                return upper(x, level.newton(x, u, scales)[: y.size])
+
+            h = epsilon * jnp.maximum(1.0, jnp.linalg.norm(x))
+            ends = jax.lax.map(lambda e: (psi(x + h * e), psi(x - h * e)), jnp.eye(x.size))
+            residual = jnp.linalg.norm(level.residual(x, u, scales))
+            return value, u, residual, implicit, (ends[0] - ends[1]) / (2 * h)
+
+        value, u, residual, implicit, difference = both(x_flat, y_flat, lam)
+        if not residual < 1e-6:
+            warnings.warn(
+                f"the lower level is not solved: its optimality residual is {float(residual):.2g}",
+                stacklevel=2,
+            )
+
+        def error(a):
+            norm = float(jnp.linalg.norm(difference))
+            return float(jnp.linalg.norm(a - difference)) / (norm or 1.0)
+
+        given = None
+        if hypergradient is not None:
+            given = error(ravel_pytree(jax.tree.map(np.float64, hypergradient))[0])
+        as_numpy = lambda tree: jax.tree.map(np.asarray, tree)  # noqa: E731
+        return HypergradientCheck(
+            implicit=as_numpy(unravel_x(implicit)),
+            finite_difference=as_numpy(unravel_x(difference)),
+            relative_error=error(implicit),
+            given_error=given,
+            value=float(value),
+            y=as_numpy(unravel_y(u[: y_flat.size])),
+            multipliers=np.asarray(u[y_flat.size :]),
+            lower_residual=float(residual),
+        )
+
+
+class _Flat:
+    """The lower level over flat vectors u = (y, multipliers), with its dense solvers."""
+
+    def __init__(self, problem, unravel_x, unravel_y, batch, n):
+        f, g = scalar(problem.lower, "lower"), problem.constraint
+        project = maybe(problem.project_y)
+        self.n, self.equality = n, problem.equality
+        self.lower = lambda x, y: f(unravel_x(x), unravel_y(y), batch)
+        self.project = lambda y: ravel_pytree(project(unravel_y(y)))[0]
+        self.constraint = lambda x, y: (
+            jnp.zeros(0) if g is None else ravel_pytree(g(unravel_x(x), unravel_y(y), batch))[0]
+        )
+
+    def scales(self, x, y):
+        """Steps s and t of the residual, of the size of the curvature."""
+        t = jnp.maximum(jnp.linalg.norm(jax.hessian(self.lower, 1)(x, y), 2), 1e-3)
+        return 1 / t, t
+
+    def clip(self, lam):
+        return lam if self.equality else jnp.maximum(lam, 0.0)
+
+    def residual(self, x, u, scales):
+        y, lam, (s, t) = u[: self.n], u[self.n :], scales
+        g, pull = jax.vjp(lambda y: self.constraint(x, y), y)
+        step = jax.grad(self.lower, 1)(x, y) + pull(lam)[0]
+        slack = g if self.equality else lam - self.clip(lam + t * g)
+        return jnp.concatenate([y - self.project(y - s * step), slack])
+
+    def descend(self, x, y, lam, scales):
+        """Augmented Lagrangian: projected gradient with backtracking, then the multipliers."""
+        t = scales[1]
+
+        def augmented(y, lam):
+            moved = self.clip(lam + t * self.constraint(x, y))
+            return self.lower(x, y) + jnp.sum(moved**2 - lam**2) / (2 * t)
+
+        def descent(_, carry):
+            y, s, lam = carry
+            value, d = jax.value_and_grad(augmented)(y, lam)
+
+            def too_long(s):
+                move = self.project(y - s * d) - y
+                bound = value + d @ move + move @ move / (2 * s)
+                return (augmented(y + move, lam) > bound + 1e-12 * jnp.abs(value)) & (s > 1e-12)
+
+            s = jax.lax.while_loop(too_long, lambda s: s / 2, 2 * s)
+            return self.project(y - s * d), s, lam
+
+        def outer(_, carry):
+            y, s, lam = carry
+            y, s, _ = jax.lax.fori_loop(0, 300, descent, (y, s, lam))
+            return y, s, self.clip(lam + t * self.constraint(x, y))
+
+        rounds = 30 if lam.size else 1
+        y, _, lam = jax.lax.fori_loop(0, rounds, outer, (self.project(y), scales[0], lam))
+        return jnp.concatenate([y, lam])
+
+    def newton(self, x, u, scales):
+        """Newton's method on the residual; of several step lengths the best, or none."""
+        lengths = jnp.array([1.0, 0.5, 0.2, 0.05, 0.0])
+
+        def body(_, u):
+            r, jacobian = self.residual(x, u, scales), jax.jacfwd(self.residual, 1)(x, u, scales)
+            move = jnp.linalg.lstsq(jacobian, -r, rcond=1e-10)[0]
+            sizes = jax.vmap(lambda a: jnp.linalg.norm(self.residual(x, u + a * move, scales)))
+            return u + lengths[jnp.nanargmin(sizes(lengths))] * move
+
+        return jax.lax.fori_loop(0, 12, body, u)

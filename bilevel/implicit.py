@@ -1,0 +1,196 @@
+"""Implicit differentiation of the lower level's solution (AID): the usual second-order baseline."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bilevel import problem as common
+from bilevel.second_order import conjugate_gradient, hessian_products, no_coupling
+
+__all__ = ["ImplicitState", "implicit"]
+
+
+class ImplicitState(NamedTuple):
+    """State of :func:`implicit`; ``v`` solves the linear system and starts the next one."""
+
+    problem: common.Problem
+    count: jax.Array
+    x: Any
+    y: Any
+    v: Any
+    opt_x: Any
+    opt_y: Any
+
+
+def implicit(
+    linear_solver: str = "cg",
+    alpha: common.StepSize = 0.1,
+    gamma: common.StepSize = 0.1,
+    *,
+    inner_steps: int = 10,
+    linear_steps: int = 10,
+    eta: float | Callable[[Any], Any] = 0.1,
+    ridge: float = 0.0,
+    axis_name: str | None = None,
+) -> common.Solver:
+    r"""Hypergradient by the implicit function theorem, with warm-started inner solvers.
+
+    .. math::
+      y &\leftarrow P_Y(y - \gamma_k f_y(x, y)) \quad \text{(inner steps)} \\
+      f_{yy} v &= F_y \quad \text{(linear solver, from the last } v) \\
+      x &\leftarrow P_X(x - \alpha_k (F_x - f_{xy} v))
+
+    With ``project_y`` the fixed point :math:`y = P_Y(y - \eta f_y)` is differentiated instead:
+    :math:`v - w + \eta f_{yy} w = \eta F_y` with :math:`w = P_Y'^\top v`, and :math:`f_{xy} w` in
+    the last line. That system is not symmetric and ``"cg"`` is refused.
+
+    A step takes ``inner_steps`` gradients and ``linear_steps`` + 2 (``"normal_cg"``: twice that)
+    Hessian-vector products of the lower function, and one gradient of the upper.
+
+    Args:
+      linear_solver: ``"cg"``: conjugate gradients, for a lower Hessian that is positive definite.
+        ``"normal_cg"``: on the normal equations, for any Hessian, at twice the price.
+        ``"neumann"``: the truncated Neumann series :math:`v \leftarrow v - \eta (f_{yy} v - F_y)`.
+      alpha: Step in ``x``: a number, a schedule or an optax transform.
+      gamma: Step in ``y``: the same. An optax transform keeps its state from step to step.
+      inner_steps: Number of steps in ``y``, >= 1.
+      linear_steps: Number of iterations of the linear solver, >= 1.
+      eta: Step :math:`\eta > 0` of ``"neumann"`` and of the fixed point that ``project_y`` needs;
+        below 2 over the largest eigenvalue of :math:`f_{yy}`.
+      ridge: Number >= 0 added to the diagonal of the linear system.
+      axis_name: Mapped axis to average gradients over.
+
+    Returns:
+      A :class:`bilevel.Solver`. Its batch is ``(upper_batch, lower_batch)`` or
+      :class:`bilevel.Samples`, of which it uses ``g_z`` (inner steps), ``f_x`` (upper gradient)
+      and ``g_xz`` (linear system). Metrics, at the new ``y`` and before ``x`` moves: ``upper``,
+      ``lower``, ``hypergradient`` (the norm of :math:`d = F_x - f_{xy} v`), ``residual``
+      :math:`\|x - P_X(x - d)\|`, ``lower_residual`` :math:`\|y - P_Y(y - f_y)\|` and
+      ``linear_residual`` (relative; of the normal equations with ``"normal_cg"``, before the last
+      iteration with ``"neumann"``).
+
+    Raises:
+      ValueError: On an argument out of range, and at ``init`` for a problem with a constraint, or
+        with a ``project_y`` and ``"cg"``.
+
+    Example:
+      >>> import bilevel, jax.numpy as jnp
+      >>> problem = bilevel.Problem(
+      ...     upper=lambda x, y, batch: jnp.sum((y - 1.0) ** 2),
+      ...     lower=lambda x, y, batch: jnp.sum((y - x) ** 2),
+      ... )
+      >>> solver = bilevel.implicit("cg", alpha=0.25, gamma=0.5, inner_steps=1)
+      >>> state = solver.init(problem, jnp.zeros(2), jnp.zeros(2))
+      >>> state, metrics = solver.step(state, None)
+      >>> state.x
+      Array([0.5, 0.5], dtype=float32)
+
+    References:
+      Pedregosa, `Hyperparameter optimization with approximate gradient
+      <https://arxiv.org/abs/1602.02355>`_, 2016;
+      Ji, Yang, Liang, `Bilevel Optimization: Convergence Analysis and Enhanced Design
+      <https://arxiv.org/abs/2010.07962>`_, 2021
+    """
+    if linear_solver not in ("cg", "normal_cg", "neumann"):
+        raise ValueError(f"linear_solver must be cg, normal_cg or neumann, got {linear_solver!r}")
+    common.check_count("inner_steps", inner_steps)
+    common.check_count("linear_steps", linear_steps)
+    common.check_number("eta", eta)
+    common.check_number("ridge", ridge, strict=False)
+    move_x, move_y = common.mover(alpha, "alpha"), common.mover(gamma, "gamma")
+
+    def init(problem, x0, y0):
+        no_coupling(problem, "implicit")
+        if problem.project_y is not None and linear_solver == "cg":
+            raise ValueError(
+                "linear_solver must be normal_cg or neumann for a problem with project_y: "
+                "its linear system is not symmetric"
+            )
+        x, y = common.start(problem, x0, y0)
+        v = jax.tree.map(jnp.zeros_like, y)
+        count = jnp.zeros((), jnp.int32)
+        return ImplicitState(problem, count, x, y, v, move_x.init(x), move_y.init(y))
+
+    def step(state, batch):
+        problem, k, x = state.problem, state.count, state.x
+        s = common.samples(batch)
+        project_x, project_y = map(common.maybe, (problem.project_x, problem.project_y))
+        lower_y = common.oracle(problem, "lower", 1, axis_name)
+        products = hessian_products(problem, axis_name)
+
+        def inner(carry, s):
+            y, opt = carry
+            y, opt = move_y.move(y, lower_y(x, y, s.g_z)[1], opt, k)
+            return project_y(y), opt
+
+        y, opt_y = common.inner_loop(inner, (state.y, state.opt_y), batch, inner_steps)
+        upper, (F_x, F_y) = common.oracle(problem, "upper", (0, 1), axis_name)(x, y, s.f_x)
+        lower, f_y = lower_y(x, y, s.g_xz)
+        system = linear_system(
+            lambda v: products(x, y, v, s.g_xz)[2], problem.project_y, y, f_y, common.at(eta, k)
+        )
+        v, linear_residual = solve(system, F_y, state.v, common.at(eta, k))
+        d = common.axpy(-1, products(x, y, system.lift(v), s.g_xz)[3], F_x)
+        new_x, opt_x = move_x.move(x, d, state.opt_x, k)
+        metrics = {
+            "upper": upper,
+            "lower": lower,
+            "hypergradient": optax.tree.norm(d),
+            "residual": common.distance(x, project_x(common.axpy(-1, d, x))),
+            "lower_residual": common.distance(y, project_y(common.axpy(-1, f_y, y))),
+            "linear_residual": linear_residual,
+        }
+        return ImplicitState(problem, k + 1, project_x(new_x), y, v, opt_x, opt_y), metrics
+
+    def solve(system, b, v, s):
+        def ridged(apply):
+            return lambda u: common.axpy(ridge, u, apply(u))
+
+        matvec, transposed = ridged(system.matvec), ridged(system.transposed)
+        if linear_solver == "cg":
+            return conjugate_gradient(matvec, b, v, linear_steps)
+        if linear_solver == "normal_cg":
+            return conjugate_gradient(
+                lambda u: transposed(matvec(u)), transposed(b), v, linear_steps
+            )
+
+        def neumann(_, carry):
+            r = common.axpy(-1, matvec(carry[0]), b)
+            return common.axpy(s, r, carry[0]), optax.tree.norm(r)
+
+        norm = optax.tree.norm(b)
+        v, r = jax.lax.fori_loop(0, linear_steps, neumann, (v, norm))
+        return v, r / jnp.where(norm > 0, norm, 1)
+
+    return common.Solver(init, step, axis_name)
+
+
+class _System(NamedTuple):
+    """The matrix A of ``A v = F_y``, its transpose, and ``w`` in the hypergradient's f_xy w."""
+
+    matvec: Callable[[Any], Any]
+    transposed: Callable[[Any], Any]
+    lift: Callable[[Any], Any]
+
+
+def linear_system(hessian, project_y, y, f_y, s) -> _System:
+    r"""System of the fixed point :math:`y = P_Y(y - s f_y)`; f_yy itself where there is no P_Y."""
+    if project_y is None:
+        return _System(hessian, hessian, common.identity)
+    point = common.axpy(-s, f_y, y)
+
+    def lift(v):
+        return jax.vjp(project_y, point)[1](v)[0]
+
+    def matvec(v):
+        w = lift(v)
+        return jax.tree.map(lambda a, b, h: (a - b) / s + h, v, w, hessian(w))
+
+    def transposed(v):
+        moved = jax.jvp(project_y, (point,), (common.axpy(-s, hessian(v), v),))[1]
+        return jax.tree.map(lambda a, b: (a - b) / s, v, moved)
+
+    return _System(matvec, transposed, lift)

@@ -1,0 +1,209 @@
+"""SABA: SOBA with variance reduction from a table of every sample's last directions."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bilevel import problem as common
+from bilevel.second_order import hessian_products
+from bilevel.soba import Rate
+from optim import parallel
+
+__all__ = ["SABAState", "Table", "saba"]
+
+
+class Table(NamedTuple):
+    """A direction at each component: ``rows`` with leading axis n, and their ``mean``."""
+
+    rows: Any
+    mean: Any
+
+
+class SABAState(NamedTuple):
+    """State of :func:`saba`; the tables hold n lower or upper copies of what they are named for."""
+
+    problem: common.Problem
+    count: jax.Array
+    x: Any
+    y: Any
+    v: Any
+    opt_x: Any
+    f_y: Table
+    f_yy_v: Table
+    f_xy_v: Table
+    F_y: Table
+    F_x: Table
+
+
+def saba(
+    upper_samples: int,
+    lower_samples: int,
+    rho: Rate = 0.1,
+    gamma: common.StepSize = 0.1,
+    *,
+    axis_name: str | None = None,
+) -> common.Solver:
+    r"""Stochastic Average Bilevel Algorithm (SABA): linear rates with constant steps.
+
+    The steps are those of :func:`bilevel.soba`. Each of the five terms :math:`\phi` of its
+    directions is replaced by the SAGA estimate over the finite sums
+    :math:`f = \tfrac1n \sum_i f_i` and :math:`F = \tfrac1m \sum_j F_j`,
+
+    .. math::
+      \hat\phi = \tfrac1{|B|} \sum_{i \in B} \bigl(\phi_i(x, y, v) - T_i\bigr)
+        + \tfrac1n \sum_{l=1}^n T_l, \qquad T_i \leftarrow \phi_i(x, y, v) \text{ for } i \in B
+
+    The batch is ``((upper_ids, upper_components), (lower_ids, lower_components))``. ``ids`` is an
+    integer array of shape ``(b,)`` and every leaf of ``components`` has the leading axis b:
+    ``f(x, y, components[i])`` is component ``ids[i]``, one sample or one fixed block of samples.
+    With ``ids`` of shape ``()`` the components have no leading axis and are one component.
+
+    The tables take :math:`n (2 d_y + d_x) + m (d_y + d_x)` numbers and start at zero, as in the
+    authors' benchmark: the first visit of a component corrects the mean by its own share.
+
+    Args:
+      upper_samples: Number m >= 1 of components of the upper function.
+      lower_samples: Number n >= 1 of components of the lower function.
+      rho: Step of ``y`` and ``v``: a number or a schedule.
+      gamma: Step of ``x``: a number, a schedule or an optax transform.
+      axis_name: Mapped axis over which the batch is split; the tables are whole on every device.
+
+    Returns:
+      A :class:`bilevel.Solver`. Metrics as of :func:`bilevel.soba`: ``upper`` and ``lower`` of
+      the batch, the others from the variance-reduced directions.
+
+    Raises:
+      ValueError: On an argument out of range, at ``init`` for a constrained lower level, and on a
+        batch without ids.
+
+    Example:
+      >>> import bilevel, jax, jax.numpy as jnp
+      >>> problem = bilevel.Problem(
+      ...     upper=lambda x, y, b: jnp.sum((y - b) ** 2),
+      ...     lower=lambda x, y, b: jnp.sum((y - x - b) ** 2),
+      ... )
+      >>> solver = bilevel.saba(2, 2, rho=0.25, gamma=0.1)
+      >>> state, step = solver.init(problem, jnp.zeros(2), jnp.zeros(2)), jax.jit(solver.step)
+      >>> samples = jnp.array([1.0, 3.0])
+      >>> for t in range(200):
+      ...     i = jnp.array([t % 2])
+      ...     state, metrics = step(state, ((i, samples[i]), (i, 0 * samples[i])))
+      >>> bool(jnp.abs(state.x - 2).max() < 1e-3)  # No noise is left, with constant steps.
+      True
+
+    References:
+      Dagréou, Ablin, Vaiter, Moreau, `A framework for bilevel optimization that enables stochastic
+      and global variance reduction algorithms <https://arxiv.org/abs/2201.13409>`_, 2022
+    """
+    common.check_count("upper_samples", upper_samples)
+    common.check_count("lower_samples", lower_samples)
+    if isinstance(rho, optax.GradientTransformation):
+        raise ValueError("rho must be a number or a schedule, got an optax transform")
+    common.check_number("rho", rho)
+    move_x = common.mover(gamma, "gamma")
+
+    def init(problem, x0, y0):
+        common.unconstrained_lower(problem, "saba", "bilevel.implicit or bilevel.lv_hba")
+        x, y = common.start(problem, x0, y0)
+        v = jax.tree.map(jnp.zeros_like, y)
+        n, m = lower_samples, upper_samples
+        tables = (_empty(n, y), _empty(n, y), _empty(n, x), _empty(m, y), _empty(m, x))
+        return SABAState(problem, jnp.zeros((), jnp.int32), x, y, v, move_x.init(x), *tables)
+
+    def step(state, batch):
+        problem, k, x, y, v, opt_x, *tables = state
+        (upper_ids, upper_parts), (lower_ids, lower_parts) = map(_checked, common.batches(batch))
+        # The table needs each component's own directions, so nothing is averaged here.
+        own = parallel.vary((x, y, v), axis_name)
+        lower_of = hessian_products(problem, None)
+        upper_of = common.oracle(problem, "upper", (0, 1), None)
+
+        lower, *lower_rows = _each(lambda b: lower_of(*own, b), lower_ids, lower_parts)
+        upper, upper_rows = _each(lambda b: upper_of(*own[:2], b), upper_ids, upper_parts)
+        lower_ids, *lower_rows = _gather((lower_ids.reshape(-1), *lower_rows), axis_name)
+        upper_ids, F_x, F_y = _gather((upper_ids.reshape(-1), *upper_rows), axis_name)
+        tables, directions = zip(
+            *(_saga(t, lower_ids, rows) for t, rows in zip(tables[:3], lower_rows, strict=True)),
+            *(_saga(t, upper_ids, rows) for t, rows in zip(tables[3:], (F_y, F_x), strict=True)),
+            strict=True,
+        )
+        f_y, f_yy_v, f_xy_v, F_y, F_x = directions
+        d_v, d_x = (common.axpy(1, a, b) for a, b in ((f_yy_v, F_y), (f_xy_v, F_x)))
+
+        project_x, rho_k = common.maybe(problem.project_x), common.at(rho, k)
+        new_x, opt_x = move_x.move(x, d_x, opt_x, k)
+        metrics = {
+            "upper": parallel.pmean(jnp.mean(upper), axis_name),
+            "lower": parallel.pmean(jnp.mean(lower), axis_name),
+            "hypergradient": optax.tree.norm(d_x),
+            "residual": common.distance(x, project_x(common.axpy(-1, d_x, x))),
+            "lower_residual": optax.tree.norm(f_y),
+            "linear_residual": optax.tree.norm(d_v),
+        }
+        y, v = common.axpy(-rho_k, f_y, y), common.axpy(-rho_k, d_v, v)
+        return SABAState(problem, k + 1, project_x(new_x), y, v, opt_x, *tables), metrics
+
+    return common.Solver(init, step, axis_name)
+
+
+def _empty(n, like) -> Table:
+    rows = jax.tree.map(lambda a: jnp.zeros((n, *a.shape), a.dtype), like)
+    return Table(rows, jax.tree.map(jnp.zeros_like, like))
+
+
+def _checked(part):
+    if not (isinstance(part, (tuple, list)) and len(part) == 2):
+        raise ValueError(
+            "batch must be ((upper_ids, upper_components), (lower_ids, lower_components)), got "
+            f"{jax.tree.structure(part)} for one level"
+        )
+    ids, components = jnp.asarray(part[0]), part[1]
+    if not jnp.issubdtype(ids.dtype, jnp.integer) or ids.ndim > 1:
+        raise ValueError(f"ids must be integers of shape (b,) or (), got {ids.dtype}{ids.shape}")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(components):
+        if ids.ndim and jnp.shape(leaf)[:1] != ids.shape:
+            raise ValueError(
+                f"components{jax.tree_util.keystr(path)} must have the leading axis of ids, "
+                f"{ids.shape[0]}, got shape {jnp.shape(leaf)}"
+            )
+    return ids, components
+
+
+def _each(fun, ids, components):
+    """Returns ``fun`` of each component, on a leading axis."""
+    if ids.ndim:
+        return jax.vmap(fun)(components)
+    return jax.tree.map(lambda a: a[None], fun(components))
+
+
+def _gather(tree, axis_name):
+    """Returns the leading axes of all devices joined, as a value that is the same on each."""
+    if axis_name is None:
+        return tree
+    n, i = jax.lax.axis_size(axis_name), jax.lax.axis_index(axis_name)
+
+    def join(a):
+        whole = jax.lax.psum(jnp.zeros((n, *a.shape), a.dtype).at[i].set(a), axis_name)
+        return whole.reshape(-1, *a.shape[1:])
+
+    return jax.tree.map(join, tree)
+
+
+def _saga(table: Table, ids, new) -> tuple[Table, Any]:
+    """Returns the table with ``new`` at ``ids``, and the SAGA direction."""
+    # A component that was drawn twice replaces its row, and moves the mean, once.
+    share = 1 / jnp.sum(ids[:, None] == ids[None, :], 1)
+
+    def one(rows, mean, row):
+        change = row - rows[ids]
+        weight = share.astype(row.dtype).reshape(-1, *[1] * (row.ndim - 1)) / rows.shape[0]
+        direction = jnp.mean(change, 0) + mean
+        return rows.at[ids].set(row), mean + jnp.sum(weight * change, 0), direction
+
+    leaves = jax.tree.map(one, table.rows, table.mean, new)
+    rows, mean, direction = jax.tree.transpose(
+        jax.tree.structure(table.mean), jax.tree.structure((0, 0, 0)), leaves
+    )
+    return Table(rows, mean), direction

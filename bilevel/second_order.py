@@ -1,0 +1,74 @@
+"""Hessian-vector products of the lower level, and the linear solvers that need only those."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bilevel.problem import Problem, axpy, scalar, vdot
+from optim import parallel
+
+__all__ = ["conjugate_gradient", "hessian_products", "no_coupling"]
+
+
+def hessian_products(problem: Problem, axis_name: str | None) -> Callable[..., Any]:
+    r"""Returns ``(x, y, v, batch) -> (f, f_y, f_yy v, f_xy v)`` of the lower function.
+
+    One reverse pass over :math:`\langle f_y(x, y), v\rangle` gives all; :math:`f_{xy} v` is the
+    gradient in ``x`` of that product and has the structure of ``x``.
+    """
+    f = scalar(problem.lower, "lower")
+
+    def product(x, y, v, batch):
+        value, f_y = jax.value_and_grad(f, 1)(x, y, batch)
+        return vdot(f_y, v), (value, f_y)
+
+    both = parallel.value_and_grad(product, (0, 1), has_aux=True, axis_name=axis_name)
+
+    def products(x, y, v, batch):
+        (_, (value, f_y)), (f_xy_v, f_yy_v) = both(x, y, v, batch)
+        return value, f_y, f_yy_v, f_xy_v
+
+    return products
+
+
+def conjugate_gradient(
+    matvec: Callable[[Any], Any], b: Any, v0: Any, steps: int
+) -> tuple[Any, jax.Array]:
+    """Runs ``steps`` iterations of conjugate gradients on ``matvec(v) = b`` from ``v0``.
+
+    ``matvec`` is symmetric positive definite over pytrees. An iteration whose residual is already
+    at rounding level, or whose direction has no positive curvature, leaves ``v`` as it is.
+
+    Returns:
+      The solution and the norm of the residual relative to ``b``.
+    """
+    tiny = jnp.finfo(jnp.result_type(*jax.tree.leaves(b))).eps ** 2 * vdot(b, b)
+
+    def body(_, carry):
+        v, r, p, rr = carry
+        ap = matvec(p)
+        curvature = vdot(p, ap)
+        going = (rr > tiny) & (curvature > 0)
+        a = jnp.where(going, rr / jnp.where(going, curvature, 1), 0)
+        v, r_new = axpy(a, p, v), axpy(-a, ap, r)
+        rr_new = vdot(r_new, r_new)
+        ratio = jnp.where(going, rr_new / jnp.where(going, rr, 1), 0)
+        return v, r_new, axpy(ratio, p, r_new), jnp.where(going, rr_new, rr)
+
+    r = axpy(-1, matvec(v0), b)
+    v, _, _, rr = jax.lax.fori_loop(0, steps, body, (v0, r, r, vdot(r, r)))
+    norm_b = optax.tree.norm(b)
+    return v, jnp.sqrt(rr) / jnp.where(norm_b > 0, norm_b, 1)
+
+
+def no_coupling(problem: Problem, method: str) -> None:
+    """Raises ``ValueError`` on a constraint of both levels, which ``method`` cannot keep."""
+    for name in ("constraint", "project_xy"):
+        if getattr(problem, name) is not None:
+            raise ValueError(
+                f"{method} takes no {name}: use bilevel.lv_hba, or project_y where the "
+                "constraint does not depend on x"
+            )
