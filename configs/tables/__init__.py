@@ -1,0 +1,1 @@
+"""One file a table: what `python -m experiments.reproduce --table=NAME` runs and shows."""

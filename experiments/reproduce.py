@@ -1,0 +1,415 @@
+"""Reproduces a table: plans its runs, makes those that are missing, writes numbers and picture.
+
+  python -m experiments.reproduce --list
+  python -m experiments.reproduce --table=digits_optimizers
+
+Finished runs are kept in OUT_DIR/cache under the content of their config, so the same command goes
+on where it stopped, and a run that two tables share is made once. Several machines: the same
+command with ``--shard=1/3``, ``--shard=2/3``, ``--shard=3/3`` and one shared ``--out_dir``; the
+last one to end, or the command without ``--shard``, writes the table.
+"""
+
+import importlib
+import json
+import math
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from experiments import cache, render, runtime, tables
+
+__all__ = ["execute", "refresh"]
+
+COMMITTED = tables.ROOT / "results"
+# Fields of a table that say how it looks, not what was run: `--render` takes them from the file.
+LOOKS = ("title", "protocol", "unit", "digits", "also", "paper", "source", "notes", "plots")
+
+Records = dict[str, dict[str, Any]]
+
+
+def execute(
+    table: tables.Table,
+    out_dir: Path,
+    *,
+    data_dir: str | None = None,
+    shard: tuple[int, int] = (1, 1),
+    dry_run: bool = False,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any] | None:
+    """Makes the runs of a table that are not cached, and writes it once all are there.
+
+    Args:
+      table: From :func:`tables.load`.
+      out_dir: Folder for ``cache/`` and the files of the table; shared by the shards.
+      data_dir: Folder of real data, for the main.
+      shard: ``(i, n)``: make the i-th of n parts, counted from 1.
+      dry_run: Only say what would be run.
+      say: Prints a line.
+
+    Returns:
+      The content of the JSON file, or ``None`` if runs are still missing (dry run, other shards).
+
+    Raises:
+      ValueError: If the table does not plan (before anything runs).
+      RuntimeError: If a run fails before any has ever finished.
+    """
+    main = importlib.import_module(f"experiments.{table.main}")
+    runs = tables.plan(table)
+    folder = out_dir / "cache"
+    records = _load(folder, runs, say)
+    finished = {k: r for k, r in records.items() if r["status"] != "failed"}
+    environment: dict[str, Any] = {}
+    state = _Progress(table, runs, finished, say)
+
+    def make(runs: Sequence[tables.Run]) -> None:
+        for pack in _packs(table, main, runs):
+            todo = [r for r in pack if r.digest not in finished]
+            if not todo:
+                continue
+            if not environment:
+                environment.update(
+                    machine=cache.machine(), versions=cache.versions(), source=cache.source()
+                )
+            new = _run(main, todo, data_dir, environment, bool(finished))
+            cache.save(folder, new)
+            finished.update(new)
+            state.tick(todo, new)
+
+    mine = _share(table, main, runs, shard)
+    state.announce(mine, shard)
+    if dry_run:
+        return None
+    make(mine)
+    if table.staged:
+        make(_finals(table, mine, finished, say))
+    state.close()
+
+    records = _load(folder, runs, say)
+    wanted = list(runs)
+    if table.staged and all(r.digest in records for r in runs):
+        wanted = _unique([*runs, *_finals(table, runs, records, say)])
+        records = _load(folder, wanted, say)
+    missing = sum(r.digest not in records for r in wanted)
+    if missing or (table.staged and len(wanted) == len(runs)):
+        say(
+            f"{missing or 'some'} runs of other shards are missing: the last shard to end, or the"
+            " same command without --shard, writes the table"
+        )
+        return None
+    results = _results(table, wanted, records)
+    for path in render.write(results, out_dir):
+        say(f"wrote {path}")
+    return results
+
+
+def refresh(name: str, scale: str, out_dir: Path, say: Callable[[str], None] = print) -> None:
+    """Writes the files of a table again from its JSON, with the looks its config has now."""
+    path = render.path(name, scale, out_dir)
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(
+            f"there is no {path}: run --table={name} first, or set --out_dir"
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    table = tables.load(name, scale)
+    results["table"] |= cache.plain({k: getattr(table, k) for k in LOOKS})
+    for written in render.write(results, out_dir):
+        say(f"wrote {written}")
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Reads ``i/n``; counts from 1."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    i, n = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= i <= n:
+        raise ValueError(f"shard must be i/n with 1 <= i <= n, such as 1/2, got {text!r}")
+    return i, n
+
+
+def listing() -> str:
+    """All tables with what each scale means and how long it takes."""
+    lines = []
+    for name in tables.names():
+        scales = tables.definition(name).get("scales", {})
+        for i, scale in enumerate(scales):
+            table = tables.load(name, scale)
+            lines += [f"{name}: {table.title}"] * (i == 0)
+            seconds, measured = _expected(table, _count(table), {})
+            took = f"{_duration(seconds)}{'' if measured else ' (not measured yet)'}"
+            about = scales[scale].get("about", "")
+            lines.append(f"  --scale={scale}: {_count(table)} runs, about {took}; {about}")
+    return "\n".join(lines)
+
+
+def _run(main, runs, data_dir, environment, any_finished) -> Records:
+    """Makes runs as one population, or one; returns their records."""
+    start = time.perf_counter()
+    try:
+        if len(runs) > 1:
+            results = main.run_population([r.config for r in runs], data_dir=data_dir, quiet=True)
+        else:
+            results = [main.run(runs[0].config, data_dir=data_dir, quiet=True)]
+        outcomes = [_outcome(result) for result in results]
+    except FloatingPointError as error:
+        outcomes = [{"status": "diverged", "error": str(error)}] * len(runs)
+    except Exception as error:
+        if len(runs) > 1:  # One of them may be at fault: each alone tells which.
+            records: Records = {}
+            for run in runs:
+                records |= _run(main, [run], data_dir, environment, any_finished or bool(records))
+            return records
+        message = f"{type(error).__name__}: {error}"
+        if not any_finished:
+            raise RuntimeError(f"the first run, {runs[0].label}, failed: {message}") from error
+        outcomes = [{"status": "failed", "error": message}]
+    seconds = (time.perf_counter() - start) / len(runs)
+    return {
+        run.digest: {
+            "main": main.__name__.rsplit(".", 1)[-1],
+            "config": run.config,
+            "seconds": seconds,
+            "final": {},
+            "history": [],
+            **outcome,
+            **environment,
+        }
+        for run, outcome in zip(runs, outcomes, strict=True)
+    }
+
+
+def _outcome(result) -> dict[str, Any]:
+    bad = {k: v for k, v in result.final.items() if not math.isfinite(v)}
+    outcome = {"status": "done", "final": dict(result.final), "history": result.history}
+    if bad:
+        name, value = next(iter(bad.items()))
+        outcome |= {"status": "diverged", "error": f"{name} is {value} at the end"}
+    return outcome
+
+
+def _packs(table, main, runs: Iterable[tables.Run]) -> list[list[tables.Run]]:
+    """Groups runs that the main can make as one population, in the order of the plan."""
+    if not hasattr(main, "run_population"):
+        return [[r] for r in runs]
+    open_packs: dict[str, list[tables.Run]] = {}
+    packs = []
+    for run in runs:
+        shared = main.shared_part(run.config)
+        pack = open_packs.get(shared)
+        if pack is None or len(pack) == table.packed:
+            pack = open_packs[shared] = []
+            packs.append(pack)
+        pack.append(run)
+    return packs
+
+
+def _share(table, main, runs, shard) -> list[tables.Run]:
+    """The runs of one shard: whole packs, or whole cells where tuning decides what comes next."""
+    i, n = shard
+    if table.staged:
+        places = _unique((r.row, r.column) for r in runs)[i - 1 :: n]
+        return [r for r in runs if (r.row, r.column) in places]
+    return [r for pack in _packs(table, main, runs)[i - 1 :: n] for r in pack]
+
+
+def _finals(table, runs, records, say) -> list[tables.Run]:
+    """The reported runs at the chosen hyperparameters of each cell."""
+    base, result = tables.base_config(table), []
+    plain = cache.plain(table.__dict__)
+    for row, column in _unique((r.row, r.column) for r in runs):
+        cell = [_entry(table, r, records) for r in runs if (r.row, r.column) == (row, column)]
+        point = render.chosen_point(plain, cell)
+        result += [tables.run(table, base, row, column, point, seed) for seed in table.seeds]
+    return result
+
+
+def _load(folder, runs, say) -> Records:
+    records, corrupt = cache.load(folder, [r.digest for r in runs])
+    for path in corrupt:
+        say(f"corrupt result set aside as {path}; its run is made again")
+    return records
+
+
+def _entry(table, run: tables.Run, records: Records) -> dict[str, Any]:
+    record = records[run.digest]
+    entry = {
+        "row": run.row,
+        "column": run.column,
+        "point": run.point,
+        "seed": run.seed,
+        "digest": run.digest,
+        "status": record["status"],
+        "seconds": round(record["seconds"], 3),
+        "final": record["final"],
+    }
+    return cache.plain(entry | ({"error": record["error"]} if "error" in record else {}))
+
+
+def _results(table, runs, records) -> dict[str, Any]:
+    """The content of the JSON file."""
+    environments: list[dict[str, Any]] = []
+    entries = []
+    for run in runs:
+        record = records[run.digest]
+        environment = {k: record[k] for k in ("machine", "versions", "source")}
+        if environment not in environments:
+            environments.append(environment)
+        entry = _entry(table, run, records)
+        entries.append(entry | {"environment": environments.index(environment)})
+    scale = "" if table.scale == "cpu" else f" --scale={table.scale}"
+    results = {
+        "table": cache.plain(table.__dict__),
+        "command": f"python -m experiments.reproduce --table={table.name}{scale}",
+        "environments": environments,
+        "runs": entries,
+    }
+    if "history" in table.plots:
+        chosen = {(c.row, c.column): c.chosen for c in render.cells(results)}
+        for run, entry in zip(runs, entries, strict=True):
+            if run.point == chosen[run.row, run.column] and run.seed in table.seeds:
+                x, y = table.history
+                rows = records[run.digest]["history"]
+                entry["history"] = [[h[x], h[y]] for h in rows if x in h and y in h]
+    return cache.plain(results)
+
+
+def _count(table) -> int:
+    cells = len(table.rows) * len(table.columns)
+    trials = len(table.trials(next(iter(table.rows))))
+    more = len(set(table.seeds) - set(table.tuning))
+    return cells * (trials * len(table.tuning) + more)
+
+
+def _expected(table, count, records: Records) -> tuple[float, bool]:
+    """Seconds for ``count`` runs, and whether that is from runs that were timed."""
+    timed = [r["seconds"] for r in records.values()]
+    path = render.path(table.name, table.scale, COMMITTED)
+    if not timed and path.exists():
+        committed = json.loads(path.read_text(encoding="utf-8"))["runs"]
+        timed = [r["seconds"] for r in committed]
+    if timed:
+        return count * sum(timed) / len(timed), True
+    stated = tables.definition(table.name)["scales"][table.scale].get("minutes", math.nan)
+    return 60 * stated * count / _count(table), False
+
+
+class _Progress:
+    """The plan, and one line for the whole table while it runs."""
+
+    def __init__(self, table, runs, finished: Records, say):
+        self.table, self.finished, self.say = table, finished, say
+        self.runs, self.done, self.todo = runs, 0, 0
+        self.start = self.shown = time.perf_counter()
+
+    def announce(self, mine, shard) -> None:
+        table, (i, n) = self.table, shard
+        self.todo = sum(r.digest not in self.finished for r in mine)
+        more = len(set(table.seeds) - set(table.tuning))
+        if more:  # Named once hyperparameters are chosen; all are counted as still to be made.
+            self.todo += more * len(_unique((r.row, r.column) for r in mine))
+        seconds, _ = _expected(table, self.todo, self.finished)
+        part = f"shard {i} of {n}: " if n > 1 else ""
+        self.say(
+            f"{table.name}: {_count(table)} runs = {len(table.rows)} methods x"
+            f" {len(table.columns)} settings x {len(table.trials(next(iter(table.rows))))} trials x"
+            f" {len(table.tuning)} seeds{f' + {more} more seeds of the chosen' if more else ''};"
+            f" {part}{self.todo} to make, about {_duration(seconds)}"
+        )
+        sources = {r["source"] for r in self.finished.values()} - {cache.source()}
+        if sources:
+            self.say("cached runs were made by other source code; delete the cache to repeat them")
+
+    def tick(self, runs, records) -> None:
+        self.done += len(runs)
+        now = time.perf_counter()
+        left = (now - self.start) / self.done * max(self.todo - self.done, 0)
+        last, record = runs[-1], records[runs[-1].digest]
+        value = record["final"].get(self.table.metric)
+        shown = record["status"] if value is None else f"{self.table.metric} {value:.4g}"
+        line = f"[{self.done}/{self.todo}] {last.label}: {shown}; {_duration(left)} left"
+        for run in runs:
+            if records[run.digest]["status"] != "done":
+                self.show(f"{run.label}: {records[run.digest]['error']}", keep=True)
+        if sys.stderr.isatty() or now - self.shown > 10 or self.done >= self.todo:
+            self.shown = now
+            self.show(line)
+
+    def show(self, line: str, keep: bool = False) -> None:
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r\x1b[K{line}" + "\n" * keep)
+            sys.stderr.flush()
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if sys.stderr.isatty() and self.done:
+            sys.stderr.write("\n")
+
+
+def _duration(seconds: float) -> str:
+    if math.isnan(seconds):
+        return "an unknown time"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _unique(items) -> list:
+    seen = []
+    for item in items:
+        if item not in seen:
+            seen.append(item)
+    return seen
+
+
+def define_flags() -> None:
+    """Defines the flags of this main; the mains that it imports have flags of the same names."""
+    flags.DEFINE_string("table", None, "Name of a table; --list shows them.")
+    flags.DEFINE_bool("list", False, "Show all tables, what their scales mean, and their time.")
+    flags.DEFINE_string("scale", "cpu", f"One of {', '.join(tables.SCALES)}, if the table has it.")
+    flags.DEFINE_bool("dry_run", False, "Show the plan and its time; run nothing.")
+    flags.DEFINE_string("shard", "1/1", "i/n: make the i-th of n parts, counted from 1.")
+    flags.DEFINE_bool("render", False, "Write the table again from its JSON; run nothing.")
+    flags.DEFINE_string("data_dir", None, "Folder of real data, for tables that need it.")
+    flags.DEFINE_string("out_dir", "runs/tables", "Folder of finished runs and written tables.")
+
+
+def main() -> int:
+    """Does what the flags say."""
+    flag = flags.FLAGS
+    if flag.list:
+        print(listing())
+        return 0
+    if flag.table is None:
+        raise ValueError("give --table=NAME, or --list to see the tables")
+    out_dir = Path(flag.out_dir)
+    if flag.render:
+        refresh(flag.table, flag.scale, out_dir)
+        return 0
+    table = tables.load(flag.table, flag.scale)
+    shard = parse_shard(flag.shard)
+    try:
+        results = execute(table, out_dir, data_dir=flag.data_dir, shard=shard, dry_run=flag.dry_run)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    if results is None:
+        return 0
+    print(f"\n{render.markdown(results)}")
+    failed = [r for r in results["runs"] if r["status"] == "failed"]
+    if failed:
+        print(f"{len(failed)} runs failed, first: {failed[0]['error']}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    define_flags()
+    runtime.launch(main)

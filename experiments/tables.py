@@ -1,0 +1,260 @@
+"""What a table is: methods x settings x hyperparameter grid x seeds, and how it is reported.
+
+A table is a file ``configs/tables/NAME.py`` with one dict ``TABLE`` of the fields of
+:class:`Table`; everything that sets config keys is an expression of :mod:`experiments.sweep`.
+"""
+
+import dataclasses
+import difflib
+import importlib.util
+import itertools
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from experiments import cache, sweep
+
+__all__ = ["Run", "Table", "definition", "load", "names", "plan"]
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "configs" / "tables"
+SCALES = ("cpu", "gpu", "paper")
+PLOTS = ("points", "columns", "grid", "history")
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """One table. Expressions are those of :mod:`experiments.sweep`.
+
+    Attributes:
+      name: File name in ``configs/tables``.
+      title: Heading.
+      protocol: How the numbers were made, in one sentence.
+      config: Config file of the main, with its argument: ``"configs/digits.py"`` or ``"….py:arg"``.
+      rows: Methods: label to an expression of one point.
+      metric: Name of the reported number in ``Result.final``.
+      select: Name of the number that chooses hyperparameters; validation, not test.
+      main: Module ``experiments.<main>`` with ``run(config, …) -> Result``.
+      columns: Settings: label to an expression of one point.
+      base: One point that all runs share.
+      grid: The hyperparameters tuned for each cell: one expression for all rows, or one for each
+        row with equal numbers of points.
+      seeds: Seeds of the reported runs.
+      tune_seeds: Seeds of the runs that choose hyperparameters; all ``seeds`` if empty.
+      seed_key: Config key of the seed.
+      packed: Most runs in one population. Packs depend on the table alone, not on what is cached.
+      direction: ``"max"`` if larger is better, else ``"min"``.
+      baseline: Row that the others are compared with, seed by seed; the first if empty.
+      unit: ``"%"`` shows fractions as percentages; anything else is printed after the metric.
+      digits: Digits after the point.
+      also: Further numbers of ``Result.final`` to show: heading to name.
+      paper: Published numbers of the same setting: row to column to number or text.
+      source: Where they are published, and how the setting compares.
+      notes: Sentences under the table: what the numbers say, and what they do not.
+      plots: Panels of the picture: ``"points"``, every seed, mean and interval; ``"columns"``, lines
+        over the settings; ``"grid"``, the choosing metric over the first hyperparameter of the grid;
+        ``"history"``, the reported runs over their steps.
+      history: Names of x and y in ``Result.history`` for the panel ``"history"``.
+      scales: For each scale a dict: ``about`` (what it means, on what machine), ``minutes``
+        (estimate until there are measured times), and any fields above that it replaces.
+    """
+
+    name: str
+    title: str
+    protocol: str
+    config: str
+    rows: Mapping[str, str]
+    metric: str
+    select: str
+    scales: Mapping[str, Mapping[str, Any]]
+    main: str = "train"
+    columns: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"": ""})
+    base: str = ""
+    grid: str | Mapping[str, str] = ""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    tune_seeds: tuple[int, ...] = ()
+    seed_key: str = "seed"
+    packed: int = 8
+    direction: str = "max"
+    baseline: str = ""
+    unit: str = ""
+    digits: int = 3
+    also: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    paper: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    source: str = ""
+    notes: tuple[str, ...] = ()
+    plots: tuple[str, ...] = ("points",)
+    history: tuple[str, str] = ("step", "loss")
+    scale: str = "cpu"
+
+    def __post_init__(self):
+        where = f"table {self.name}"
+        for field in ("seeds", "tune_seeds", "notes", "plots", "history"):
+            object.__setattr__(self, field, tuple(getattr(self, field)))
+        if not self.rows or not self.columns or not self.seeds:
+            raise ValueError(f"{where}: rows, columns and seeds must not be empty")
+        if not self.baseline:
+            object.__setattr__(self, "baseline", next(iter(self.rows)))
+        if self.direction not in ("max", "min"):
+            raise ValueError(f"{where}: direction must be 'max' or 'min', got {self.direction!r}")
+        named = {"baseline": [self.baseline], "paper": self.paper}
+        if not isinstance(self.grid, str):
+            named["grid"] = self.grid
+            for row in self.rows:
+                _known(where, "grid has no row", row, self.grid)
+        for field, used in named.items():
+            for row in used:
+                _known(where, f"{field} names the unknown row", row, self.rows)
+        for row in self.paper.values():
+            for column in row:
+                _known(where, "paper names the unknown column", column, self.columns)
+        for plot in self.plots:
+            _known(where, "unknown plot", plot, PLOTS)
+        for label, expression in {**self.rows, **self.columns, "base": self.base}.items():
+            if len(sweep.parse(expression)) != 1:
+                raise ValueError(f"{where}: {label!r} must be one point, got {expression!r}")
+        trials = {row: len(self.trials(row)) for row in self.rows}
+        if len(set(trials.values())) > 1:
+            raise ValueError(f"{where}: all rows must have the same number of trials, got {trials}")
+        for field in ("seeds", "tune_seeds"):
+            seeds = getattr(self, field)
+            if len(set(seeds)) < len(seeds):
+                raise ValueError(f"{where}: {field} holds a seed twice: {seeds}")
+
+    def trials(self, row: str) -> list[sweep.Point]:
+        """The hyperparameter settings tried for a row."""
+        return sweep.parse(self.grid if isinstance(self.grid, str) else self.grid[row])
+
+    @property
+    def tuning(self) -> tuple[int, ...]:
+        """Seeds of the runs that choose hyperparameters."""
+        return self.tune_seeds or self.seeds
+
+    @property
+    def staged(self) -> bool:
+        """Whether some reported runs can only be named after hyperparameters are chosen."""
+        return not set(self.seeds) <= set(self.tuning)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run of a table: its place, its hyperparameters, its config and the digest of both."""
+
+    row: str
+    column: str
+    point: sweep.Point
+    seed: int
+    config: ml_collections.ConfigDict
+    digest: str
+
+    @property
+    def label(self) -> str:
+        """Short name for people."""
+        point = [f"{k.rsplit('.', 1)[-1]}={v}" for k, v in self.point.items()]
+        return " ".join(filter(None, (self.row, self.column, *point, f"seed={self.seed}")))
+
+
+def names() -> list[str]:
+    """Names of all tables, sub-folders with a slash."""
+    paths = (p.relative_to(FOLDER).with_suffix("") for p in FOLDER.rglob("*.py"))
+    return sorted(p.as_posix() for p in paths if p.name != "__init__")
+
+
+def load(name: str, scale: str = "cpu") -> Table:
+    """Reads ``configs/tables/NAME.py`` at one scale.
+
+    Raises:
+      ValueError: If the table, the scale or a field is unknown (the nearest is named), or the table
+        contradicts itself.
+    """
+    fields = dict(definition(name))
+    where = f"table {name}"
+    scales = fields.get("scales", {})
+    for known in scales:
+        _known(where, "unknown scale", known, SCALES)
+    _known(where, "has no scale", scale, scales)
+    fields |= {k: v for k, v in scales[scale].items() if k not in ("about", "minutes")}
+    known = [f.name for f in dataclasses.fields(Table)]
+    for field in fields:
+        _known(where, "unknown field", field, known)
+    missing = [
+        f.name
+        for f in dataclasses.fields(Table)
+        if f.name not in fields
+        and f.default is f.default_factory is dataclasses.MISSING
+        and f.name != "name"
+    ]
+    if missing:
+        raise ValueError(f"{where}: missing {', '.join(missing)}")
+    return Table(**{**fields, "name": name, "scale": scale})
+
+
+def definition(name: str) -> dict[str, Any]:
+    """The dict ``TABLE`` of a file, as it stands."""
+    _known("", "there is no table", name, names())
+    return _module(FOLDER / f"{name}.py").TABLE
+
+
+def plan(table: Table) -> list[Run]:
+    """The runs that choose hyperparameters, which include the reported ones if seeds are equal.
+
+    Raises:
+      ValueError: If an expression sets an unknown key, or two runs are the same.
+    """
+    runs, seen = [], {}
+    base = base_config(table)
+    for row, column in itertools.product(table.rows, table.columns):
+        for point in table.trials(row):
+            for seed in table.tuning:
+                new = run(table, base, row, column, point, seed)
+                old = seen.setdefault(new.digest, new)
+                if old is not new:
+                    raise ValueError(
+                        f"duplicate runs: {old.label!r} and {new.label!r} are the same"
+                    )
+                runs.append(new)
+    return runs
+
+
+def base_config(table: Table) -> ml_collections.ConfigDict:
+    """The config that all runs of a table start from."""
+    path, _, argument = table.config.partition(":")
+    module = _module(ROOT / path)
+    config = module.get_config(argument) if argument else module.get_config()
+    return sweep.override(config, *sweep.parse(table.base))
+
+
+def run(
+    table: Table,
+    base: ml_collections.ConfigDict,
+    row: str,
+    column: str,
+    point: sweep.Point,
+    seed: int,
+) -> Run:
+    """One run of a table."""
+    parts = [sweep.parse(table.rows[row]), sweep.parse(table.columns[column]), [point]]
+    (keys,) = sweep.product(*parts, sweep.points(table.seed_key, [seed]))
+    config = sweep.override(base, keys)
+    return Run(row, column, point, seed, config, cache.digest(table.main, config))
+
+
+def _module(path: Path):
+    name = re.sub(r"\W", "_", path.stem)
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None or not path.exists():
+        raise ValueError(f"there is no config file {path}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _known(where: str, problem: str, name: str, known) -> None:
+    known = list(known)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
+        hint = f"nearest: {near[0]}" if near else f"there are: {', '.join(known) or 'none'}"
+        raise ValueError(f"{where}{': ' if where else ''}{problem} {name!r}; {hint}")

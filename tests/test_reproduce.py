@@ -1,0 +1,317 @@
+"""From a table's file to its numbers, with a main of milliseconds."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import fake_main
+import numpy as np
+import pytest
+import scipy.stats
+
+from experiments import cache, render, reproduce, tables
+
+HERE = Path(__file__).parent
+GRID = "optimizer.learning_rate=[1e-5, 1e-4, 1e-3, 1e-2, 1e-1]"
+TABLE = {
+    "title": "Fake methods",
+    "main": "fake",
+    "config": "fake.py",
+    "protocol": "A quadratic.",
+    "rows": {"AdamW": "optimizer.name=adamw", "Lion": "optimizer.name=lion"},
+    "grid": GRID,
+    "seeds": (0, 1, 2),
+    "metric": "test",
+    "select": "valid",
+    "unit": "%",
+    "digits": 2,
+    "paper": {"Lion": {"": 88.5}},
+    "source": "Nobody, 2020, table 1.",
+    "plots": ("points", "grid", "history"),
+    "scales": {"cpu": {"about": "a blink", "minutes": 2}},
+}
+
+
+@pytest.fixture
+def define(tmp_path, monkeypatch):
+    """Returns ``define(**fields) -> Table``; the table is the file ``fake`` of a folder."""
+    monkeypatch.setattr(tables, "FOLDER", tmp_path / "tables")
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    monkeypatch.setattr(reproduce, "COMMITTED", tmp_path / "committed")
+    monkeypatch.setitem(sys.modules, "experiments.fake", fake_main)
+    monkeypatch.setenv("FAKE_MAIN_LOG", str(tmp_path / "log"))
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "fake.py").write_text("from fake_main import get_config\n")
+
+    def write(scale="cpu", **fields):
+        text = f"TABLE = { ({**TABLE, **fields})!r}\n"
+        (tmp_path / "tables" / "fake.py").write_text(text)
+        return tables.load("fake", scale)
+
+    return write
+
+
+def _execute(table, out_dir, **options):
+    said = []
+    results = reproduce.execute(table, out_dir, say=said.append, **options)
+    return results, "\n".join(said)
+
+
+def _made(tmp_path):
+    log = tmp_path / "log"
+    return log.read_text().splitlines() if log.exists() else []
+
+
+def test_table_from_runs(define, tmp_path, capsys):
+    table = define()
+    results, said = _execute(table, tmp_path / "out")
+    assert results is not None
+    assert "30 runs = 2 methods x 1 settings x 5 trials x 3 seeds; 30 to make, about 2 min" in said
+    assert "[30/30]" in capsys.readouterr().err
+    adamw, lion = render.cells(results)
+    assert adamw.chosen == {"optimizer.learning_rate": 1e-3}
+    assert lion.chosen == {"optimizer.learning_rate": 1e-4}
+    assert not adamw.edge
+    tests = {
+        row: [
+            r["final"]["test"]
+            for r in results["runs"]
+            if r["row"] == row and list(r["point"].values()) == [lr]
+        ]
+        for row, lr in (("AdamW", 1e-3), ("Lion", 1e-4))
+    }
+    np.testing.assert_allclose(adamw.summary.std, np.std(tests["AdamW"], ddof=1), rtol=1e-12)
+    assert lion.difference is not None
+    expected = scipy.stats.ttest_rel(tests["Lion"], tests["AdamW"])
+    np.testing.assert_allclose(lion.difference.p, expected.pvalue, rtol=1e-9)
+    text = (tmp_path / "out" / "fake.md").read_text()
+    assert text == render.markdown(json.loads((tmp_path / "out" / "fake.json").read_text()))
+    assert "(paper 88.5)" in text
+    assert "Nobody, 2020" in text
+    assert f"{100 * np.mean(tests['AdamW']):.2f} ± " in text
+    assert (tmp_path / "out" / "fake.png").read_bytes()[:4] == b"\x89PNG"
+    lines = (tmp_path / "out" / "fake.csv").read_text().splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith("row,column,metric,n,mean,std,low,high")
+    run = results["runs"][0]
+    assert len(run["digest"]) == 16
+    assert results["environments"][run["environment"]]["versions"]["jax"]
+
+
+def test_second_time_runs_nothing_and_says_the_same(define, tmp_path):
+    table = define()
+    _execute(table, tmp_path / "out")
+    made, text = _made(tmp_path), (tmp_path / "out" / "fake.md").read_bytes()
+    (tmp_path / "out" / "fake.md").unlink()
+    _, said = _execute(table, tmp_path / "out")
+    assert "0 to make" in said
+    assert _made(tmp_path) == made
+    assert (tmp_path / "out" / "fake.md").read_bytes() == text
+
+
+def test_populations_differ_only_in_what_the_main_allows(define):
+    packs = reproduce._packs(define(packed=4), fake_main, tables.plan(define(packed=4)))
+    assert [len(p) for p in packs] == [4, 4, 4, 3, 4, 4, 4, 3]
+    assert all(len({r.row for r in pack}) == 1 for pack in packs)
+    # A main without populations makes one run at a time.
+    assert len(reproduce._packs(define(), sys, tables.plan(define()))) == 30
+
+
+@pytest.mark.parametrize("tune_seeds", [(), (0,)])
+def test_shards_merge_to_the_same_table(define, tmp_path, tune_seeds):
+    table = define(tune_seeds=tune_seeds, packed=4)
+    whole, _ = _execute(table, tmp_path / "whole")
+    (tmp_path / "log").unlink()
+    first, said = _execute(table, tmp_path / "parts", shard=(1, 2))
+    assert first is None
+    assert "missing" in said
+    half = len(_made(tmp_path))
+    merged, _ = _execute(table, tmp_path / "parts", shard=(2, 2))
+    assert merged is not None
+    assert len(_made(tmp_path)) == len(set(_made(tmp_path))) == len(whole["runs"])
+    assert abs(half - len(whole["runs"]) / 2) <= 1
+    files = [(tmp_path / out / "fake.md").read_text() for out in ("whole", "parts")]
+    assert files[0] == files[1]
+
+
+def test_tuning_on_one_seed_then_reporting_on_others(define, tmp_path):
+    table = define(tune_seeds=(7,), seeds=(0, 1, 2))
+    results, said = _execute(table, tmp_path / "out")
+    assert "x 1 seeds + 3 more seeds of the chosen" in said
+    assert len(results["runs"]) == 2 * (5 + 3)
+    cell = render.cells(results)[0]
+    assert (cell.summary.n, cell.chosen) == (3, {"optimizer.learning_rate": 1e-3})
+    assert list(cell.values) == [0, 1, 2]
+    # The reported number must not contain the seed that chose.
+    assert 7 not in cell.values
+
+
+def test_diverged_runs_are_shown(define, tmp_path):
+    table = define(base="plant=diverge", rows={**TABLE["rows"], "SGD": "optimizer.name=sgd"})
+    results, _ = _execute(table, tmp_path / "out")
+    cells = {c.row: c for c in render.cells(results)}
+    assert {c.diverged for c in cells.values()} == {3}
+    # The best learning rate of SGD diverges: the best that finished is taken, at the grid's edge
+    # of what can run, and the reader is told.
+    assert cells["SGD"].chosen == {"optimizer.learning_rate": 1e-2}
+    text = render.markdown(results)
+    assert "| 3 of 15 |" in text
+    assert "‡ some runs" in text
+    lost = [r for r in results["runs"] if r["status"] == "diverged"]
+    assert lost[0]["error"] == "loss is nan at step 7"
+
+
+def test_one_diverged_seed_of_a_population(define, tmp_path):
+    grid = "optimizer.learning_rate=0.1"
+    results, _ = _execute(define(base="plant=nan", grid=grid), tmp_path / "out")
+    cell = render.cells(results)[0]
+    assert (cell.summary.n, cell.diverged, sorted(cell.values)) == (2, 1, [0, 2])
+    assert "| 2 of 3 |" in render.markdown(results)
+
+
+def test_failed_runs_are_counted_and_made_again(define, tmp_path):
+    table = define(base="plant=fail")
+    results, _ = _execute(table, tmp_path / "out")
+    assert [c.failed for c in render.cells(results)] == [5, 5]
+    assert "RuntimeError: out of luck" in results["runs"][2]["error"]
+    made = len(_made(tmp_path))
+    _execute(table, tmp_path / "out")
+    assert len(_made(tmp_path)) == made + 10
+
+
+def test_first_failure_stops(define, tmp_path):
+    with pytest.raises(RuntimeError, match="the first run, AdamW.*failed: RuntimeError: out of l"):
+        _execute(define(base="plant=fail", seeds=(2,)), tmp_path / "out")
+
+
+def test_corrupt_result_is_set_aside_and_made_again(define, tmp_path):
+    table = define()
+    _execute(table, tmp_path / "out")
+    before, made = (tmp_path / "out" / "fake.md").read_text(), len(_made(tmp_path))
+    first, second, third = [r.digest for r in tables.plan(table)][:3]
+    folder = tmp_path / "out" / "cache"
+    (folder / f"{first}.json").write_text("{")
+    text = (folder / f"{second}.json").read_text()
+    (folder / f"{second}.json").write_text(text.replace('"done"', '"diverged"'))
+    (folder / f"{third}.json").write_text("[]")
+    _, said = _execute(table, tmp_path / "out")
+    assert all(f"corrupt result set aside as {folder / d}" in said for d in (first, second, third))
+    assert (folder / f"{first}.corrupt").read_text() == "{"
+    assert len(_made(tmp_path)) == made + 3
+    assert (tmp_path / "out" / "fake.md").read_text() == before
+
+
+def test_dry_run_and_list(define, tmp_path):
+    results, said = _execute(define(), tmp_path / "out", dry_run=True)
+    assert results is None
+    assert not _made(tmp_path)
+    assert "30 to make" in said
+    assert (
+        "fake: Fake methods\n  --scale=cpu: 30 runs, about 2 min (not measured yet); a blink"
+        in (reproduce.listing())
+    )
+
+
+def test_render_takes_words_from_the_file_and_numbers_from_the_json(define, tmp_path):
+    _execute(define(), tmp_path / "out")
+    numbers = json.loads((tmp_path / "out" / "fake.json").read_text())["runs"]
+    define(notes=["Lion wins."], seeds=(0,))
+    reproduce.refresh("fake", "cpu", tmp_path / "out", say=lambda _: None)
+    assert json.loads((tmp_path / "out" / "fake.json").read_text())["runs"] == numbers
+    text = (tmp_path / "out" / "fake.md").read_text()
+    assert "- Lion wins." in text
+    assert "over 3 seeds" in text
+    with pytest.raises(ValueError, match="run --table=fake first"):
+        reproduce.refresh("fake", "cpu", tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"rows": {"A": "", "B": ""}}, "duplicate runs: 'A"),
+        ({"grid": "optimizer.lr=1"}, "no key 'optimizer.lr'; nearest: optimizer"),
+        ({"grid": "zip(seed=[1, 2], steps=[1])"}, "equal length"),
+        ({"grid": {"AdamW": "steps=[1, 2]", "Lion": "steps=1"}}, "same number of trials"),
+        ({"grid": "optimizer.name=[adamw, lion]"}, "optimizer.name is set twice"),
+        ({"rows": {"A": "steps=[1, 2]"}}, "'A' must be one point"),
+        ({"baseline": "Adam"}, "baseline names the unknown row 'Adam'; nearest: AdamW"),
+        ({"paper": {"Lyon": {}}}, "paper names the unknown row 'Lyon'; nearest: Lion"),
+        ({"plots": ["bar"]}, "unknown plot 'bar'"),
+        ({"metrics": "test"}, "unknown field 'metrics'; nearest: metric"),
+        ({"seeds": (0, 0)}, "seeds holds a seed twice"),
+        ({"direction": "up"}, "direction must be"),
+        ({"scales": {"gpu": {}}}, "has no scale 'cpu'; there are: gpu"),
+        ({"config": "fakes.py"}, "there is no config file"),
+    ],
+)
+def test_bad_tables(define, fields, message):
+    with pytest.raises(ValueError) as error:
+        tables.plan(define(**({"paper": {}} | fields)))
+    assert message in str(error.value)
+
+
+def test_unknown_table_and_metric(define, tmp_path):
+    define()
+    with pytest.raises(ValueError, match="there is no table 'fakke'; nearest: fake"):
+        tables.load("fakke")
+    with pytest.raises(ValueError, match=r"report no 'tests'; there are: loss, test, valid"):
+        _execute(define(metric="tests"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "-1/2", "1/0"])
+def test_bad_shards(text):
+    with pytest.raises(ValueError, match="shard must be i/n with 1 <= i <= n"):
+        reproduce.parse_shard(text)
+
+
+def test_digest_is_that_of_the_content():
+    config = fake_main.get_config()
+    same = cache.digest("train", config)
+    config.seed = 1
+    assert cache.digest("train", config) != same
+    config.seed = 0
+    assert cache.digest("train", config) == same
+    assert cache.digest("solve", config) != same
+
+
+def test_kill_at_any_moment(define, tmp_path):
+    """Killed three times, the table is that of one uninterrupted run, and no run is made twice."""
+    table = define(base="sleep=0.03", packed=2)
+    _execute(table, tmp_path / "whole")
+    (tmp_path / "log").unlink()
+    code = textwrap.dedent(f"""
+        import sys
+        sys.path[:0] = [{str(HERE.parent)!r}, {str(HERE)!r}]
+        import fake_main
+        sys.modules["experiments.fake"] = fake_main
+        from pathlib import Path
+        from experiments import reproduce, tables
+        tables.ROOT = Path({str(tmp_path)!r})
+        tables.FOLDER = tables.ROOT / "tables"
+        reproduce.execute(tables.load("fake"), Path({str(tmp_path / "killed")!r}))
+    """)
+    folder = tmp_path / "killed" / "cache"
+
+    def finished():
+        return {p.stem for p in folder.glob("*.json")} if folder.exists() else set()
+
+    for enough in (1, 7, 18):
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
+        while len(finished()) < enough and process.poll() is None:
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        kept = finished()
+        assert kept
+    before = {d: (folder / f"{d}.json").read_bytes() for d in kept}
+    _execute(table, tmp_path / "killed")
+    for name in ("fake.md", "fake.csv"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert all((folder / f"{d}.json").read_bytes() == content for d, content in before.items())
+    # What was made twice was under way when it was killed: at most one pack of two each time.
+    assert len(_made(tmp_path)) - len(set(_made(tmp_path))) <= 6
