@@ -37,7 +37,7 @@ def png(results: Mapping[str, Any]) -> bytes:
             _PANELS[panel](axis, table, cells, results["runs"])
         figure.suptitle(table["title"], fontsize=11)
         # One legend serves all panels: a method looks the same in each.
-        handles, labels = axes[-1].get_legend_handles_labels()
+        handles, labels = axes[0].get_legend_handles_labels()
         if len(labels) > 1:
             figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6))
         out = io.BytesIO()
@@ -63,7 +63,7 @@ def _points(axis, table, cells, runs):
     """Every seed as a dot, the mean with its 95 % interval, the paper's number as a star."""
     looks, columns = _looks(table), list(table["columns"])
     rows, scale = list(table["rows"]), _scale(table)
-    width = 0.8 / len(rows)
+    width, starred = 0.8 / len(rows), []
     for cell in cells:
         if not cell.summary.n:
             continue
@@ -71,7 +71,7 @@ def _points(axis, table, cells, runs):
         x = columns.index(cell.column) + (rows.index(cell.row) + 0.5) * width - 0.4
         y = scale * np.array(list(cell.values.values()))
         spread = np.linspace(-0.25, 0.25, y.size) * width if y.size > 1 else [0]
-        axis.plot(x + np.array(spread), y, ".", color=colour, alpha=0.45, markersize=5)
+        axis.plot(x + np.array(spread), y, ".", color=colour, alpha=0.6, markersize=7)
         mean = scale * cell.summary.mean
         reach = [[0], [0]] if y.size < 2 else [[mean - scale * cell.summary.low]] * 2
         label = cell.row if cell.column == columns[0] else None
@@ -80,9 +80,13 @@ def _points(axis, table, cells, runs):
         )
         paper = table["paper"].get(cell.row, {}).get(cell.column)
         if isinstance(paper, int | float):
-            axis.plot(x, paper, "*", color="black", markersize=10)
-    axis.set_xticks(range(len(columns)), columns if columns != [""] else [""])
-    axis.set_xlim(-0.6, len(columns) - 0.4)
+            label = None if starred else "paper"
+            starred.append(axis.plot(x, paper, "k*", markersize=10, label=label))
+    if len(columns) > 1:
+        axis.set_xticks(range(len(columns)), columns)
+    else:
+        axis.set_xticks((np.arange(len(rows)) + 0.5) * width - 0.4, rows)
+    axis.set_xlim(-0.5, len(columns) - 0.5)
     axis.set_ylabel(_name(table, table["metric"]))
     axis.set_title("seeds, mean, 95 % interval", fontsize=10)
 
@@ -143,8 +147,8 @@ def _history(axis, table, cells, runs):
     x_name, y_name = table["history"]
     column = next(iter(table["columns"]))
     for row, (colour, _, line) in _looks(table).items():
-        curves = [r["history"] for r in runs if (r["row"], r["column"]) == (row, column)]
-        curves = [c for c in curves if c]
+        mine = [r for r in runs if (r["row"], r["column"]) == (row, column)]
+        curves = [r["history"] for r in mine if r["status"] == "done" and r.get("history")]
         if not curves:
             continue
         n = min(len(c) for c in curves)

@@ -157,18 +157,19 @@ def _run(main, runs, data_dir, environment, any_finished) -> Records:
         else:
             results = [main.run(runs[0].config, data_dir=data_dir, quiet=True)]
         outcomes = [_outcome(result) for result in results]
-    except FloatingPointError as error:
-        outcomes = [{"status": "diverged", "error": str(error)}] * len(runs)
     except Exception as error:
         if len(runs) > 1:  # One of them may be at fault: each alone tells which.
             records: Records = {}
             for run in runs:
                 records |= _run(main, [run], data_dir, environment, any_finished or bool(records))
             return records
-        message = f"{type(error).__name__}: {error}"
-        if not any_finished:
-            raise RuntimeError(f"the first run, {runs[0].label}, failed: {message}") from error
-        outcomes = [{"status": "failed", "error": message}]
+        if isinstance(error, FloatingPointError):
+            outcomes = [{"status": "diverged", "error": str(error)}]
+        else:
+            message = f"{type(error).__name__}: {error}"
+            if not any_finished:
+                raise RuntimeError(f"the first run, {runs[0].label}, failed: {message}") from error
+            outcomes = [{"status": "failed", "error": message}]
     seconds = (time.perf_counter() - start) / len(runs)
     return {
         run.digest: {

@@ -75,7 +75,7 @@ def paired(values: Sequence[float], baseline: Sequence[float]) -> Paired:
     """
     if len(values) != len(baseline):
         raise ValueError(f"paired values differ in number: {len(values)} and {len(baseline)}")
-    d = summarize(np.asarray(values, np.float64) - np.asarray(baseline, np.float64))
+    d = summarize([a - b for a, b in zip(values, baseline, strict=True)])
     if d.n < 2:
         return Paired(d.n, d.mean, math.nan, math.nan, math.nan)
     if d.std == 0:
@@ -129,7 +129,8 @@ def at_edge(point: Mapping[str, Any], grid: Sequence[Mapping[str, Any]]) -> dict
       edge: hyperparameters that may be zero are not negative.
 
     Example:
-      >>> at_edge({"lr": 0.1, "decay": 0.0}, [{"lr": a, "decay": b} for a in (0.1, 1) for b in (0, 1)])
+      >>> grid = [{"lr": lr, "decay": decay} for lr in (0.1, 1.0) for decay in (0.0, 0.1)]
+      >>> at_edge({"lr": 0.1, "decay": 0.0}, grid)
       {'lr': 'lowest'}
     """
     found = {}

@@ -190,7 +190,7 @@ class _Parser:
         end = 0
         while expression[end:].strip():
             match = _TOKEN.match(expression, end)
-            if match is None:
+            if match is None or match.lastgroup is None:
                 raise self.error("unclosed quote", end)
             self.tokens.append((match[match.lastgroup], match.lastgroup, match.start(0)))
             end = match.end()

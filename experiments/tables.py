@@ -9,7 +9,7 @@ import difflib
 import importlib.util
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +54,9 @@ class Table:
       paper: Published numbers of the same setting: row to column to number or text.
       source: Where they are published, and how the setting compares.
       notes: Sentences under the table: what the numbers say, and what they do not.
-      plots: Panels of the picture: ``"points"``, every seed, mean and interval; ``"columns"``, lines
-        over the settings; ``"grid"``, the choosing metric over the first hyperparameter of the grid;
-        ``"history"``, the reported runs over their steps.
+      plots: Panels of the picture. ``"points"``: seeds, mean, interval; ``"columns"``: lines over
+        the settings; ``"grid"``: the choosing metric over the first hyperparameter of the
+        grid; ``"history"``: the reported runs over their steps.
       history: Names of x and y in ``Result.history`` for the panel ``"history"``.
       scales: For each scale a dict: ``about`` (what it means, on what machine), ``minutes``
         (estimate until there are measured times), and any fields above that it replaces.
@@ -100,7 +100,7 @@ class Table:
             object.__setattr__(self, "baseline", next(iter(self.rows)))
         if self.direction not in ("max", "min"):
             raise ValueError(f"{where}: direction must be 'max' or 'min', got {self.direction!r}")
-        named = {"baseline": [self.baseline], "paper": self.paper}
+        named: dict[str, Iterable[str]] = {"baseline": [self.baseline], "paper": self.paper}
         if not isinstance(self.grid, str):
             named["grid"] = self.grid
             for row in self.rows:
@@ -170,7 +170,7 @@ def load(name: str, scale: str = "cpu") -> Table:
       ValueError: If the table, the scale or a field is unknown (the nearest is named), or the table
         contradicts itself.
     """
-    fields = dict(definition(name))
+    fields: dict[str, Any] = dict(definition(name))
     where = f"table {name}"
     scales = fields.get("scales", {})
     for known in scales:
@@ -189,7 +189,8 @@ def load(name: str, scale: str = "cpu") -> Table:
     ]
     if missing:
         raise ValueError(f"{where}: missing {', '.join(missing)}")
-    return Table(**{**fields, "name": name, "scale": scale})
+    fields |= {"name": name, "scale": scale}
+    return Table(**fields)
 
 
 def definition(name: str) -> dict[str, Any]:

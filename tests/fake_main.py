@@ -45,7 +45,7 @@ def run(config, workdir=None, data_dir=None, *, quiet=False):
     if config.plant == "fail" and config.seed == 2:
         raise RuntimeError("out of luck")
     best = {"adamw": 1e-3, "lion": 1e-4, "sgd": 1e-1}[optimizer.name]
-    rng = np.random.default_rng(config.seed)
+    rng = np.random.default_rng([config.seed, len(optimizer.name)])
     valid = 0.9 - 0.05 * math.log10(optimizer.learning_rate / best) ** 2
     valid += 0.001 * rng.standard_normal() + 1e-4 * config.steps
     test = valid - 0.01 + 0.001 * rng.standard_normal()
