@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
+from absl import app, flags, logging
 
 from experiments import cache, render, runtime, tables
 
@@ -56,7 +56,7 @@ def execute(
 
     Raises:
       ValueError: If the table does not plan (before anything runs).
-      RuntimeError: If a run fails before any has ever finished.
+      Exception: What the first run fails with; later failures are recorded and counted.
     """
     main = importlib.import_module(f"experiments.{table.main}")
     runs = tables.plan(table)
@@ -166,10 +166,10 @@ def _run(main, runs, data_dir, environment, any_finished) -> Records:
         if isinstance(error, FloatingPointError):
             outcomes = [{"status": "diverged", "error": str(error)}]
         else:
-            message = f"{type(error).__name__}: {error}"
-            if not any_finished:
-                raise RuntimeError(f"the first run, {runs[0].label}, failed: {message}") from error
-            outcomes = [{"status": "failed", "error": message}]
+            if not any_finished:  # The data, or a package, may be missing for all of them.
+                print(f"the first run, {runs[0].label}, failed:", file=sys.stderr)
+                raise
+            outcomes = [{"status": "failed", "error": f"{type(error).__name__}: {error}"}]
     seconds = (time.perf_counter() - start) / len(runs)
     return {
         run.digest: {
@@ -195,13 +195,16 @@ def _outcome(result) -> dict[str, Any]:
 
 
 def _packs(table, main, runs: Iterable[tables.Run]) -> list[list[tables.Run]]:
-    """Groups runs that the main can make as one population, in the order of the plan."""
+    """Groups runs that the main can make as one population, in the order of the plan.
+
+    Runs that try hyperparameters on one seed share their batches, which vectorises best.
+    """
     if not hasattr(main, "run_population"):
         return [[r] for r in runs]
     open_packs: dict[str, list[tables.Run]] = {}
     packs = []
     for run in runs:
-        shared = main.shared_part(run.config)
+        shared = f"{main.shared_part(run.config)} {run.seed if run.point else ''}"
         pack = open_packs.get(shared)
         if pack is None or len(pack) == table.packed:
             pack = open_packs[shared] = []
@@ -385,6 +388,8 @@ def define_flags() -> None:
 
 def main() -> int:
     """Does what the flags say."""
+    logging.set_verbosity(logging.WARNING)
+    runtime.use_compilation_cache()
     flag = flags.FLAGS
     if flag.list:
         print(listing())
@@ -413,4 +418,4 @@ def main() -> int:
 
 if __name__ == "__main__":
     define_flags()
-    runtime.launch(main)
+    sys.exit(runtime.guard(lambda: app.run(lambda _: sys.exit(runtime.guard(main)))))

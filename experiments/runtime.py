@@ -145,11 +145,11 @@ def launch(main: Callable[[Any, Path, str | None], int], config: str, *identity:
             workdir = f"runs/{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
         return main(chosen, Path(workdir), flags.FLAGS.data_dir)
 
-    code = _guard(lambda: app.run(lambda _: sys.exit(_guard(body)), flags_parser=parse))
+    code = guard(lambda: app.run(lambda _: sys.exit(guard(body)), flags_parser=parse))
     sys.exit(code)
 
 
-def _guard(body: Callable[[], int | None]) -> int:
+def guard(body: Callable[[], int | None]) -> int:
     """Returns the exit status of ``body``; an error of use prints one line."""
     try:
         code = body() or 0

@@ -46,7 +46,7 @@ class Table:
       tune_seeds: Seeds of the runs that choose hyperparameters; all ``seeds`` if empty.
       seed_key: Config key of the seed.
       packed: Most runs in one population. Packs depend on the table alone, not on what is cached.
-      direction: ``"max"`` if larger is better, else ``"min"``.
+      direction: ``"max"`` if larger is better, of ``metric`` and of ``select``; else ``"min"``.
       baseline: Row that the others are compared with, seed by seed; the first if empty.
       unit: ``"%"`` shows fractions as percentages; anything else is printed after the metric.
       digits: Digits after the point.

@@ -15,6 +15,8 @@ from ml_collections import ConfigDict
 import optim
 from experiments import checkpoints, data, records, runtime, supervised
 
+shared_part = supervised.shared_part  # Equal for configs that can be one population.
+
 
 class Result(NamedTuple):
     """What a run gives: its last metrics, and a line for each log point as in metrics.jsonl."""
@@ -59,7 +61,7 @@ def run_population(
     """
     config = configs[0]
     for other in configs[1:]:
-        if supervised.shared_part(other) != supervised.shared_part(config):
+        if shared_part(other) != shared_part(config):
             raise ValueError(
                 "the configs of a population may differ in seed, optimizer.learning_rate and "
                 "optimizer.weight_decay only"

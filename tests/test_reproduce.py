@@ -116,8 +116,11 @@ def test_second_time_runs_nothing_and_says_the_same(define, tmp_path):
 
 def test_populations_differ_only_in_what_the_main_allows(define):
     packs = reproduce._packs(define(packed=4), fake_main, tables.plan(define(packed=4)))
-    assert [len(p) for p in packs] == [4, 4, 4, 3, 4, 4, 4, 3]
-    assert all(len({r.row for r in pack}) == 1 for pack in packs)
+    assert sorted(len(p) for p in packs) == [1] * 6 + [4] * 6
+    assert all(len({(r.row, r.seed) for r in pack}) == 1 for pack in packs)
+    fixed = define(packed=4, grid="")
+    packs = reproduce._packs(fixed, fake_main, tables.plan(fixed))
+    assert [[r.seed for r in pack] for pack in packs] == [[0, 1, 2]] * 2
     # A main without populations makes one run at a time.
     assert len(reproduce._packs(define(), sys, tables.plan(define()))) == 30
 
@@ -134,7 +137,7 @@ def test_shards_merge_to_the_same_table(define, tmp_path, tune_seeds):
     merged, _ = _execute(table, tmp_path / "parts", shard=(2, 2))
     assert merged is not None
     assert len(_made(tmp_path)) == len(set(_made(tmp_path))) == len(whole["runs"])
-    assert abs(half - len(whole["runs"]) / 2) <= 1
+    assert 0.3 < half / len(whole["runs"]) < 0.7
     files = [(tmp_path / out / "fake.md").read_text() for out in ("whole", "parts")]
     assert files[0] == files[1]
 
@@ -185,9 +188,10 @@ def test_failed_runs_are_counted_and_made_again(define, tmp_path):
     assert set(_made(tmp_path)) == failed
 
 
-def test_first_failure_stops(define, tmp_path):
-    with pytest.raises(RuntimeError, match=r"the first run, AdamW.*failed: RuntimeError: out of l"):
+def test_first_failure_stops(define, tmp_path, capsys):
+    with pytest.raises(RuntimeError, match="out of luck"):
         _execute(define(base="plant=fail", seeds=(2,)), tmp_path / "out")
+    assert "the first run, AdamW learning_rate=1e-05 seed=2, failed" in capsys.readouterr().err
 
 
 def test_corrupt_result_is_set_aside_and_made_again(define, tmp_path):

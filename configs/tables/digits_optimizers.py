@@ -1,0 +1,31 @@
+"""AdamW, SGD with momentum and Lion on the digits that scikit-learn ships: no data needed.
+
+python -m experiments.reproduce --table=digits_optimizers
+"""
+
+TABLE = {
+    "title": "AdamW, SGD with momentum and Lion: MLP on digits",
+    "protocol": (
+        "MLP 64-128-64-10 on the 8x8 digits of scikit-learn, 30 epochs of batches of 64, cosine "
+        "schedule, decoupled weight decay for AdamW and Lion and L2 for SGD."
+    ),
+    "config": "configs/digits.py",
+    "rows": {
+        "AdamW": "optimizer.name=adamw",
+        "SGDM": "optimizer.name=sgd, optimizer.momentum=0.9",
+        "Lion": "optimizer.name=lion",
+    },
+    # One grid for all: wide enough that each optimum lies inside.
+    "grid": (
+        "optimizer.learning_rate=[1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1],"
+        "optimizer.weight_decay=[1e-3, 1e-2, 1e-1, 1.0]"
+    ),
+    "seeds": range(5),
+    "metric": "test/accuracy",
+    "select": "valid/accuracy",
+    "unit": "%",
+    "digits": 2,
+    "packed": 16,
+    "plots": ("points", "grid"),
+    "scales": {"cpu": {"about": "2 CPU cores, no data needed", "minutes": 4}},
+}
