@@ -3,6 +3,7 @@
 python -m experiments.train --config=configs/digits.py --config.optimizer.name=lion
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -166,10 +167,11 @@ def run_population(
         }
     finally:
         bar.close()
-        if store is not None:
-            store.close()
         for file in files:
             file.close()
+        # With another process dead, to wait for a save would be to wait forever.
+        if store is not None and (jax.process_count() == 1 or sys.exception() is None):
+            store.close()
     results = []
     for r, (file, folder) in enumerate(zip(files, folders, strict=True)):
         final = {k: float(v[r] if np.ndim(v) else v) for k, v in finals.items()}
