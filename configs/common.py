@@ -9,9 +9,16 @@ def supervised() -> ConfigDict:
     return ConfigDict(
         {
             "seed": 0,
-            "data": {"name": "digits", "augment": False, "options": {}},
+            "data": {
+                "name": "digits",  # digits, mnist, fashion_mnist, cifar10, libsvm:FILE, text:PATH.
+                "augment": False,  # Pad, crop, flip.
+                "stream": False,  # Read from host memory through grain; else lives on the device.
+                "length": 128,  # Tokens that the model sees, for text.
+                "options": {},
+            },
             "model": {"name": "mlp", "options": {}},
             "batch_size": 64,
+            "eval_batch_size": 256,
             "epochs": 30.0,  # Or give steps, which goes before.
             "steps": placeholder(int),
             "optimizer": {

@@ -1,7 +1,6 @@
 """Checkpoints: asynchronous, atomic, the last few and the best, over Orbax."""
 
 import json
-import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from orbax.checkpoint import checkpoint_managers
-
-logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax logs forty lines a save.
 
 
 class Checkpoints:
@@ -32,6 +30,8 @@ class Checkpoints:
     def __init__(self, directory: Path, *, keep: int = 2, best: str | None = None, mode="max"):
         if keep < 1:
             raise ValueError(f"keep must be >= 1, got {keep}")
+        if logging.get_verbosity() <= logging.INFO:
+            logging.set_verbosity(logging.WARNING)  # Orbax logs forty lines a save.
         policies: list[Any] = [checkpoint_managers.LatestN(keep)]
         if best is not None:
             rank = checkpoint_managers.BestN(

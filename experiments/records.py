@@ -169,7 +169,10 @@ def draw_curves(rows: list[dict[str, Any]], file: Path, title: str) -> None:
 
 
 def summary(finals: list[dict[str, float]]) -> str:
-    """Returns the table at the end of a run: loss and accuracy on each split, mean ± std."""
+    """Returns the table at the end of a run: loss and accuracy on each split, mean ± std.
+
+    Those on the training set are means over the last logged steps.
+    """
     lines = [f"{'':8}{'loss':>18}{'accuracy':>18}"]
     for split in ("train", "valid", "test"):
         cells = []

@@ -132,8 +132,8 @@ def launch(main: Callable[[Any, Path, str | None], int], config: str, *identity:
         return rest
 
     def body():
-        if logging.get_verbosity() <= logging.INFO:
-            logging.set_verbosity(logging.WARNING)  # Orbax logs forty lines a save.
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # JAX and Orbax tell much at INFO.
         use_compilation_cache()
         connect()
         chosen = flags.FLAGS.config
@@ -154,7 +154,7 @@ def guard(body: Callable[[], int | None]) -> int:
     try:
         code = body() or 0
     except USER_ERRORS as error:
-        if "--verbosity=1" in sys.argv:
+        if logging.get_verbosity() > 0:
             traceback.print_exc()
         text = " ".join(str(error).replace("\\n", " ").replace("\\", "").split())
         print(f"{type(error).__name__}: {text}", file=sys.stderr, flush=True)

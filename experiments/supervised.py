@@ -34,18 +34,19 @@ class Job(NamedTuple):
 
     init: Callable[..., TrainState]
     step: Callable[..., Any]
+    batches: Callable[[int], Any]
     prepare: Callable[..., Any]
-    dataset: data.Dataset
+    resident: dict[str, np.ndarray]
     evaluate: Callable[..., dict[str, np.ndarray]]
+    splits: tuple[str, ...]
     steps: int
     epoch: int
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns loss and accuracy of each example; sequences are averaged over their positions."""
+    """Returns loss and accuracy of each label; logits have the classes on a further, last axis."""
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    hit = (jnp.argmax(logits, -1) == labels).astype(jnp.float32)
-    return loss.reshape(len(loss), -1).mean(1), hit.reshape(len(hit), -1).mean(1)
+    return loss, (jnp.argmax(logits, -1) == labels).astype(jnp.float32)
 
 
 def make_step(model: models.Model, tx: optimizers.Optimizer, axis_name: str | None = None):
@@ -79,12 +80,14 @@ def make_step(model: models.Model, tx: optimizers.Optimizer, axis_name: str | No
     return step
 
 
-def make_evaluate(model: models.Model, dataset: data.Dataset, batch_size: int):
+def make_evaluate(
+    model: models.Model, dataset: data.Dataset, batch_size: int, length: int | None = None
+):
     """Returns ``evaluate(state, split, mesh, vmap) -> {"loss", "accuracy"}``, means over a split.
 
     With ``vmap`` the state is that of a population, and so are the means.
     """
-    prepare = data.prepare(dataset)
+    prepare = data.prepare(dataset, length=length)
 
     def add(params, stats, arrays, inputs, sums):
         batch = prepare(arrays, inputs, None)
@@ -100,6 +103,11 @@ def make_evaluate(model: models.Model, dataset: data.Dataset, batch_size: int):
     one = jax.jit(add)
     many = jax.jit(jax.vmap(add, in_axes=(0, 0, None, None, 0)))
 
+    def feed(split):
+        if length is None:
+            return data.eval_batches(size(dataset, split), batch_size, **processes())
+        return data.eval_windows(size(dataset, split), length, batch_size, **processes())
+
     @functools.cache
     def resident(split, mesh):
         arrays = getattr(dataset, split)
@@ -114,8 +122,7 @@ def make_evaluate(model: models.Model, dataset: data.Dataset, batch_size: int):
             means = [evaluate(run, split, mesh) for run in runs]
             return {k: np.stack([m[k] for m in means]) for k in means[0]}
         sums = dict.fromkeys(("loss", "accuracy", "count"), np.zeros(state.step.shape, np.float32))
-        size = len(getattr(dataset, split)["label"])
-        for inputs in data.eval_batches(size, batch_size, **processes()):
+        for inputs in feed(split):
             if mesh is not None:
                 share = NamedSharding(mesh, PartitionSpec(None if vmap else "data"))
                 inputs = jax.tree.map(
@@ -127,6 +134,11 @@ def make_evaluate(model: models.Model, dataset: data.Dataset, batch_size: int):
         return {k: sums[k] / sums["count"] for k in ("loss", "accuracy")}
 
     return evaluate
+
+
+def size(dataset: data.Dataset, split: str) -> int:
+    """Returns the number of examples of a split; of tokens for text."""
+    return len(next(iter(getattr(dataset, split).values()), ()))
 
 
 def processes() -> dict[str, Any]:
@@ -150,12 +162,19 @@ def shared_part(config: ConfigDict) -> str:
 @functools.lru_cache(maxsize=16)
 def _job(text: str, data_dir: str | None) -> Job:
     config = ConfigDict(json.loads(text))
-    if config.batch_size < 1:
-        raise ValueError(f"batch_size must be >= 1, got {config.batch_size}")
+    for name in ("batch_size", "eval_batch_size", "log_every", "keep"):
+        if config[name] < 1:
+            raise ValueError(f"{name} must be >= 1, got {config[name]}")
     dataset = data.load(config.data.name, data_dir, **config.data.options)
-    shape = {"input_shape": dataset.input_shape, "num_classes": dataset.num_classes}
-    model = models.build(config.model.name, **shape, **config.model.options)
-    epoch = len(dataset.train["label"]) // config.batch_size
+    length: Any = config.data.length if "tokens" in dataset.train else None
+    model = models.build(
+        config.model.name,
+        input_shape=dataset.input_shape if length is None else (length,),
+        num_classes=dataset.num_classes,
+        **config.model.options,
+    )
+    n = size(dataset, "train")
+    epoch = max(n // (config.batch_size * (length or 1)), 1)
     steps = round(config.epochs * epoch) if config.steps is None else config.steps
     if steps < 1:
         raise ValueError(f"a run must have steps >= 1, got {steps}")
@@ -166,14 +185,30 @@ def _job(text: str, data_dir: str | None) -> Job:
         opt_state = tx.init(params, learning_rate, weight_decay)
         return TrainState(jnp.int32(0), params, stats, opt_state)
 
-    gather = data.prepare(dataset, augment=config.data.augment)
+    def batches(seed):
+        if length is not None:
+            return data.window_batches(n, length, config.batch_size, seed, **processes())
+        if config.data.stream:
+            return data.streamed(dataset.train, config.batch_size, seed, **processes())
+        return data.epoch_batches(n, config.batch_size, seed, **processes())
+
+    make = data.prepare(dataset, augment=config.data.augment, length=length)
 
     def prepare(arrays, inputs, key):
         to_augment, to_drop = jax.random.split(key)
-        return {**gather(arrays, inputs, to_augment), "key": to_drop}
+        return {**make(arrays, inputs, to_augment), "key": to_drop}
 
-    evaluate = make_evaluate(model, dataset, min(config.batch_size * 4, 1024))
-    return Job(init, make_step(model, tx), prepare, dataset, evaluate, steps, epoch)
+    return Job(
+        init=init,
+        step=make_step(model, tx),
+        batches=batches,
+        prepare=prepare,
+        resident={} if config.data.stream else dataset.train,
+        evaluate=make_evaluate(model, dataset, config.eval_batch_size, length),
+        splits=tuple(s for s in ("valid", "test") if size(dataset, s)),
+        steps=steps,
+        epoch=epoch,
+    )
 
 
 def start(job: Job, configs: Sequence[ConfigDict]) -> tuple[TrainState, jax.Array]:

@@ -14,7 +14,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 import optim
-from experiments import checkpoints, data, records, runtime, supervised
+from experiments import checkpoints, records, runtime, supervised
 
 shared_part = supervised.shared_part  # Equal for configs that can be one population.
 
@@ -77,12 +77,7 @@ def run_population(
             records.claim(folder, c)
     mesh = optim.parallel.data_mesh() if jax.device_count() > 1 else None
     state, key = supervised.start(job, configs)
-    feeds = [
-        data.epoch_batches(
-            len(job.dataset.train["label"]), c.batch_size, c.seed, **supervised.processes()
-        )
-        for c in configs
-    ]
+    feeds = [job.batches(c.seed) for c in configs]
     if alone:
         feeds, vmap = feeds[0], False
     else:
@@ -120,7 +115,7 @@ def run_population(
             write(step, means, examples=step * config.batch_size, **clock.read(step))
 
     def evaluate(step, state):
-        if len(job.dataset.valid["label"]):
+        if "valid" in job.splits:
             means = job.evaluate(state, "valid", mesh, vmap)
             write(step, {f"valid/{k}": v for k, v in means.items()})
 
@@ -142,7 +137,7 @@ def run_population(
             feeds,
             job.steps,
             key=key,
-            data=job.dataset.train,
+            data=job.resident,
             prepare=job.prepare,
             start=start,
             mesh=mesh,
@@ -161,8 +156,7 @@ def run_population(
             raise runtime.Preempted(stopped[0])
         finals = {
             f"{split}/{k}": v
-            for split in ("train", "valid", "test")
-            if len(getattr(job.dataset, split)["label"])
+            for split in job.splits
             for k, v in job.evaluate(state, split, mesh, vmap).items()
         }
     finally:
@@ -174,7 +168,9 @@ def run_population(
             store.close()
     results = []
     for r, (file, folder) in enumerate(zip(files, folders, strict=True)):
-        final = {k: float(v[r] if np.ndim(v) else v) for k, v in finals.items()}
+        last = next(row for row in reversed(file.rows) if "loss" in row)
+        final = {f"train/{k}": float(last[k]) for k in ("loss", "accuracy")}
+        final |= {k: float(v[r] if np.ndim(v) else v) for k, v in finals.items()}
         if folder is not None and lead:
             records.draw_curves(file.rows, folder / "curves.png", str(folder))
         results.append(Result(final, file.rows))
