@@ -76,11 +76,12 @@ def lv_hba(
 
     Deviations of the authors' scripts from the paper: the LLSC script also projects
     :math:`\theta` onto :math:`\{g(x_k, \theta) = 0\}` (``project_theta``) and leaves multipliers
-    unbounded (``multiplier_bound=math.inf``); the SVM scripts never update ``x``.
+    unbounded (``multiplier_bound=math.inf``); the SVM scripts never
+    update ``x``.
 
     Args:
       alpha: Step size of ``(x, y)``: a number, a schedule, or an optax transform of the pair.
-      beta: Step size of ``z``, a number or a schedule.
+      beta: Step size of ``z``, a number >= 0 or a schedule.
       eta: Step size of ``theta`` and ``lam``, a number or a schedule.
       gamma1: Proximal parameter of the lower variable, > 0.
       gamma2: Proximal parameter of the multipliers, > 0.
@@ -121,9 +122,9 @@ def lv_hba(
       Yao, Yu, Zeng, Zhang, `Constrained Bi-Level Optimization: Proximal Lagrangian Value Function
       Approach and Hessian-free Algorithm <https://arxiv.org/abs/2401.16164>`_, 2024
     """
-    for name, value in (("beta", beta), ("eta", eta), ("gamma1", gamma1), ("gamma2", gamma2)):
+    for name, value in (("eta", eta), ("gamma1", gamma1), ("gamma2", gamma2), ("c", c)):
         check_number(name, value)
-    check_number("c", c)
+    check_number("beta", beta, strict=False)
     move = mover(alpha, "alpha")
 
     def init(problem, x0, y0, batch=None):

@@ -155,9 +155,9 @@ def halfspace(normal: Any, offset: float = 0.0) -> Projection:
         raise ValueError("normal must not be zero")
 
     def project(v):
-        excess = optax.tree.vdot(normal, v) - offset
-        t = jnp.maximum(excess, 0) / square
-        return jax.tree.map(lambda p, a: p - jnp.asarray(t * a, p.dtype), v, normal)
+        a = jax.tree.map(lambda p, q: jnp.asarray(q, p.dtype), v, normal)
+        t = jnp.maximum(optax.tree.vdot(a, v) - offset, 0) / square
+        return jax.tree.map(lambda p, q: p - jnp.asarray(t * q, p.dtype), v, a)
 
     return project
 

@@ -7,6 +7,7 @@ import numpy as np
 
 import bilevel
 from bilevel import Problem, Samples
+from experiments.problems import closed_form
 
 FOLDER = Path(__file__).parent / "reference" / "bilevel"
 
@@ -20,23 +21,10 @@ def data(record):
     return {key[5:]: value for key, value in record.items() if key.startswith("data_")}
 
 
-def finite_sum(record):
-    """P1 as a finite sum: a batch is the index of a sample, or None for the mean of all."""
-    d = jax.tree.map(jax.numpy.asarray, data(record))
-
-    def upper(x, y, i):
-        value = 0.5 * (y - d["c"]) @ d["D"] @ (y - d["c"]) + 0.5 * x @ d["E"] @ x + x @ d["K"] @ y
-        if i is None:
-            return value
-        return value + 0.5 * y @ d["dD"][i] @ y + d["du"][i] @ y + d["dv"][i] @ x
-
-    def lower(x, y, i):
-        a, b, c = d["A"], d["B"], d["b"]
-        if i is not None:
-            a, b, c = a + d["dA"][i], b + d["dB"][i], c + d["db"][i]
-        return 0.5 * y @ a @ y - y @ (b @ x + c)
-
-    return Problem(upper, lower)
+def closed_form_problem(name, record):
+    """P1 to P5 of a record; a batch of P1 is the index of a sample, or None for the mean."""
+    make = closed_form.PROBLEMS[name.lower()]
+    return make(data(record), record.get("x0"), record.get("y0")).problem
 
 
 def samples(record, prefix, names=("fy", "gy", "gz", "fx", "gxy", "gxz")):
@@ -60,47 +48,6 @@ def trajectory(solver, state, batches, steps):
 
 def relative_error(got, expected):
     return np.max(np.abs(got - expected)) / np.max(np.abs(expected))
-
-
-def closed_form(name, record):
-    """Problems P1 to P5 of a record."""
-    jnp = jax.numpy
-    d = {key: jnp.asarray(value) for key, value in data(record).items()}
-    box = bilevel.projections.box
-    if name == "P1":
-        return finite_sum(record)
-    if name == "P4":
-        return Problem(
-            upper=lambda x, y, b: jnp.sum(x**2) + jnp.sum(y**2),
-            lower=lambda x, y, b: jnp.sum(x * y),
-            project_x=box(-1, 1),
-            project_y=box(-1, 1),
-        )
-    if name == "P5":
-        return Problem(
-            upper=lambda x, y, b: 0.5 * jnp.sum((y - 1) ** 2) + 0.05 * jnp.sum(x**2),
-            lower=lambda x, y, b: jnp.sum((y - x) ** 2 + 3 * jnp.sin(y - x) ** 2),
-        )
-    if name == "P3":
-        return Problem(
-            upper=lambda x, y, b: (
-                0.5 * jnp.sum((y - d["c"]) ** 2) + 0.5 * d["reg"] * jnp.sum((x - d["xh"]) ** 2)
-            ),
-            lower=lambda x, y, b: 0.5 * jnp.sum(d["a"] * (y - d["Pm"] @ x) ** 2),
-            project_x=box(record["data_xlo"], record["data_xhi"]),
-            project_y=box(record["data_lo"], record["data_hi"]),
-        )
-
-    def lower(x, y, b):
-        return 0.5 * jnp.sum((d["M"] @ y - d["N"] @ x - d["q"]) ** 2)
-
-    def upper(x, y, b):
-        ridge = 0.5 * d["reg"] * jnp.sum(x**2)
-        if name == "P2a":
-            return 0.5 * jnp.sum((d["M"] @ y - d["t"]) ** 2) + ridge
-        return 0.5 * (y - d["c"]) @ d["D"] @ (y - d["c"]) + ridge
-
-    return Problem(upper, lower)
 
 
 def svm(record):

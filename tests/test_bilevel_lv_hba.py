@@ -126,3 +126,62 @@ def test_toy_inequality():
             run = {k: r[f"run{i}_{k}"] for k in ("x", "y", "theta", "lam", "z")}
             check(states, run | {"iters": r["iters"]}, ("x", "y", "theta", "lam", "z"), ())
             assert abs(states.x[-1] - r["final"][i, 0]) <= 1e-9
+
+
+@pytest.mark.parametrize("data", ["diabetes", "fourclass"])
+def test_svm_official_step_by_step(data):
+    """One step from each recorded state of the authors' float32 run, with its peculiarities.
+
+    Their loader pairs slack i with sample perm[i], multipliers are not projected, z does not move,
+    and neither does the upper variable.
+    """
+    r = records.load(f"lvhba_svm_{data}_official_s1")
+    assert int(r["clamp"]) == -1
+    d = r["z_train"].shape[1]
+    features, labels = (jnp.asarray(r[k], jnp.float32) for k in ("z_train", "y_train"))
+    clean, split = records.svm(r | {"leaky": True, "r": 1.0})
+
+    def constraint(x, y, order):
+        w, b, xi = y
+        return 1 - xi - labels[order] * (features[order] @ w + b)
+
+    problem = Problem(
+        clean.upper,
+        clean.lower,
+        constraint,
+        project_xy=lambda x, y: (jax.lax.stop_gradient(jnp.asarray(r["C"][0])), y),
+        multiplier_bound=math.inf,
+        equality=True,  # With an infinite bound: multipliers of both signs, as in the script.
+    )
+    solver = bilevel.lv_hba(
+        float(r["alpha"]),
+        float(r["beta"]),
+        float(r["eta"]),
+        gamma1=1 / float(r["inv_gamma1"]),
+        gamma2=1 / float(r["inv_gamma2"]),
+        c=power(1.0, float(r["p"])),
+    )
+    onto = jax.jit(projections.svm(r["z_train"], r["y_train"]))
+    step = jax.jit(solver.step)
+    y = [split(row) for row in np.column_stack([r["w"], r["b"], r["xi"]])]
+    theta = [split(row) for row in np.column_stack([r["tw"], r["tb"], r["txi"]])]
+    orders = r["perms"][:, 0].astype(np.int32)
+    first = solver.init(problem, r["C"][0], y[0], (None, orders[0]))
+    for row, order in enumerate(orders[:5]):
+        assert r["iters"][row + 1] == row + 1
+        state = first._replace(
+            count=jnp.asarray(row, jnp.int32),
+            x=jnp.asarray(r["C"][row]),
+            y=y[row],
+            theta=theta[row],
+            lam=jnp.asarray(r["lam"][row]),
+            z=jnp.asarray(r["z"][row]),
+        )
+        state, _ = step(state, (None, order))
+        before = records.join(state.y)
+        assert np.max(np.abs(before - r["pre_w_b_xi"][row])) <= 2e-5
+        assert np.max(np.abs(records.join(state.theta) - records.join(theta[row + 1]))) <= 2e-5
+        assert np.max(np.abs(state.lam - r["lam"][row + 1])) <= 2e-5
+        after = records.join(onto(state.y))  # Theirs is an interior-point solve to 2e-3.
+        assert np.max(np.abs(after - records.join(y[row + 1]))) <= 2e-3
+        assert after.shape == (d + 1 + 500,)

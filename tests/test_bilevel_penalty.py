@@ -6,6 +6,7 @@ import pytest
 
 import bilevel
 from bilevel import power
+from experiments.problems import closed_form
 from tests import bilevel_records as records
 
 
@@ -21,7 +22,7 @@ def test_f2sa_replays(noise, prefix):
         r = records.load("penalty_stoch_s0")
         alpha, gamma = bilevel.f2sa_schedules(noise, *(float(r[k]) for k in ("ca", "cg", "k0")))
         solver = bilevel.f2sa(alpha, gamma, inner_steps=int(r["T"]), xi=float(r["xi"]))
-        state = solver.init(records.finite_sum(r), r["x0"], r["y0"])
+        state = solver.init(records.closed_form_problem("P1", r), r["x0"], r["y0"])
         state = state._replace(z=jax.numpy.asarray(r["z0"]))
         batches = None if noise == "none" else records.samples(r, prefix)
         states, metrics = records.trajectory(solver, state, batches, int(r["K"]))
@@ -41,7 +42,7 @@ def test_f2sa_replays_benchopt():
             inner_steps=int(r["n_inner_steps"]),
             x_step=power(s / float(r["outer_ratio"]), -4 / 7),
         )
-        state = solver.init(records.finite_sum(r), r["x"][0], r["y"][0])
+        state = solver.init(records.closed_form_problem("P1", r), r["x"][0], r["y"][0])
         state = state._replace(z=jax.numpy.asarray(r["z"][0]))
         states, _ = records.trajectory(solver, state, records.samples(r, ""), r["idx_fx"].size)
         check(states, r, "", ("x", "y", "z", "lam"))
@@ -56,7 +57,7 @@ def test_f3sa_replays():
         ca, cg, ce, k0 = (float(r[k]) for k in ("ca", "cg", "ce", "k0"))
         solver = bilevel.f3sa(*bilevel.f3sa_schedules("both", ca, cg, ce, k0), xi=float(r["xi"]))
         z0 = jax.numpy.asarray(r["z0"])
-        state = solver.init(records.finite_sum(r), r["x0"], r["y0"])
+        state = solver.init(records.closed_form_problem("P1", r), r["x0"], r["y0"])
         state = state._replace(z=z0, previous=(*state.previous[:2], z0))
         batches = records.samples(r, "f3sa_")
         states, _ = records.trajectory(solver, state, batches, int(r["K"]))
@@ -74,7 +75,9 @@ def test_algorithm_2_replays():
             **bilevel.penalty_schedules("both", **constants), rho=float(r["rho"])
         )
         z0 = jax.numpy.asarray(r["z0"])
-        state = solver.init(records.finite_sum(r), r["x0"], r["y0"])._replace(z=z0, wz=z0)
+        state = solver.init(records.closed_form_problem("P1", r), r["x0"], r["y0"])._replace(
+            z=z0, wz=z0
+        )
         names = ("fwy", "gwy", "gwz", "fx", "gxy", "gxz")
         batches = records.samples(r, "alg2_", names)
         states, _ = records.trajectory(solver, state, batches, int(r["K"]))
@@ -85,7 +88,7 @@ def test_algorithm_2_replays():
 def test_algorithm_1_replays(name):
     with jax.enable_x64(True):
         r = records.load(f"penalty_{name}_s0")
-        problem = records.closed_form(name, r)
+        problem = records.closed_form_problem(name, r)
         schedules = {
             "const": lambda k: jax.numpy.asarray(r["sigma_const"]),
             "dec": power(1.0, -1 / 3),
@@ -100,3 +103,44 @@ def test_algorithm_1_replays(name):
                 got, expected = getattr(states, field)[r["alg1_iters"]], r[f"alg1_{kind}_{field}"]
                 rows = 8 if name == "P4" else None  # Does not settle: errors grow.
                 assert records.relative_error(got[:rows], expected[:rows]) <= 1e-9, (kind, field)
+
+
+@pytest.mark.parametrize("sigma_index", [1, 3])
+def test_algorithm_1_reaches_the_minimiser_of_the_penalty_objective(sigma_index):
+    with jax.enable_x64(True):
+        r = records.load("penalty_P1_s0")
+        sigma = float(r["sigmas"][sigma_index])
+        args = {k: float(r[k]) for k in ("alpha", "beta", "gamma", "rho")}
+        solver = bilevel.penalty(**args, sigma=sigma, inner_steps=int(r["T"]))
+        problem = records.closed_form_problem("P1", r)
+        state, metrics = bilevel.solve(problem, solver, r["x0"], r["y0"], steps=20_000)
+        # The x step is alpha sigma, so that small sigma is slow.
+        assert records.relative_error(state.x, r["xsig"][sigma_index]) <= 1e-8
+        assert metrics["residual"][-1] <= 1e-6
+        value = metrics["gap"][-1] / sigma
+        at_minimum = closed_psi_sigma(r, sigma, np.asarray(state.x))
+        assert abs(value - at_minimum) <= 1e-6 * abs(at_minimum)
+
+
+def closed_psi_sigma(r, sigma, x):
+    form = closed_form.PROBLEMS["p1"](records.data(r), r["x0"], r["y0"])
+    return float(form.psi_sigma(x, sigma))
+
+
+def test_without_noise_momentum_changes_nothing():
+    with jax.enable_x64(True):
+        r = records.load("penalty_P1_s0")
+        problem = records.closed_form_problem("P1", r)
+        alpha, gamma, eta = bilevel.f3sa_schedules("both")
+        steps = bilevel.penalty_schedules("both")
+        pairs = [
+            (bilevel.f3sa(alpha, gamma, eta), bilevel.f2sa(alpha, gamma, inner_steps=1)),
+            (bilevel.penalty(**steps), bilevel.penalty(**(steps | {"eta": None}))),
+        ]
+        for pair in pairs:
+            got, expected = (
+                bilevel.solve(problem, s, r["x0"], r["y0"], steps=200).state for s in pair
+            )
+            for field in ("x", "y", "z"):
+                error = records.relative_error(getattr(got, field), getattr(expected, field))
+                assert error <= 1e-12, field

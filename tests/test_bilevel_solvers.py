@@ -1,0 +1,371 @@
+"""What every solver promises: devices, resume, compilation, vmap, optax, errors, gradients."""
+
+import dataclasses
+import functools
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import bilevel
+from bilevel import Problem, Samples, power, projections
+from optim import loop, parallel
+
+rng = np.random.default_rng(0)
+N, P, Q = 16, 3, 4  # Examples in a batch, numbers in x, numbers in y.
+
+
+def upper(x, y, batch):
+    a, b = batch
+    return jnp.mean((a @ y["w"] + y["b"] - b) ** 2) + 0.1 * jnp.sum(x**2)
+
+
+def lower(x, y, batch):
+    a, b = batch
+    weights = jnp.sum(jnp.exp(x) * jnp.arange(1.0, P + 1))
+    return jnp.mean((a @ y["w"] + y["b"] - b) ** 2) + 0.05 * weights * jnp.sum(y["w"] ** 2)
+
+
+PROBLEM = Problem(upper, lower, project_x=projections.box(-1.0, 1.0))
+CONSTRAINED = Problem(
+    upper,
+    lower,
+    constraint=lambda x, y, batch: jnp.sum(x)[None] + jnp.sum(y["w"]) + y["b"] - 0.5,
+    project_xy=projections.joint(
+        projections.halfspace((np.ones(P), {"b": 1.0, "w": np.ones(Q)}), 0.5)
+    ),
+    multiplier_bound=5.0,
+)
+X0, Y0 = np.zeros(P), {"b": np.zeros(()), "w": np.full(Q, 0.05)}
+
+
+@functools.cache
+def make(name, axis_name=None):
+    """Returns a problem and a solver on it; cached, so that compiled steps are shared."""
+    solver = {
+        "f2sa": lambda **k: bilevel.f2sa(*bilevel.f2sa_schedules("both"), inner_steps=2, **k),
+        "f3sa": lambda **k: bilevel.f3sa(*bilevel.f3sa_schedules("both"), **k),
+        "penalty1": lambda **k: bilevel.penalty(0.1, 0.8, 0.1, power(1, -0.3), inner_steps=2, **k),
+        "penalty2": lambda **k: bilevel.penalty(**bilevel.penalty_schedules("both"), **k),
+        "lv_hba": lambda **k: bilevel.lv_hba(0.05, 0.1, 0.1, **k),
+    }[name](axis_name=axis_name)
+    return CONSTRAINED if name == "lv_hba" else PROBLEM, solver
+
+
+SOLVERS = ["f2sa", "f3sa", "penalty1", "penalty2", "lv_hba"]
+
+
+def batches(start):
+    for k in range(start, 1000):
+        r = np.random.default_rng(k)
+
+        def one(r=r):
+            return r.standard_normal((N, Q)), r.standard_normal(N)
+
+        yield one(), one()
+
+
+def close(a, b, tolerance=1e-11):
+    for p, q in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(p, q, rtol=tolerance, atol=tolerance)
+
+
+def same_bits(a, b):
+    for p, q in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(p, q)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_eight_devices_equal_one_and_resume_is_bit_exact(name):
+    with jax.enable_x64(True):
+        problem, solver = make(name)
+        one, metrics = bilevel.solve(problem, solver, X0, Y0, batches, 6, steps_per_call=3)
+        assert all(m.shape == (6,) for m in metrics.values())
+        assert not np.array_equal(one.x, X0)
+
+        half, _ = bilevel.solve(problem, solver, X0, Y0, batches, 3, steps_per_call=3)
+        half = jax.tree.map(lambda a: np.array(a), half)  # As from a checkpoint.
+        resumed, rest = bilevel.solve(
+            problem, solver, X0, Y0, batches, 6, state=half, steps_per_call=3
+        )
+        same_bits(resumed, one)
+        same_bits(rest, {k: v[3:] for k, v in metrics.items()})
+
+        mesh = parallel.data_mesh()
+        assert mesh.size == 8
+        split, split_metrics = bilevel.solve(
+            problem, solver, X0, Y0, batches, 6, mesh=mesh, steps_per_call=3
+        )
+        close(split, one)
+        close(split_metrics, metrics)
+        _, mapped = make(name, "data")
+        shard, shard_metrics = bilevel.solve(
+            problem, mapped, X0, Y0, batches, 6, mesh=mesh, axis_name="data", steps_per_call=3
+        )
+        close(shard, one)
+        close(shard_metrics, metrics)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_pmap_equals_one_device(name):
+    with jax.enable_x64(True):
+        problem, solver = make(name)
+        one = solver.init(problem, X0, Y0)
+        many = jax.tree.map(lambda a: np.stack([a] * 8), one)
+        step, mapped = jax.jit(solver.step), jax.pmap(make(name, "data")[1].step, "data")
+        feed = batches(0)
+        for _ in range(2):
+            batch = next(feed)
+            one, metrics = step(one, batch)
+            shares = jax.tree.map(lambda a: a.reshape(8, -1, *a.shape[1:]), batch)
+            many, many_metrics = mapped(many, shares)
+        close(jax.tree.map(lambda a: a[5], many), one)
+        close(jax.tree.map(lambda a: a[2], many_metrics), metrics)
+        assert step._cache_size() == 1  # Schedules of sigma_k and c_k compile nothing anew.
+
+
+def test_samples_give_each_gradient_its_own_batch():
+    problem, solver = make("penalty1")
+    feed = batches(0)
+    f, g = zip(*(next(feed) for _ in range(4)), strict=True)
+
+    def inner(pair):
+        return jax.tree.map(lambda *a: np.stack(a), *pair)
+
+    s = Samples(inner(f[:2]), inner(g[:2]), inner(g[2:]), f[2], g[1], g[3])
+    state = solver.init(problem, jnp.zeros(P), jax.tree.map(jnp.asarray, Y0))
+    got, _ = jax.jit(solver.step)(state, jax.tree.map(jnp.asarray, s))
+
+    u, v = state.y, state.z
+    f_y, g_y = jax.jit(jax.grad(upper, 1)), jax.jit(jax.grad(lower, 1))
+    for t in range(2):
+        h_y = jax.tree.map(jnp.add, f_y(state.x, u, f[t]), g_y(state.x, u, g[t]))
+        g_z = g_y(state.x, v, g[2 + t])
+        u = jax.tree.map(lambda w, d, c: w - 0.1 * (d + w - c), u, h_y, state.y)
+        v = jax.tree.map(lambda w, d, c: w - 0.1 * (d + w - c), v, g_z, state.z)
+    f_x, g_x = jax.jit(jax.grad(upper)), jax.jit(jax.grad(lower))
+    d = f_x(state.x, u, f[2]) + g_x(state.x, u, g[1]) - g_x(state.x, v, g[3])
+    close((got.wy, got.wz, got.x), (u, v, jnp.clip(state.x - 0.1 * d, -1, 1)), 1e-5)
+    with pytest.raises(ValueError, match=r"leading axis inner_steps=2, got shape \(3"):
+        solver.step(
+            state, s._replace(g_z=jax.tree.map(lambda a: np.concatenate([a, a[:1]]), s.g_z))
+        )
+
+
+def test_vmap_over_step_sizes_and_seeds():
+    batch = jax.tree.map(jnp.asarray, next(batches(0)))
+
+    def run(alpha, seed):
+        solver = bilevel.penalty(alpha, 0.8, 0.1, 0.5, inner_steps=2)
+        x0 = jax.random.uniform(jax.random.key(seed), (P,))
+        state = solver.init(PROBLEM, x0, Y0)
+        return jax.lax.fori_loop(0, 5, lambda _, s: solver.step(s, batch)[0], state).x
+
+    alphas, seeds = jnp.array([0.1, 0.2]), jnp.array([0, 1])
+    both = jax.jit(jax.vmap(run))(alphas, seeds)
+    one = jax.jit(run)
+    close(both, jnp.stack([one(alphas[0], 0), one(alphas[1], 1)]), 1e-5)
+
+
+def test_optax_transforms_are_step_sizes():
+    batch = jax.tree.map(jnp.asarray, next(batches(0)))
+
+    def after(solver, problem=PROBLEM):
+        state = solver.init(problem, jnp.zeros(P), Y0)
+        for _ in range(3):
+            state, metrics = jax.jit(solver.step)(state, batch)
+        return state, metrics
+
+    plain, _ = after(bilevel.f2sa(0.1, 0.2, lam=2.0, inner_steps=2))
+    sgd, adam = optax.sgd(0.1), optax.adam(0.1)
+    same, _ = after(bilevel.f2sa(sgd, optax.sgd(0.2), lam=2.0, inner_steps=2, x_step=sgd))
+    close((plain.x, plain.y), (same.x, same.y), 1e-6)
+    plain, _ = after(bilevel.lv_hba(0.1, 0.1, 0.1), CONSTRAINED)
+    same, _ = after(bilevel.lv_hba(sgd, 0.1, 0.1), CONSTRAINED)
+    close((plain.x, plain.y), (same.x, same.y), 1e-6)
+    for solver in (bilevel.f2sa(0.1, 0.2, x_step=adam), bilevel.penalty(adam, 0.8, 0.1, 0.5)):
+        state, metrics = after(solver)
+        assert int(optax.tree.get(state.steps, "count")) == 3
+        assert np.all(np.isfinite(list(metrics.values())))
+        assert np.max(np.abs(state.x)) <= 1
+
+
+def gradients(name, steps):
+    """Counts, in the compiled step's trace, the gradients of each level and of the constraint."""
+    problem, _ = make(name)
+    counts = {"upper": 0, "lower": 0}
+
+    def counted(level):
+        fun = getattr(problem, level)
+
+        @jax.custom_vjp
+        def value(x, y, batch):
+            return fun(x, y, batch)
+
+        def forward(x, y, batch):
+            counts[level] += 1
+            return fun(x, y, batch), (x, y)
+
+        def backward(residuals, cotangent):
+            return (*jax.tree.map(jnp.zeros_like, residuals), None)
+
+        value.defvjp(forward, backward)
+        return value
+
+    problem = dataclasses.replace(problem, upper=counted("upper"), lower=counted("lower"))
+    solver = steps(name)
+    state = solver.init(problem, jnp.zeros(P), Y0)
+    batch = jax.tree.map(jnp.asarray, next(batches(0)))
+    jax.make_jaxpr(solver.step)(state, batch)
+    return counts
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("f2sa", {"upper": 2, "lower": 4}),
+        ("f3sa", {"upper": 4, "lower": 8}),
+        ("penalty1", {"upper": 2, "lower": 4}),
+        ("penalty2", {"upper": 4, "lower": 8}),
+        ("lv_hba", {"upper": 1, "lower": 3}),
+    ],
+)
+def test_gradients_an_iteration(name, expected):
+    # An inner loop is traced once, so these are the documented counts at T = 1.
+    assert gradients(name, lambda n: make(n)[1]) == expected
+
+
+def test_states_keep_their_dtypes():
+    def shapes(tree, dtype=None):
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, dtype or a.dtype), tree)
+
+    for dtype in (jnp.bfloat16, jnp.float16, jnp.float32):
+        for name in SOLVERS:
+            problem, solver = make(name)
+            init = functools.partial(solver.init, problem)
+            state = jax.eval_shape(init, shapes(X0, dtype), shapes(Y0, dtype))
+            after, _ = jax.eval_shape(solver.step, state, shapes(next(batches(0)), dtype))
+            assert shapes(after) == shapes(state)
+            assert after.x.dtype == dtype
+
+
+def test_bad_hyperparameters():
+    bad = [
+        (lambda: bilevel.f2sa(-1.0, 0.1), "alpha must be > 0, got -1.0"),
+        (lambda: bilevel.f2sa(0.1, 0.0), "gamma must be > 0, got 0.0"),
+        (
+            lambda: bilevel.f2sa(0.1, 0.1, inner_steps=0),
+            "inner_steps must be an integer >= 1, got 0",
+        ),
+        (lambda: bilevel.f2sa(optax.sgd(0.1), 0.1), "lam must be given"),
+        (lambda: bilevel.f2sa(0.1, 0.1, delta=0.1), "lam must be the number"),
+        (lambda: bilevel.f2sa(0.1, 0.1, lam=1.0, delta=-1.0), "delta must be >= 0, got -1.0"),
+        (lambda: bilevel.f2sa_schedules("some"), "noise must be one of none, upper, both"),
+        (lambda: bilevel.f3sa(0.1, 0.1, float("nan")), "eta must be > 0, got nan"),
+        (lambda: bilevel.penalty(0.1, 0.1, 0.1, 0.0), "sigma must be > 0, got 0.0"),
+        (
+            lambda: bilevel.penalty(0.1, 0.1, 0.1, 0.1, eta=0.1, inner_steps=2),
+            "inner_steps must be 1",
+        ),
+        (lambda: bilevel.lv_hba(0.1, 0.1, 0.1, gamma2=-3), "gamma2 must be > 0, got -3"),
+        (lambda: Problem(upper, 3), "lower must be callable, got 3"),
+        (lambda: Problem(upper, lower, multiplier_bound=1.0), "need a constraint"),
+        (lambda: Problem(upper, lower, upper, multiplier_bound=-1.0), "number > 0, got -1.0"),
+        (lambda: projections.box(1, 0), "low must be <= high, got 1 > 0"),
+        (lambda: projections.ball(-1.0), "radius must be > 0, got -1.0"),
+        (lambda: projections.svm(np.ones((2, 1)), np.array([0, 1])), "labels must be -1 or 1"),
+    ]
+    for call, message in bad:
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_bad_problems():
+    _, f2sa = make("f2sa")
+    _, penalty = make("penalty1")
+    _, lv_hba = make("lv_hba")
+
+    def start(solver, x0=X0, y0=Y0, **changes):
+        fields = {"upper": upper, "lower": lower} | changes
+        return solver.init(Problem(**fields), x0, y0)
+
+    g = CONSTRAINED.constraint
+    box = projections.box(0.0, 1.0)
+    with pytest.raises(ValueError, match="lv_hba needs multiplier_bound > 0"):
+        start(lv_hba, constraint=g, project_xy=CONSTRAINED.project_xy)
+    with pytest.raises(ValueError, match="lv_hba needs project_xy"):
+        start(lv_hba, constraint=g, multiplier_bound=1.0)
+    for solver in (penalty, f2sa):
+        with pytest.raises(ValueError, match=r"takes no constraint: use .*lv_hba"):
+            start(solver, constraint=g)
+    with pytest.raises(ValueError, match=r"f2sa takes no project_y: use bilevel\.penalty"):
+        start(f2sa, project_y=box)
+    with pytest.raises(ValueError, match="project_y must keep the structure"):
+        start(penalty, project_y=lambda y: y["w"])
+    with pytest.raises(ValueError, match=r"project_y must keep shape and dtype of leaf \['w'\]"):
+        start(penalty, project_y=lambda y: y | {"w": y["w"][:1]})
+    with pytest.raises(ValueError, match=r"y\['w'\] must be a floating-point array, got int"):
+        start(penalty, y0=Y0 | {"w": np.ones(Q, int)})
+    with pytest.warns(UserWarning, match="x0 is infeasible: projected by project_x, a move of 2"):
+        state = start(penalty, x0=np.array([0, 3.0, 0]), project_x=box)
+    assert np.max(state.x) == 1
+
+
+def test_bad_steps():
+    batch = next(batches(0))
+    for name in SOLVERS:
+        problem, solver = make(name)
+        state = solver.init(problem, X0, Y0)
+        for wrong in (batch[0][0], (batch[0],), {"upper": 1}):
+            with pytest.raises(ValueError, match="the pair \\(upper_batch, lower_batch\\)"):
+                solver.step(state, wrong)
+        for level in ("upper", "lower"):
+            vector = dataclasses.replace(problem, **{level: lambda x, y, b: x})
+            bad = state._replace(problem=vector)
+            with pytest.raises(
+                ValueError, match=rf"{level} must return a scalar, got shape \(3,\)"
+            ):
+                jax.eval_shape(solver.step, bad, batch)
+    with pytest.raises(ValueError, match="axis_name must be the solver's, None, got 'data'"):
+        bilevel.solve(*make("f2sa"), X0, Y0, batches, 1, axis_name="data")
+
+
+def test_the_first_number_that_is_not_finite_is_named():
+    problem, solver = make("f2sa")
+
+    def poisoned(start):
+        for k, (f, g) in zip(range(start, 100), batches(start), strict=False):
+            yield ((f[0], f[1] * (np.nan if k == 4 else 1)), g)
+
+    with pytest.raises(loop.NonFiniteError, match="is nan at step 5"):
+        bilevel.solve(problem, solver, X0, Y0, poisoned, 10, steps_per_call=5)
+
+
+def test_diagnose_finds_the_spectral_radius():
+    with jax.enable_x64(True):
+        a = np.array([[1.0, 0.4], [0.0, 2.0]])
+        problem = Problem(
+            upper=lambda x, y, b: jnp.sum((y - 1) ** 2) + jnp.sum(x * (a @ y)),
+            lower=lambda x, y, b: jnp.sum((y - a @ x) ** 2),
+        )
+        for alpha, stable in ((0.05, True), (2.0, False)):
+            solver = bilevel.f2sa(alpha, 0.2, lam=1.0, inner_steps=1)
+            state = solver.init(problem, np.ones(2), np.zeros(2))
+
+            def flat_step(v, state=state, solver=solver):
+                x, y, z = jnp.split(v, 3)
+                new, _ = solver.step(state._replace(x=x, y=y, z=z), None)
+                return jnp.concatenate([new.x, new.y, new.z])
+
+            radius = np.max(np.abs(np.linalg.eigvals(jax.jit(jax.jacobian(flat_step))(np.ones(6)))))
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                found = bilevel.diagnose(problem, solver, state)
+            assert found.stable == stable == (radius <= 1)
+            assert abs(found.spectral_radius - radius) <= 2e-3 * radius
+            assert bool(caught) != stable
+            if not stable:
+                assert "locally unstable" in str(caught[0].message)

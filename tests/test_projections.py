@@ -1,0 +1,133 @@
+"""Projections: in the set, and the difference normal to it; derivatives; structure; bad input."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bilevel import projections
+
+rng = np.random.default_rng(3)
+A, B = rng.standard_normal((2, 5)), rng.standard_normal(2)
+REDUNDANT = np.vstack([A, A[0] + A[1]])
+Z, T = rng.standard_normal((30, 3)), np.sign(rng.standard_normal(30))
+ROWS = T[:, None] * np.column_stack([Z, np.ones(30)])
+
+
+def flat(v):
+    return np.concatenate([np.ravel(a) for a in jax.tree.leaves(v)])
+
+
+# Name: projection, a point of its space, and the set's points by hand: v -> a point of the set.
+SETS = {
+    "box": (projections.box(-0.5, np.full(5, 0.7)), np.zeros(5), lambda v: np.clip(v, -0.5, 0.7)),
+    "ball": (
+        projections.ball(0.8, {"a": np.ones(3), "b": np.zeros(())}),
+        {"a": np.zeros(3), "b": np.zeros(())},
+        lambda v: np.append(np.ones(3), 0) + 0.8 * v / max(0.8, np.linalg.norm(v)) * 0.5,
+    ),
+    "simplex": (projections.simplex(2.0), np.zeros(5), lambda v: 2 * np.exp(v) / np.exp(v).sum()),
+    "affine": (
+        projections.affine(REDUNDANT, np.append(B, B.sum())),
+        np.zeros(5),
+        lambda v: v + np.linalg.pinv(A) @ (B - A @ v),
+    ),
+    "halfspace": (
+        projections.halfspace((1.0, np.arange(3.0)), -0.3),
+        (np.zeros(()), np.zeros(3)),
+        lambda v: v - max(0, v @ [1, 0, 1, 2] + 0.3) * np.array([1, 0, 1, 2]) / 6,
+    ),
+    "svm": (
+        projections.svm(Z, T),
+        (np.zeros(3), np.zeros(()), np.zeros(30)),
+        lambda v: np.append(v[:4], np.maximum(v[4:], 1 - ROWS @ v[:4])),
+    ),
+    "product": (
+        projections.product({"a": projections.box(0, 1), "b": None}),
+        {"a": np.zeros(2), "b": {"c": np.zeros(2)}},
+        lambda v: np.append(np.clip(v[:2], 0, 1), v[2:]),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_projects(name):
+    project, like, into = SETS[name]
+    with jax.enable_x64(True):
+        leaves, tree = jax.tree.flatten(like)
+        sizes = np.cumsum([np.size(a) for a in leaves])[:-1]
+
+        def shaped(v):
+            parts = np.split(v, sizes)
+            return jax.tree.unflatten(
+                tree,
+                [jnp.asarray(p.reshape(np.shape(a))) for p, a in zip(parts, leaves, strict=True)],
+            )
+
+        n, step = sum(np.size(a) for a in leaves), jax.jit(project)
+        for scale in (0.1, 1.0, 30.0):
+            v = scale * rng.standard_normal(n)
+            out = step(shaped(v))
+            p = flat(out)
+            assert jax.tree.structure(out) == tree
+            # A point is the projection if and only if no point of the set lies beyond it, and it
+            # lies in the set: there, projecting changes nothing.
+            for _ in range(20):
+                u = into(scale * rng.standard_normal(n))
+                np.testing.assert_allclose(flat(step(shaped(u))), u, atol=1e-12 * max(1, scale))
+                assert (v - p) @ (u - p) <= 1e-9 * max(1, scale) ** 2
+            np.testing.assert_allclose(flat(step(out)), p, atol=1e-12 * max(1, scale))
+            # The projection is the gradient of a convex function: its derivative is symmetric.
+            d = rng.standard_normal((2, n))
+            pushed = [flat(jax.jvp(project, (shaped(v),), (shaped(t),))[1]) for t in d]
+            assert abs(pushed[0] @ d[1] - pushed[1] @ d[0]) <= 1e-10
+            ahead, behind = (flat(step(shaped(v + h * d[0]))) for h in (1e-6, -1e-6))
+            np.testing.assert_allclose(pushed[0], (ahead - behind) / 2e-6, atol=1e-6)
+            _, pull = jax.vjp(project, shaped(v))
+            np.testing.assert_allclose(flat(pull(shaped(d[0]))[0]), pushed[0], atol=1e-10)
+
+
+def test_affine_set_that_moves():
+    project = projections.affine(A)
+    v = np.ones(5, np.float32)
+    np.testing.assert_allclose(A @ project(v, B.astype(np.float32)), B, atol=1e-5)
+    np.testing.assert_allclose(A @ project(v), 0, atol=1e-5)
+
+
+def test_svm_is_exact_far_away_and_in_float32():
+    """Newton needs its line search here: unscaled features, a far start, single precision."""
+    features = (100 * rng.standard_normal((60, 4))).astype(np.float32)
+    labels = np.sign(features[:, 0] + 30 * rng.standard_normal(60))
+    step = jax.jit(projections.svm(features, labels))
+    rows = labels[:, None] * np.column_stack([features, np.ones(60)])
+    for scale in (1.0, 1e3):
+        u0, xi0 = scale * rng.standard_normal(5), scale * rng.standard_normal(60)
+        with jax.enable_x64(True):
+            w, b, xi = step((jnp.asarray(u0[:4]), jnp.asarray(u0[4]), jnp.asarray(xi0)))
+            u = np.append(w, b)
+            multipliers = np.asarray(xi) - xi0
+            assert np.all(multipliers >= 0)
+            # Stationary: u - u0 is carried by the multipliers, which act on tight rows alone.
+            np.testing.assert_allclose(u - u0, rows.T @ multipliers, rtol=1e-9, atol=1e-9 * scale)
+            slack = rows @ u + xi - 1
+            assert np.min(slack) >= -1e-9 * scale
+            assert np.max(np.abs(slack * multipliers)) <= 1e-7 * scale**2
+        w32, b32, _ = step(
+            (
+                jnp.asarray(u0[:4], "float32"),
+                jnp.asarray(u0[4], "float32"),
+                jnp.asarray(xi0, "float32"),
+            )
+        )
+        np.testing.assert_allclose(np.append(w32, b32), u, rtol=1e-3, atol=1e-3 * scale)
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="matrix has 5 columns, but v has 4 numbers"):
+        projections.affine(A)(jnp.zeros(4))
+    with pytest.raises(ValueError, match="matrix must have two axes"):
+        projections.affine(B)
+    with pytest.raises(ValueError, match="normal must not be zero"):
+        projections.halfspace(np.zeros(2))
+    with pytest.raises(ValueError, match=r"xi of shape \(30,\), got 4 and \(3,\)"):
+        projections.svm(Z, T)((jnp.zeros(3), jnp.zeros(()), jnp.zeros(3)))
