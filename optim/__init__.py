@@ -1,10 +1,13 @@
 """Optimizers, schedules and the loop that runs any step; composable with optax."""
 
-from optim import kappas, loop, parallel, profiles
+from optim import kappas, loop, parallel, profiles, subspaces
+from optim._masks import is_hidden_matrix
 from optim.adamp import adamp
 from optim.cautious import cautious
 from optim.diffgrad import diffgrad, scale_by_diffgrad
+from optim.frugal import ScaleByFrugalState, frugal, scale_by_frugal
 from optim.lion import lion, lion_k, lyapunov, scale_by_lion_k
+from optim.momentum import MomentumState, scale_by_momentum
 from optim.plots import plot_schedules, tabulate_schedules
 from optim.projection import project_scale_invariant, projection_branches
 from optim.record import RecordNormsState, record_norms, recorded_norms
@@ -25,11 +28,15 @@ from optim.schedules import (
 from optim.sgdp import sgdp
 
 __all__ = [
+    "MomentumState",
     "RecordNormsState",
+    "ScaleByFrugalState",
     "adamp",
     "cautious",
     "diffgrad",
     "fit_warmup_polynomial",
+    "frugal",
+    "is_hidden_matrix",
     "kappas",
     "last_iterate_bound",
     "lion",
@@ -49,9 +56,12 @@ __all__ = [
     "rex_schedule",
     "sampled_schedule",
     "scale_by_diffgrad",
+    "scale_by_frugal",
     "scale_by_lion_k",
+    "scale_by_momentum",
     "sgdp",
     "smooth_norms",
+    "subspaces",
     "table_schedule",
     "tabulate_schedules",
     "warmup_polynomial_schedule",

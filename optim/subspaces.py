@@ -1,0 +1,354 @@
+r"""Subspaces of a tensor for :func:`optim.frugal`: choose one, project onto it, come back.
+
+A subspace of the space of a tensor's gradients :math:`G` is given by three functions: ``select``
+draws a basis :math:`B`, ``down`` gives the coordinates :math:`D = P_B G` and ``up`` embeds them,
+:math:`P_B^\top D`. The rows of :math:`P_B` are orthonormal.
+
+================================  =================================  ==========================
+subspace                          kept                               basis in the state
+================================  =================================  ==========================
+``block(order)``                  whole tensors                      one bit a tensor
+``columns()``, ``rows()``         ``int(size * density)`` columns    the indices
+``randk()``                       ``int(total * density)`` entries   the indices (4 bytes each)
+``svd(side)``                     leading singular directions        a matrix
+``random_orthogonal(side)``       random orthonormal directions      a matrix
+``randperm(side)``                random rows, columns or both       the indices
+================================  =================================  ==========================
+
+A user's own subspace is a :class:`Subspace` of three functions.
+"""
+
+import difflib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+__all__ = [
+    "Block",
+    "Subspace",
+    "block",
+    "by_name",
+    "columns",
+    "randk",
+    "random_orthogonal",
+    "randperm",
+    "rows",
+    "svd",
+]
+
+ORDERS = ("random", "ascending", "descending", "mirror")
+SIDES = ("std", "reverse_std", "left", "right", "full")
+
+
+class Subspace(NamedTuple):
+    """A subspace of one tensor.
+
+    Attributes:
+      select: ``select(key, grad, *, density, step, path) -> basis``: a basis for the interval that
+        begins at ``step`` (int32 scalar, traced). ``key`` depends on seed, step and path alone;
+        ``path`` is the leaf's path as a string. The basis is a pytree of arrays of static shapes.
+      down: ``down(full, basis) -> low``.
+      up: ``up(low, basis, shape) -> full``, zero outside of the subspace.
+      merge: ``merge(low, basis, full) -> full`` with the coordinates in the subspace replaced by
+        ``low``. Only where the subspace is spanned by entries of the tensor; it saves a pass.
+    """
+
+    select: Callable[..., Any]
+    down: Callable[[jax.Array, Any], jax.Array]
+    up: Callable[[jax.Array, Any, tuple[int, ...]], jax.Array]
+    merge: Callable[[jax.Array, Any, jax.Array], jax.Array] | None = None
+
+
+class Block(NamedTuple):
+    """Whole tensors: which of them are state-full is decided for all at once; see :func:`block`."""
+
+    order: str | Callable[..., jax.Array]
+    stratify: bool
+
+
+def block(order: str | Callable[..., jax.Array] = "random", *, stratify: bool = True) -> Block:
+    r"""A fraction of the tensors is state-full, the others are state-free.
+
+    Of :math:`n` projectable tensors, in the order of their paths (numbers in them compare as
+    numbers), :math:`k = \mathrm{round}(\rho n)` are active (Python's ``round``: half to even). In
+    the interval :math:`u = 0, 1, \dots` these are, for :math:`i < k`,
+
+    .. math::
+      (uk + i) \bmod n, \qquad (n - 1 - uk - i) \bmod n, \qquad
+      \{j, n - 1 - j\}\ \text{with}\ j = (u \tfrac k2 + i) \bmod \lfloor \tfrac n2 \rfloor,\
+      i < \tfrac k2
+
+    for ``"ascending"``, ``"descending"`` and ``"mirror"``.
+
+    Args:
+      order: ``"random"``, ``"ascending"``, ``"descending"``, ``"mirror"``, or a function
+        ``order(u, n, k, key) -> int array [k]`` of the active positions in interval ``u``.
+      stratify: With ``"random"``, draw within classes of tensors of the same shape, of which each
+        gets its share of ``k`` (by largest remainder; classes whose share is below one tensor are
+        drawn from as one pool). So the state has the same size whatever is drawn. The authors draw
+        from all tensors (``False``): the state must then hold the ``k`` largest ones.
+
+    Example:
+      >>> import optim
+      >>> optim.subspaces.block("descending").order
+      'descending'
+
+    References:
+      Luo et al., `BAdam <https://arxiv.org/abs/2404.02827>`_, 2024, for the idea.
+    """
+    if not callable(order) and order not in ORDERS:
+        raise ValueError(f"order must be one of {', '.join(ORDERS)} or a function, got {order!r}")
+    return Block(order, stratify)
+
+
+def _along(index: jax.Array, like: jax.Array, axis: int) -> jax.Array:
+    # Index array with the shape of ``like`` but for ``axis``. XLA:CPU compiles this gather of
+    # single entries to a vector loop; a gather of whole columns becomes two transposes.
+    shape = [1] * like.ndim
+    shape[axis] = index.shape[0]
+    full = list(like.shape)
+    full[axis] = index.shape[0]
+    return jnp.broadcast_to(index.reshape(shape), full)
+
+
+def _gather(full: jax.Array, index: jax.Array, axis: int) -> jax.Array:
+    return jnp.take_along_axis(full, _along(index, full, axis), axis=axis, mode="promise_in_bounds")
+
+
+def _put(low: jax.Array, index: jax.Array, full: jax.Array, axis: int) -> jax.Array:
+    # full[..., index, ...] = low as an elementwise function of ``full``: a scatter would need a
+    # second array of its size.
+    slot = jnp.full((full.shape[axis],), -1, jnp.int32)
+    slot = slot.at[index].set(
+        jnp.arange(index.shape[0], dtype=jnp.int32), unique_indices=True, mode="promise_in_bounds"
+    )
+    slot = _along(slot, full, axis)
+    kept = jnp.take_along_axis(low, jnp.maximum(slot, 0), axis=axis, mode="promise_in_bounds")
+    return jnp.where(slot >= 0, kept, full)
+
+
+def _drawn(key: jax.Array, size: int, k: int) -> jax.Array:
+    # Sorted, for the locality of the gathers; the order of the coordinates has no meaning.
+    return jnp.sort(jax.random.permutation(key, jnp.arange(size, dtype=jnp.int32))[:k])
+
+
+def _slices(axis: int) -> Subspace:
+    def select(key, grad, *, density, step, path):
+        size = _matrix(grad, path).shape[axis]
+        return _drawn(key, size, int(size * density))
+
+    def merge(low, basis, full):
+        return _put(low, basis, full, axis)
+
+    return Subspace(
+        select,
+        lambda full, basis: _gather(full, basis, axis),
+        lambda low, basis, shape: merge(low, basis, jnp.zeros(shape, low.dtype)),
+        merge,
+    )
+
+
+def columns(axis: int = -1) -> Subspace:
+    """``int(size * density)`` random columns.
+
+    Args:
+      axis: The axis the columns are counted along: the last one. The authors' columns are input
+        features, the last axis of PyTorch's (out, in); in Flax's (in, out) these are
+        :func:`rows`. Axes before the last two (convolution taps) are kept whole.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optim
+      >>> s = optim.subspaces.columns()
+      >>> g = jnp.arange(8.0).reshape(2, 4)
+      >>> b = s.select(jax.random.key(0), g, density=0.5, step=0, path="w")
+      >>> s.down(g, b).shape, s.up(s.down(g, b), b, g.shape).shape
+      ((2, 2), (2, 4))
+    """
+    return _slices(axis)
+
+
+def rows(axis: int = -2) -> Subspace:
+    """``int(size * density)`` random rows; see :func:`columns`."""
+    return _slices(axis)
+
+
+def randk() -> Subspace:
+    """``int(m * n * density)`` random entries of a matrix, independent for every tensor.
+
+    For tensors of more than two axes the pairs of the last two axes are drawn, with everything
+    before them (convolution taps) kept whole. The indices are part of the state: 4 bytes for each
+    kept entry, beside the moments.
+    """
+
+    def flat(x):
+        return x.reshape(-1, x.shape[-2] * x.shape[-1])
+
+    def select(key, grad, *, density, step, path):
+        size = flat(_matrix(grad, path)).shape[1]
+        return _drawn(key, size, int(size * density))
+
+    def down(full, basis):
+        low = flat(full).at[:, basis].get(mode="promise_in_bounds")
+        return low[0] if full.ndim == 2 else low
+
+    def merge(low, basis, full):
+        put = dict(unique_indices=True, mode="promise_in_bounds")
+        return (
+            flat(full).at[:, basis].set(low.reshape(-1, low.shape[-1]), **put).reshape(full.shape)
+        )
+
+    return Subspace(
+        select,
+        down,
+        lambda low, basis, shape: merge(low, basis, jnp.zeros(shape, low.dtype)),
+        merge,
+    )
+
+
+def _matrix(grad: Any, path: str, exact: bool = False) -> Any:
+    if grad.ndim < 2 or (exact and grad.ndim != 2):
+        kind = "a matrix" if exact else "at least two axes"
+        raise ValueError(f"this subspace needs {kind} at {path}, got shape {grad.shape}")
+    return grad
+
+
+def _side(shape: tuple[int, ...], side: str) -> str:
+    if side in ("std", "reverse_std"):
+        return "right" if (shape[0] >= shape[1]) == (side == "std") else "left"
+    return side
+
+
+def _rank(shape: tuple[int, ...], side: str, density: float) -> int:
+    size = {"left": shape[0], "right": shape[1], "full": min(shape)}[side]
+    return round(size * density)
+
+
+def _rotation(side: str, bases: Callable[..., tuple[jax.Array, jax.Array]]) -> Subspace:
+    # ``bases(key, grad, side, rank)`` gives (m, r) and (r, n) matrices, of which ``side`` uses one
+    # or both. They are made in float32 whatever the gradient's type, as the authors do.
+    if side not in SIDES:
+        raise ValueError(f"side must be one of {', '.join(SIDES)}, got {side!r}")
+
+    def select(key, grad, *, density, step, path):
+        which = _side(_matrix(grad, path, exact=True).shape, side)
+        left, right = bases(key, grad, which, _rank(grad.shape, which, density))
+        left, right = left.astype(grad.dtype), right.astype(grad.dtype)
+        return {"left": left, "right": right, "full": (left, right)}[which]
+
+    def down(full, basis):
+        which = _side(full.shape, side)
+        if which == "full":
+            return basis[0].T @ full @ basis[1].T
+        return full @ basis.T if which == "right" else basis.T @ full
+
+    def up(low, basis, shape):
+        which = _side(shape, side)
+        if which == "full":
+            return basis[0] @ low @ basis[1]
+        return low @ basis if which == "right" else basis @ low
+
+    return Subspace(select, down, up)
+
+
+def svd(side: str = "std") -> Subspace:
+    r"""The leading singular directions of the gradient at the change (GaLore's subspace).
+
+    With :math:`G = U \Sigma V^\top`: side right keeps :math:`D = G V_r` of rank
+    :math:`r = \mathrm{round}(\rho n)`, left :math:`D = U_r^\top G` of rank
+    :math:`\mathrm{round}(\rho m)`, full :math:`U_r^\top G V_r` of rank
+    :math:`\mathrm{round}(\rho \min(m, n))`, never more than :math:`\min(m, n)`.
+
+    Args:
+      side: ``"std"`` (right if m >= n, else left: the shorter side), ``"reverse_std"``,
+        ``"left"``, ``"right"`` or ``"full"``. On a square matrix ``"std"`` rotates the last axis:
+        inputs in PyTorch's layout, outputs in Flax's.
+
+    References:
+      Zhao et al., `GaLore <https://arxiv.org/abs/2403.03507>`_, 2024
+    """
+
+    def bases(key, grad, which, rank):
+        u, _, vt = jnp.linalg.svd(grad.astype(jnp.float32), full_matrices=False)
+        return u[:, :rank], vt[:rank]
+
+    return _rotation(side, bases)
+
+
+def random_orthogonal(side: str = "std") -> Subspace:
+    """Random orthonormal directions, uniform (QR of a Gaussian matrix); ``side`` as :func:`svd`."""
+
+    def orthonormal(key, size, rank):
+        q, r = jnp.linalg.qr(jax.random.normal(key, (size, rank), jnp.float32))
+        return q * jnp.where(jnp.diagonal(r) < 0, -1.0, 1.0)[None, :]
+
+    def bases(key, grad, which, rank):
+        keys = jax.random.split(key)
+        return (
+            orthonormal(keys[0], grad.shape[0], rank if which != "right" else 0),
+            orthonormal(keys[1], grad.shape[1], rank if which != "left" else 0).T,
+        )
+
+    return _rotation(side, bases)
+
+
+def randperm(side: str = "std") -> Subspace:
+    """Random columns (right), rows (left) or both (full); ``side`` and ranks as in :func:`svd`.
+
+    The authors multiply with permutation matrices; indices give the same numbers.
+    """
+    if side not in SIDES:
+        raise ValueError(f"side must be one of {', '.join(SIDES)}, got {side!r}")
+
+    def select(key, grad, *, density, step, path):
+        m, n = _matrix(grad, path, exact=True).shape
+        which = _side((m, n), side)
+        rank = _rank((m, n), which, density)
+        if which == "full":
+            keys = jax.random.split(key)
+            return _drawn(keys[0], m, rank), _drawn(keys[1], n, rank)
+        return _drawn(key, n if which == "right" else m, rank)
+
+    def down(full, basis):
+        which = _side(full.shape, side)
+        if which == "full":
+            return _gather(_gather(full, basis[0], 0), basis[1], 1)
+        return _gather(full, basis, 1 if which == "right" else 0)
+
+    def merge(low, basis, full):
+        which = _side(full.shape, side)
+        if which == "full":
+            return _put(_put(low, basis[1], _gather(full, basis[0], 0), 1), basis[0], full, 0)
+        return _put(low, basis, full, 1 if which == "right" else 0)
+
+    return Subspace(
+        select,
+        down,
+        lambda low, basis, shape: merge(low, basis, jnp.zeros(shape, low.dtype)),
+        merge,
+    )
+
+
+_NAMES: dict[str, Callable[[], Subspace | Block]] = {
+    "block": block,
+    "columns": columns,
+    "rows": rows,
+    "randk": randk,
+    "svd": svd,
+    "random_orthogonal": random_orthogonal,
+    "randperm": randperm,
+}
+
+
+def by_name(subspace: str | Subspace | Block) -> Subspace | Block:
+    """Returns the subspace of that name with its defaults; an object is returned as it is."""
+    if not isinstance(subspace, str):
+        return subspace
+    if subspace not in _NAMES:
+        near = difflib.get_close_matches(subspace, _NAMES, n=1, cutoff=0.0)[0]
+        raise ValueError(
+            f"subspace must be one of {', '.join(_NAMES)} or an object with select, down and up, "
+            f"got {subspace!r}; nearest: {near}"
+        )
+    return _NAMES[subspace]()
