@@ -1,0 +1,348 @@
+"""The train main: what a run leaves, that it resumes to the bit, and what it says of bad input."""
+
+import itertools
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from configs import digits
+from experiments import checkpoints, optimizers, records, runtime, supervised, train
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    # The main spreads a run over all devices; here they are virtual and only cost time.
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+
+
+def config_of(**overrides):
+    config = digits.get_config()
+    config.model.options = {"widths": (16,)}
+    config.update({"steps": 40, "log_every": 5, "eval_every": 20, "save_every": 10})
+    config.optimizer.learning_rate = 0.03
+    with config.unlocked():
+        config.update_from_flattened_dict(overrides)
+    return config
+
+
+def untimed(rows):
+    return [{k: v for k, v in row.items() if k not in records.TIME_FIELDS} for row in rows]
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def final_state(workdir, config):
+    state, _ = supervised.start(supervised.job_of(config, None), [config])
+    store = checkpoints.Checkpoints(workdir / "checkpoints")
+    restored = store.restore(state)
+    store.close()
+    assert restored is not None
+    return restored
+
+
+def test_a_run_leaves_its_files_and_repeats_them(tmp_path):
+    result = train.run(config_of(), tmp_path / "a", quiet=True)
+    names = {path.name for path in (tmp_path / "a").iterdir()}
+    assert names == {"config.json", "metrics.jsonl", "checkpoints", "curves.png"}
+    rows = lines(tmp_path / "a")
+    assert rows == result.history
+    assert [row["step"] for row in rows if "loss" in row] == list(range(5, 45, 5))
+    assert [row["step"] for row in rows if "valid/loss" in row] == [20, 40]
+    wanted = {"loss", "accuracy", "lr", "gradient_norm", "update_norm", "parameter_norm"}
+    assert wanted | {"step", "examples", *records.TIME_FIELDS} == set(rows[0])
+    assert result.final["test/accuracy"] > 0.7
+    assert rows[-1]["step"] == 40
+    again = train.run(config_of(), None, quiet=True)
+    assert untimed(again.history) == untimed(result.history)
+    assert again.final == result.final
+
+
+@pytest.mark.parametrize("at", [10, 25])
+def test_resumes_to_the_bit(tmp_path, at):
+    calm = train.run(config_of(), tmp_path / "calm", quiet=True)
+    with pytest.raises(runtime.Preempted, match=f"after step {at}"):
+        train.run_population(
+            [config_of()], tmp_path / "cut", quiet=True, stop=lambda step: step >= at
+        )
+    # A kill may leave lines beyond the last checkpoint, the last of them cut short.
+    with (tmp_path / "cut" / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": at + 5, "loss": 0.0}) + "\n" + '{"step": 4')
+    resumed = train.run(config_of(), tmp_path / "cut", quiet=True)
+    assert untimed(lines(tmp_path / "cut")) == untimed(lines(tmp_path / "calm"))
+    assert resumed.final == calm.final
+    (want, a), (got, b) = (final_state(tmp_path / n, config_of()) for n in ("calm", "cut"))
+    assert (a, b) == (40, 40)
+    for x, y in zip(jax.tree.leaves(want), jax.tree.leaves(got), strict=True):
+        assert np.array_equal(x, y)
+
+
+def test_kill_and_resume(tmp_path):
+    # The short form of the script; the long one kills ten times.
+    from benchmarks import kill_and_resume
+
+    done, differences = kill_and_resume.compare(tmp_path, kills=1)
+    assert done == 1
+    assert not differences
+
+
+def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
+    calm = train.run(config_of(), tmp_path, quiet=True)
+    newest = tmp_path / "checkpoints" / "40" / "default"
+    largest = max(newest.rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    with pytest.warns(UserWarning, match="checkpoints/40 cannot be read .* taking the one before"):
+        again = train.run(config_of(), tmp_path, quiet=True)
+    assert again.final == calm.final
+    assert (tmp_path / "checkpoints" / "damaged-40").exists()
+    assert (tmp_path / "checkpoints" / "40").exists()
+
+
+def test_checkpoint_of_another_model_is_refused(tmp_path):
+    store = checkpoints.Checkpoints(tmp_path)
+    store.save(3, {"w": jnp.zeros((2, 3))})
+    store.close()
+    for other in ({"w": jnp.zeros((3, 2))}, {"v": jnp.zeros((2, 3))}):
+        store = checkpoints.Checkpoints(tmp_path)
+        with pytest.raises(ValueError, match=r"3 is of another model or optimizer: [wv] is"):
+            store.restore(other)
+        store.close()
+
+
+def test_keeps_the_latest_and_the_best(tmp_path):
+    store = checkpoints.Checkpoints(tmp_path, keep=2, best="accuracy")
+    for step, accuracy in enumerate([0.1, 0.9, 0.3, 0.4, 0.5], start=1):
+        store.save(step, {"w": jnp.full(3, step)}, {"accuracy": accuracy})
+    store.close()
+    assert {p.name for p in tmp_path.iterdir()} == {"2", "4", "5"}
+
+
+def test_population_equals_single_runs(tmp_path):
+    settings = [(0, 1e-3), (1, 3e-3), (2, 1e-2)]
+    configs = [config_of(seed=s, **{"optimizer.learning_rate": lr}) for s, lr in settings]
+    together = train.run_population(configs, tmp_path, quiet=True)
+    assert (tmp_path / "run_2" / "curves.png").exists()
+    for config, result in zip(configs, together, strict=True):
+        single = train.run(config, quiet=True)
+        assert single.final.keys() == result.final.keys()
+        np.testing.assert_allclose(
+            list(single.final.values()), list(result.final.values()), rtol=1e-5
+        )
+        assert len(single.history) == len(result.history)
+
+
+def test_population_over_learning_rates_is_vectorised_and_counts_the_diverged():
+    logistic = {"model.name": "logistic", "model.options": {}, "optimizer.name": "sgd"}
+    logistic |= {"optimizer.weight_decay": 0.01, "optimizer.clip_norm": None}
+    configs = [config_of(**logistic, **{"optimizer.learning_rate": lr}) for lr in (0.1, 1e30)]
+    good, bad = train.run_population(configs, quiet=True)
+    np.testing.assert_allclose(
+        good.final["test/loss"], train.run(configs[0], quiet=True).final["test/loss"], rtol=1e-5
+    )
+    assert not np.isfinite(bad.final["test/loss"])
+    with pytest.raises(FloatingPointError, match="at step"):
+        train.run(configs[1], quiet=True)
+
+
+def test_configs_of_a_population_share_all_but_seed_rate_and_decay():
+    with pytest.raises(ValueError, match=r"may differ in seed, optimizer\.learning_rate and"):
+        train.run_population([config_of(), config_of(batch_size=32)], quiet=True)
+
+
+def test_workdir_of_another_config_is_refused(tmp_path):
+    records.claim(tmp_path, config_of())
+    with pytest.raises(ValueError, match=r"another config \(batch_size: 64 there, 32 now\)"):
+        records.claim(tmp_path, config_of(batch_size=32))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"optimizer.name": "adamm"}, "unknown optimizer 'adamm'; the nearest are adam"),
+        ({"optimizer.momentum": 0.9}, "optimizer 'adamw' takes no 'momentum'"),
+        ({"schedule.name": "cosin"}, "unknown schedule 'cosin'; the nearest are cosine"),
+        ({"schedule.power": 2}, "schedule 'cosine' takes no 'power'; it takes"),
+        ({"schedule.warmup": 40}, r"schedule.warmup must be in \[0, 40\) steps, got 40"),
+        ({"model.name": "mpl"}, "unknown model 'mpl'; the nearest are mlp"),
+        ({"model.options": {"width": 3}}, "model 'mlp': .*unexpected keyword argument 'width'"),
+        ({"data.name": "digit"}, "unknown data set 'digit'; the nearest are digits"),
+        ({"batch_size": -1}, "batch_size must be >= 1, got -1"),
+        ({"log_every": 0}, "log_every must be >= 1, got 0"),
+        ({"steps": 0}, "a run must have steps >= 1, got 0"),
+        ({"groups": (("kernel", {}),)}, "no rule of groups matches layers_0/bias, layers_1/bias"),
+        ({"groups": (("", {}), ("x", {}))}, "groups: 'x' matches no parameter"),
+        ({"groups": (("", {"rate": 1}),)}, "optimizer 'adamw' takes no 'rate'"),
+    ],
+)
+def test_bad_configs(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        train.run(config_of(**overrides), quiet=True)
+
+
+def test_batch_that_does_not_divide_over_devices(monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    with pytest.raises(ValueError, match="batch of 60 examples does not divide over 8 devices"):
+        train.run(config_of(batch_size=60), quiet=True)
+
+
+def test_eight_devices_equal_one(monkeypatch):
+    config = config_of(
+        **{"optimizer.name": "sgd", "optimizer.momentum": 0.9, "steps": 20, "model.name": "mlp"}
+    )
+    one = train.run(config, quiet=True)
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    eight = train.run(config, quiet=True)
+    for a, b in zip(one.history, eight.history, strict=True):
+        keys = [k for k in a if k not in records.TIME_FIELDS]
+        np.testing.assert_allclose([a[k] for k in keys], [b[k] for k in keys], rtol=1e-5, atol=1e-6)
+
+
+def test_groups_have_their_own_rates_decay_and_optimizer():
+    config = config_of(
+        groups=(
+            ("layers_0/kernel", {"frozen": True}),
+            ("kernel", {"name": "sgd", "lr_mult": 0.5, "weight_decay": 0.1}),
+            ("bias", {"lr_mult": 2.0}),
+        ),
+        **{"optimizer.name": "adam", "optimizer.weight_decay": 0.0, "schedule.name": "constant"},
+    )
+    tx = optimizers.build(config, 10)
+    params = {
+        f"layers_{i}": {"kernel": jnp.full((2, 2), 1.0 + i), "bias": jnp.ones(2)} for i in range(2)
+    }
+    grads = jax.tree.map(jnp.ones_like, params)
+    updates, _ = tx.update(grads, tx.init(params, 0.1, 0.0), params, jnp.float32(0.0))
+    assert (updates["layers_0"]["kernel"] == 0).all()
+    np.testing.assert_allclose(updates["layers_1"]["kernel"], -0.05 * (1 + 0.1 * 2.0), rtol=1e-6)
+    np.testing.assert_allclose(updates["layers_0"]["bias"], -0.2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["adamw", "lion", "sgd", "adamp", "novograd", "muon"])
+def test_optimizers_by_name_equal_the_function(name):
+    config = config_of(**{"optimizer.name": name, "optimizer.weight_decay": 0.01})
+    tx = optimizers.build(config, 10)
+    rng = np.random.default_rng(0)
+    params = {"w": jnp.asarray(rng.normal(size=(3, 4)), jnp.float32)}
+    direct = optimizers.optimizers()[name]
+    if name == "sgd":
+        plain = optax.chain(optax.add_decayed_weights(0.01), direct(lambda t: 0.1 * cosine(t)))
+    else:
+        plain = direct(lambda t: 0.1 * cosine(t), weight_decay=0.01)
+    a, b = params, params
+    state, other = tx.init(params, 0.1, 0.01), plain.init(params)
+    for _ in range(3):
+        grads = {"w": jnp.asarray(rng.normal(size=(3, 4)), jnp.float32)}
+        updates, state = tx.update(grads, state, a, jnp.float32(1.0))
+        expected, other = plain.update(grads, other, b)
+        a, b = optax.apply_updates(a, updates), optax.apply_updates(b, expected)
+    np.testing.assert_allclose(a["w"], b["w"], rtol=2e-6)
+    np.testing.assert_allclose(tx.learning_rate(state, 5), 0.05, rtol=1e-5)
+
+
+def cosine(t):
+    return optax.cosine_decay_schedule(1.0, 10)(t)
+
+
+def test_every_schedule_starts_at_the_peak_or_warms_up_to_it():
+    needs = {"piecewise_constant", "piecewise_interpolate", "warmup_constant", "sampled", "refined"}
+    needs |= {"sgdr", "exponential", "polynomial", "warmup_exponential", "warmup_cosine"}
+    checked = []
+    for name in optimizers.schedules():
+        if name.endswith("_schedule") or name.removesuffix("_decay") in needs or "onecycle" in name:
+            continue
+        config = config_of(**{"schedule.name": name, "schedule.warmup": 4})
+        schedule = optimizers.build_schedule(config.schedule, 20)
+        assert schedule(0) == 0
+        np.testing.assert_allclose(schedule(4), 1.0, rtol=1e-6)
+        checked.append(name)
+    assert {"constant", "linear", "cosine", "rex"} <= set(checked)
+
+
+def main_of(*arguments, **kwargs):
+    command = [sys.executable, "-m", "experiments.train", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **kwargs)
+
+
+def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
+    smoke = "--config=configs/digits.py:smoke"
+    cases = {
+        "--config.optimizer.nam=lion": 'no such key.*Did you mean "name"',
+        "--config.batch_size=many": "batch_size=many: invalid literal",
+    }
+    for argument, message in cases.items():
+        done = main_of(smoke, argument, f"--workdir={tmp_path}")
+        assert done.returncode == 1
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert all(part in done.stderr for part in message.split(".*"))
+    (tmp_path / "file").write_text("")
+    done = main_of(smoke, f"--workdir={tmp_path / 'file' / 'run'}")
+    assert done.returncode == 1
+    assert "NotADirectoryError" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_importing_optim_pulls_in_neither_flax_nor_orbax_nor_matplotlib():
+    code = "import optim, sys; print([m for m in sys.modules if m.split('.')[0] in HEAVY])"
+    code = code.replace("HEAVY", "('flax', 'orbax', 'matplotlib', 'scipy', 'sklearn', 'grain')")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    plain = subprocess.run(
+        [sys.executable, "-c", code.replace("optim", "optax")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == plain.stdout
+
+
+def test_two_processes_equal_one(tmp_path):
+    from benchmarks import processes
+
+    assert processes.difference_from_one_process(tmp_path) <= 1e-6
+
+
+def test_metrics_are_json_even_when_not_finite(tmp_path):
+    file = records.MetricsFile(tmp_path / "m.jsonl")
+    file.write(step=1, loss=float("nan"))
+    file.close()
+    (row,) = [json.loads(x) for x in (tmp_path / "m.jsonl").read_text().splitlines()]
+    assert row == {"step": 1, "loss": "nan"}
+
+
+def test_linen_models_train_in_the_same_loop():
+    from flax import linen
+
+    import optim
+    from experiments import data, models
+
+    class Net(linen.Module):
+        @linen.compact
+        def __call__(self, x, train):
+            x = linen.Dense(16)(x.reshape(x.shape[0], -1))
+            x = linen.BatchNorm(use_running_average=not train)(x)
+            return linen.Dense(10)(linen.relu(x))
+
+    dataset = data.load("digits")
+    model = models.from_linen(Net(), input_shape=(8, 8, 1))
+    tx = optimizers.build(config_of(), 60)
+    params, stats = model.init(jax.random.key(0))
+    state = supervised.TrainState(jnp.int32(0), params, stats, tx.init(params, 1e-2, 0.0))
+    rows = []
+    optim.loop.run(
+        supervised.make_step(model, tx),
+        state,
+        data.epoch_batches(len(dataset.train["label"]), 64, 0),
+        60,
+        data=dataset.train,
+        prepare=data.prepare(dataset),
+        on_metrics=lambda t, m: rows.append(m["accuracy"]),
+    )
+    accuracy = np.concatenate(rows)
+    assert accuracy[-10:].mean() > 0.9 > 0.5 > accuracy[0]
+    assert len(list(itertools.chain(*rows))) == 60
