@@ -22,16 +22,17 @@ from configs import digits
 from experiments import checkpoints, records, supervised
 
 # A save every ten steps: many a kill hits one.
-OVERRIDES = {"epochs": 40.0, "log_every": 5, "eval_every": 10, "save_every": 10}
+OVERRIDES = {"log_every": 5, "eval_every": 10, "save_every": 10}
 
 
-def command(workdir: Path) -> list[str]:
+def command(workdir: Path, epochs: int) -> list[str]:
     """Returns the command of the run that is killed."""
     overrides = [f"--config.{key}={value}" for key, value in OVERRIDES.items()]
+    overrides.append(f"--config.epochs={epochs}")
     return [sys.executable, "-m", "experiments.train", f"--workdir={workdir}", *overrides]
 
 
-def run_killed(workdir: Path, kills: int, seed: int) -> int:
+def run_killed(workdir: Path, kills: int, epochs: int, seed: int) -> int:
     """Repeats the command until it ends, killing it up to ``kills`` times; returns how often."""
     rng, done, log = random.Random(seed), 0, workdir / "metrics.jsonl"
 
@@ -41,7 +42,7 @@ def run_killed(workdir: Path, kills: int, seed: int) -> int:
     while True:
         before = written()
         process = subprocess.Popen(
-            command(workdir), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command(workdir, epochs), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         if done < kills:
             while process.poll() is None and written() == before:
@@ -52,16 +53,17 @@ def run_killed(workdir: Path, kills: int, seed: int) -> int:
         if code == 0:
             return done
         if done == kills:
-            raise RuntimeError(f"status {code} from {' '.join(command(workdir))}")
+            raise RuntimeError(f"status {code} from {' '.join(command(workdir, epochs))}")
         done += 1
 
 
-def outcome(workdir: Path) -> tuple[list[dict], dict[str, np.ndarray]]:
+def outcome(workdir: Path, epochs: int) -> tuple[list[dict], dict[str, np.ndarray]]:
     """Returns the lines of metrics.jsonl without time fields, and the final state by path."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     lines = [{k: v for k, v in row.items() if k not in records.TIME_FIELDS} for row in lines]
     config = digits.get_config()
     config.update(OVERRIDES)
+    config.epochs = float(epochs)
     state, _ = supervised.start(supervised.job_of(config, None), [config])
     store = checkpoints.Checkpoints(workdir / "checkpoints", best="valid/accuracy")
     restored = store.restore(state)
@@ -72,11 +74,11 @@ def outcome(workdir: Path) -> tuple[list[dict], dict[str, np.ndarray]]:
     return lines, {jax.tree_util.keystr(path): np.asarray(x) for path, x in leaves}
 
 
-def compare(folder: Path, kills: int, seed: int = 0) -> tuple[int, list[str]]:
+def compare(folder: Path, kills: int, epochs: int, seed: int = 0) -> tuple[int, list[str]]:
     """Returns how often the run was killed, and what differs from the calm one."""
-    subprocess.run(command(folder / "calm"), check=True, capture_output=True)
-    done = run_killed(folder / "killed", kills, seed)
-    (calm, want), (killed, got) = outcome(folder / "calm"), outcome(folder / "killed")
+    subprocess.run(command(folder / "calm", epochs), check=True, capture_output=True)
+    done = run_killed(folder / "killed", kills, epochs, seed)
+    (calm, want), (killed, got) = (outcome(folder / n, epochs) for n in ("calm", "killed"))
     differences = [f"line {a} became {b}" for a, b in zip(calm, killed, strict=False) if a != b]
     if len(calm) != len(killed):
         differences.append(f"{len(calm)} lines became {len(killed)}")
@@ -87,7 +89,7 @@ def compare(folder: Path, kills: int, seed: int = 0) -> tuple[int, list[str]]:
 def main(_) -> None:
     """Prints what differs, and exits with 1 if anything does."""
     with tempfile.TemporaryDirectory() as folder:
-        done, differences = compare(Path(folder), flags.FLAGS.kills, flags.FLAGS.seed)
+        done, differences = compare(Path(folder), flags.FLAGS.kills, 40, flags.FLAGS.seed)
     print(f"{done} kills; {len(differences)} differences from the run that was never killed")
     for difference in differences:
         print(difference)

@@ -180,10 +180,28 @@ def schedules() -> dict[str, Callable[..., Any]]:
     found: dict[str, Callable[..., Any]] = {}
     for module in (optax, optim):
         for name in dir(module):
-            if name.endswith("_schedule") and callable(getattr(module, name)):
+            if name.endswith("_schedule") and not name.startswith(("scale_by", "inject", "add")):
                 short = name.removesuffix("_schedule").removesuffix("_decay")
                 found[name] = found[short] = getattr(module, name)
-    return found
+    return found | {name: _sampled(name) for name in optim.profiles.__all__ if name.islower()}
+
+
+def _sampled(name: str) -> Callable[..., Any]:
+    """Returns the schedule of a profile, with the arguments of both."""
+    profile = getattr(optim.profiles, name)
+    parameters = inspect.signature(profile).parameters.values()
+    is_profile = [p.name for p in parameters][:2] == ["t", "T"]
+
+    def schedule(decay_steps, sampling="every", end_value=0.0, **options):
+        chosen = profile if is_profile else profile(**options)
+        return optim.sampled_schedule(
+            chosen, 1.0, decay_steps, sampling=sampling, end_value=end_value
+        )
+
+    own = list(inspect.signature(schedule).parameters.values())[:-1]
+    further = [] if is_profile else [p.replace(kind=p.KEYWORD_ONLY) for p in parameters]
+    schedule.__signature__ = inspect.Signature(own + further)  # pyrefly: ignore
+    return schedule
 
 
 def label(params: Any, patterns: list[str]) -> Any:

@@ -1,6 +1,5 @@
 """The train main: what a run leaves, that it resumes to the bit, and what it says of bad input."""
 
-import itertools
 import json
 import subprocess
 import sys
@@ -88,7 +87,7 @@ def test_kill_and_resume(tmp_path):
     # The short form of the script; the long one kills ten times.
     from benchmarks import kill_and_resume
 
-    done, differences = kill_and_resume.compare(tmp_path, kills=1)
+    done, differences = kill_and_resume.compare(tmp_path, kills=1, epochs=8)
     assert done == 1
     assert not differences
 
@@ -250,19 +249,28 @@ def cosine(t):
     return optax.cosine_decay_schedule(1.0, 10)(t)
 
 
-def test_every_schedule_starts_at_the_peak_or_warms_up_to_it():
-    needs = {"piecewise_constant", "piecewise_interpolate", "warmup_constant", "sampled", "refined"}
-    needs |= {"sgdr", "exponential", "polynomial", "warmup_exponential", "warmup_cosine"}
-    checked = []
-    for name in optimizers.schedules():
-        if name.endswith("_schedule") or name.removesuffix("_decay") in needs or "onecycle" in name:
-            continue
-        config = config_of(**{"schedule.name": name, "schedule.warmup": 4})
-        schedule = optimizers.build_schedule(config.schedule, 20)
-        assert schedule(0) == 0
-        np.testing.assert_allclose(schedule(4), 1.0, rtol=1e-6)
-        checked.append(name)
-    assert {"constant", "linear", "cosine", "rex"} <= set(checked)
+@pytest.mark.parametrize(
+    ("name", "options", "half"),
+    [
+        ("constant", {}, 1.0),
+        ("linear", {}, 0.5),
+        ("cosine_decay_schedule", {}, 0.5),
+        ("cosine", {"end_value": 0.5}, 0.75),
+        ("polynomial", {"power": 2.0}, 0.25),
+        ("rex", {}, 2 / 3),
+        ("rex", {"d": 0.9}, 1 / 1.1),
+        ("step", {"fractions": (0.25, 0.75), "factor": 0.2}, 0.2),
+        ("linear", {"sampling": "25-50-75"}, 0.5),
+        ("warmup_cosine_decay_schedule", {"warmup_steps": 0}, 0.5),
+    ],
+)
+def test_schedules_by_name(name, options, half):
+    flat = {f"schedule.{k}": v for k, v in options.items()}
+    schedule = optimizers.build_schedule(config_of(**{"schedule.name": name}, **flat).schedule, 20)
+    np.testing.assert_allclose([schedule(0), schedule(10)], [1.0, half], rtol=1e-6)
+    flat["schedule.warmup"] = 4
+    warm = optimizers.build_schedule(config_of(**{"schedule.name": name}, **flat).schedule, 24)
+    np.testing.assert_allclose([warm(0), warm(2), warm(14)], [0.0, 0.5, half], rtol=1e-6)
 
 
 def main_of(*arguments, **kwargs):
@@ -344,5 +352,5 @@ def test_linen_models_train_in_the_same_loop():
         on_metrics=lambda t, m: rows.append(m["accuracy"]),
     )
     accuracy = np.concatenate(rows)
-    assert accuracy[-10:].mean() > 0.9 > 0.5 > accuracy[0]
-    assert len(list(itertools.chain(*rows))) == 60
+    assert len(accuracy) == 60
+    assert accuracy[-10:].mean() > 0.8 > 0.5 > accuracy[0]
