@@ -66,10 +66,12 @@ def prepare(
 
 
 def _windows(length: int) -> Prepare:
+    span = np.arange(length + 1, dtype=np.int32)[None]
+
     def make(data, inputs, key=None):
         del key
         batch = dict(inputs) if isinstance(inputs, dict) else {"index": inputs}
-        window = data["tokens"][batch["index"][:, None] + np.arange(length + 1, dtype=np.int32)]
+        window = data["tokens"][batch["index"][:, None] + span]
         window = window.astype(jnp.int32)
         return {**batch, "x": window[:, :-1], "label": window[:, 1:]}
 

@@ -49,9 +49,17 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> Model:
       ValueError: The module holds state that is neither parameter, BatchNorm statistic nor
         random stream.
     """
-    graph, params, stats, rest = nnx.split(
-        nnx.eval_shape(lambda: make(nnx.Rngs(0))), nnx.Param, nnx.BatchStat, ...
-    )
+    traced = []
+
+    @jax.jit
+    def init(key):
+        graph, *states = nnx.split(make(nnx.Rngs(key)), nnx.Param, nnx.BatchStat, ...)
+        traced.append((graph, *jax.eval_shape(lambda: states)))
+        return _to_dict(states[0]), _to_dict(states[1])
+
+    # One trace gives the module's structure here and is reused when init runs.
+    init.eval_shape(jax.eval_shape(lambda: jax.random.key(0)))
+    graph, params, stats, rest = traced[0]
     for path, variable in nnx.to_flat_state(rest):
         if not isinstance(variable, nnx.RngState):
             name = "/".join(map(str, path))
@@ -59,10 +67,6 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> Model:
                 f"{name} is a {type(variable).__name__}; a model may hold Param, BatchStat and "
                 "random streams only"
             )
-
-    def init(key):
-        _, params, stats, _ = nnx.split(make(nnx.Rngs(key)), nnx.Param, nnx.BatchStat, ...)
-        return _to_dict(params), _to_dict(stats)
 
     def apply(new_params, new_stats, x, *, train, key=None):
         module: Any = nnx.merge(
@@ -75,7 +79,7 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> Model:
         logits = module(x)
         return logits.astype(jnp.float32), _to_dict(nnx.state(module, nnx.BatchStat))
 
-    return Model(jax.jit(init), apply)
+    return Model(init, apply)
 
 
 def _to_dict(state: nnx.State) -> dict[str, Any]:

@@ -22,6 +22,12 @@ def batch_norm(features: int, *, axis_name: str | None, dtype: Any, rngs: nnx.Rn
     )
 
 
+def pad_shortcut(x: jax.Array, strides: int, new: int) -> jax.Array:
+    """Takes every ``strides``-th pixel and adds ``new`` channels of zeros, half on each side."""
+    x = x[:, ::strides, ::strides]
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (new // 2, new - new // 2)))
+
+
 class Block(nnx.Module):
     """Two 3x3 convolutions with BatchNorm, and a shortcut.
 
@@ -47,9 +53,8 @@ class Block(nnx.Module):
         y = self.norm_1(self.conv_1(y))
         if self.project:
             x = self.shortcut_norm(self.shortcut_conv(x))
-        elif self.strides > 1 or self.new:
-            x = x[:, :: self.strides, :: self.strides]
-            x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (self.new // 2, self.new - self.new // 2)))
+        else:
+            x = pad_shortcut(x, self.strides, self.new)
         return jax.nn.relu(x + y)
 
 
