@@ -224,3 +224,15 @@ def start(job: Job, configs: Sequence[ConfigDict]) -> tuple[TrainState, jax.Arra
     if len(configs) == 1:
         return states[0], keys[0]
     return jax.tree.map(lambda *x: jnp.stack(x), *states), jnp.stack(keys)
+
+
+def sizes(state: TrainState, runs: int) -> dict[str, float]:
+    """Returns the number of parameters, and the bytes of optimizer state for each of them.
+
+    Scalars, such as counters and the learning rate, do not count as state.
+    """
+    alone = int(runs == 1)
+    count = sum(x.size for x in jax.tree.leaves(state.params)) // runs
+    arrays = [x for x in jax.tree.leaves(state.opt_state) if x.ndim + alone > 1]
+    held = sum(x.nbytes for x in arrays) / runs
+    return {"parameters": float(count), "state_bytes_per_parameter": held / count}

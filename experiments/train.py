@@ -14,7 +14,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 import optim
-from experiments import checkpoints, records, runtime, supervised
+from experiments import checkpoints, records, runtime, supervised, sweep
 
 shared_part = supervised.shared_part  # Equal for configs that can be one population.
 
@@ -166,11 +166,12 @@ def run_population(
         # With another process dead, to wait for a save would be to wait forever.
         if store is not None and (jax.process_count() == 1 or sys.exception() is None):
             store.close()
+    sizes = supervised.sizes(state, many)
     results = []
     for r, (file, folder) in enumerate(zip(files, folders, strict=True)):
         last = next(row for row in reversed(file.rows) if "loss" in row)
         final = {f"train/{k}": float(last[k]) for k in ("loss", "accuracy")}
-        final |= {k: float(v[r] if np.ndim(v) else v) for k, v in finals.items()}
+        final |= {k: float(v[r] if np.ndim(v) else v) for k, v in finals.items()} | sizes
         if folder is not None and lead:
             records.draw_curves(file.rows, folder / "curves.png", str(folder))
         results.append(Result(final, file.rows))
@@ -182,22 +183,25 @@ SHOWN = ("loss", "accuracy", "valid/accuracy")
 
 def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
     """Trains what the flags say, and prints how it did and where it is left."""
-    configs = []
-    for i in range(flags.FLAGS.seeds):
-        configs.append(config.copy_and_resolve_references())
-        configs[-1].seed = config.seed + i
-    try:
-        results = run_population(configs, workdir, data_dir, stop=runtime.preemption())
-    except runtime.Preempted as stopped:
-        print(f"stopped after step {stopped.step}; the same command resumes {workdir}")
-        return runtime.PREEMPTED
-    if jax.process_index() == 0:
-        if flags.FLAGS.tensorboard:
-            for i, result in enumerate(results):
-                folder = workdir if len(results) == 1 else workdir / f"run_{i}"
-                records.write_events(result.history, folder)
-        print(records.summary([r.final for r in results]))
-        print(f"config, metrics, checkpoints and curves: {workdir}")
+    stop = runtime.preemption()
+    for name, point in sweep.configs(config, flags.FLAGS.sweep):
+        folder = workdir / name.replace(", ", ",").replace("/", "_") if name else workdir
+        configs = []
+        for i in range(flags.FLAGS.seeds):
+            configs.append(point.copy_and_resolve_references())
+            configs[-1].seed = point.seed + i
+        try:
+            results = run_population(configs, folder, data_dir, stop=stop)
+        except runtime.Preempted as stopped:
+            print(f"stopped after step {stopped.step}; the same command resumes {folder}")
+            return runtime.PREEMPTED
+        if jax.process_index() == 0:
+            if flags.FLAGS.tensorboard:
+                for i, result in enumerate(results):
+                    run_folder = folder if len(results) == 1 else folder / f"run_{i}"
+                    records.write_events(result.history, run_folder)
+            print(records.summary([r.final for r in results]))
+            print(f"config, metrics, checkpoints and curves: {folder}")
     return 0
 
 
@@ -205,5 +209,10 @@ if __name__ == "__main__":
     flags.DEFINE_integer(
         "seeds", 1, "Trains this many seeds, config.seed first, as one population.", lower_bound=1
     )
+    flags.DEFINE_string(
+        "sweep",
+        "",
+        "Trains each point of an expression of sweep.py: 'optimizer.name=[adamw, lion]'.",
+    )
     flags.DEFINE_bool("tensorboard", False, "Also writes TensorBoard events.")
-    runtime.launch(main, "configs/digits.py", "seeds")
+    runtime.launch(main, "configs/digits.py", "seeds", "sweep")

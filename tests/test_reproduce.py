@@ -1,5 +1,6 @@
 """From a table's file to its numbers, with a main of milliseconds."""
 
+import importlib
 import json
 import os
 import signal
@@ -175,6 +176,33 @@ def test_one_diverged_seed_of_a_population(define, tmp_path):
     cell = render.cells(results)[0]
     assert (cell.summary.n, cell.diverged, sorted(cell.values)) == (2, 1, [0, 2])
     assert "| 2 of 3 |" in render.markdown(results)
+
+
+def test_training_with_a_planted_divergence(define, tmp_path, monkeypatch):
+    table = define(
+        main="train",
+        config="configs/digits.py:smoke",
+        base="model.options.widths=(16,)",
+        rows={"SGD": "optimizer.name=sgd", "Lion": "optimizer.name=lion"},
+        grid="optimizer.learning_rate=[0.01, 1e30]",
+        seeds=(0, 1),
+        metric="test/accuracy",
+        select="valid/accuracy",
+        also={"state": "state_bytes_per_parameter"},
+        paper={},
+    )
+    monkeypatch.setattr(tables, "ROOT", HERE.parent)
+    results, _ = _execute(table, tmp_path / "out")
+    sgd, lion = render.cells(results)
+    assert (sgd.diverged, sgd.runs, sgd.summary.n) == (2, 4, 2)
+    assert sgd.chosen == lion.chosen == {"optimizer.learning_rate": 0.01}
+    assert (sgd.also["state"].mean, lion.also["state"].mean) == (0.0, 4.0)
+    # A run of a population has the numbers that it has alone.
+    (run,) = [r for r in tables.plan(table) if r.digest == results["runs"][0]["digest"]]
+    alone = importlib.import_module("experiments.train").run(run.config, quiet=True).final
+    assert alone.keys() == results["runs"][0]["final"].keys()
+    for key, value in alone.items():
+        np.testing.assert_allclose(results["runs"][0]["final"][key], value, rtol=1e-5, err_msg=key)
 
 
 def test_failed_runs_are_counted_and_made_again(define, tmp_path):
