@@ -9,18 +9,33 @@ from bilevel.implicit import implicit
 from bilevel.lv_hba import lv_hba
 from bilevel.penalty import penalty
 from bilevel.problem import Problem, Samples, Solver
+from bilevel.pruning import (
+    allocate,
+    bip,
+    criteria,
+    density,
+    masks,
+    pq_index,
+    sap_count,
+    sparsity_report,
+)
 from bilevel.saba import saba
 from bilevel.schedules import f2sa_schedules, f3sa_schedules, penalty_schedules, power
 from bilevel.soba import soba
 from bilevel.solve import solve
 from bilevel.unrolled import unrolled
+from optim.masking import masked_update as sparse
 
 __all__ = [
     "HypergradientCheck",
     "Problem",
     "Samples",
     "Solver",
+    "allocate",
+    "bip",
     "check_hypergradient",
+    "criteria",
+    "density",
     "diagnose",
     "f2sa",
     "f2sa_schedules",
@@ -28,12 +43,17 @@ __all__ = [
     "f3sa_schedules",
     "implicit",
     "lv_hba",
+    "masks",
     "penalty",
     "penalty_schedules",
     "power",
+    "pq_index",
     "projections",
     "saba",
+    "sap_count",
     "soba",
     "solve",
+    "sparse",
+    "sparsity_report",
     "unrolled",
 ]

@@ -7,6 +7,7 @@ from optim.cautious import cautious
 from optim.diffgrad import diffgrad, scale_by_diffgrad
 from optim.frugal import ScaleByFrugalState, frugal, scale_by_frugal
 from optim.lion import lion, lion_k, lyapunov, scale_by_lion_k
+from optim.masking import masked_update
 from optim.momentum import MomentumState, scale_by_momentum
 from optim.plots import plot_schedules, tabulate_schedules
 from optim.projection import project_scale_invariant, projection_branches
@@ -43,6 +44,7 @@ __all__ = [
     "lion_k",
     "loop",
     "lyapunov",
+    "masked_update",
     "onecycle_momentum_schedule",
     "parallel",
     "plot_schedules",

@@ -1,0 +1,123 @@
+"""Pruned weights and their moments stay exactly zero, whatever the optimizer."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import bilevel
+import optim
+
+PARAMS = {"a": {"kernel": np.arange(1.0, 13, dtype=np.float32).reshape(3, 4), "bias": None}}
+PARAMS["b"] = {"kernel": np.ones((4, 2), np.float32), "bias": np.ones(2, np.float32)}
+
+
+def cut(density):
+    return bilevel.masks.from_scores(bilevel.criteria.magnitude(PARAMS), density)
+
+
+def zeros_where_pruned(masks, tree):
+    pairs = zip(jax.tree.leaves(masks), jax.tree.leaves(tree), strict=True)
+    return all((np.asarray(x)[~np.asarray(m)] == 0).all() for m, x in pairs)
+
+
+def moments(tx, state):
+    """The trees of ``state`` that are shaped like the parameters."""
+    flat = [x for x in jax.tree.leaves(state) if jnp.shape(x) == (3, 4) and x.dtype == jnp.float32]
+    assert flat or tx == "sgd"
+    return flat
+
+
+@pytest.mark.parametrize(
+    ("name", "inner"),
+    [
+        ("sgd", optax.sgd(0.1)),
+        ("momentum", optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1, momentum=0.9))),
+        ("adamw", optax.adamw(0.1, weight_decay=0.1)),
+        ("injected", optax.inject_hyperparams(optax.adam)(learning_rate=0.1)),
+    ],
+)
+def test_pruned_weights_and_moments_stay_zero_across_mask_changes(name, inner):
+    tx = optim.masked_update(inner)
+    params, traces = PARAMS, []
+
+    @jax.jit
+    def step(params, state, masks, scale):
+        traces.append(0)
+        grads = jax.tree.map(lambda p: scale * jnp.cos(p), params)
+        updates, state = tx.update(grads, state, params, masks=masks)
+        return optax.apply_updates(params, updates), state
+
+    state = tx.init(params)
+    sparse, denser = cut(0.3), cut(0.6)
+    start = step(params, state, sparse, 1.0)[1]
+    del start
+    for masks in (denser, sparse, denser):
+        for t in range(3):
+            params, state = step(params, state, masks, 1.0 + t)
+            pruned = ~np.asarray(masks["a"]["kernel"])
+            kernels = {k: {"kernel": v["kernel"]} for k, v in params.items()}
+            only = {k: {"kernel": v["kernel"]} for k, v in masks.items()}
+            assert zeros_where_pruned(only, kernels)
+            for m in moments(name, state.inner_state):
+                assert (np.asarray(m)[pruned] == 0).all()
+    assert np.asarray(params["a"]["kernel"])[np.asarray(denser["a"]["kernel"])].all()
+    # None and scalar bookkeeping apart, new masks never recompile.
+    assert len(traces) <= 2
+
+
+def test_a_weight_that_comes_back_starts_from_zero_moments():
+    tx = optim.masked_update(optax.sgd(0.1, momentum=0.9))
+    params = {"w": jnp.array([1.0, 1.0])}
+    state = tx.init(params)
+    on, off = {"w": jnp.array([True, True])}, {"w": jnp.array([True, False])}
+    one = {"w": jnp.ones(2)}
+    for masks in (on, on, off, on):
+        updates, state = tx.update(one, state, params, masks=masks)
+        params = optax.apply_updates(params, updates)
+    trace = state.inner_state[0].trace["w"]
+    np.testing.assert_allclose(trace, [1 + 0.9 + 0.81 + 0.729, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(params["w"][1], -0.1, rtol=1e-6)
+
+
+def test_kept_weights_move_as_without_the_wrapper():
+    masks = {"w": jnp.array([True, False, True])}
+    params = {"w": jnp.array([1.0, 0.0, -2.0])}
+    grads = {"w": jnp.array([0.3, 5.0, -0.2])}
+    plain, wrapped = optax.adamw(0.1), bilevel.sparse(optax.adamw(0.1), masks)
+    a, b = params, params
+    sa, sb = plain.init(a), wrapped.init(b)
+    for _ in range(3):
+        ua, sa = plain.update(grads, sa, a)
+        ub, sb = wrapped.update(grads, sb, b)
+        a, b = optax.apply_updates(a, ua), optax.apply_updates(b, ub)
+    kept = np.array([0, 2])
+    assert np.array_equal(a["w"][kept], b["w"][kept])
+    assert b["w"][1] == 0
+
+
+def test_masks_may_be_a_function_and_infinite_weights_are_dropped():
+    tx = optim.masked_update(optax.sgd(0.1), lambda p: jax.tree.map(jnp.isfinite, p))
+    params = {"w": jnp.array([1.0, 2.0])}
+    state = tx.init({"w": jnp.array([1.0, jnp.nan])})
+    updates, _ = tx.update({"w": jnp.array([0.0, jnp.nan])}, state, params)
+    assert np.array_equal(optax.apply_updates(params, updates)["w"], [1.0, 0.0])
+
+
+def test_factored_moments_are_left_alone():
+    params = {"w": jnp.ones((8, 8))}
+    masks = {"w": jnp.arange(64).reshape(8, 8) % 2 == 0}
+    tx = optim.masked_update(optax.scale_by_factored_rms(min_dim_size_to_factor=4), masks)
+    updates, _ = tx.update(params, tx.init(params), params)
+    new = optax.apply_updates(params, updates)["w"]
+    assert (new[~masks["w"]] == 0).all()
+
+
+def test_bad_input():
+    tx = optim.masked_update(optax.sgd(0.1), {"w": jnp.ones(3, bool)})
+    with pytest.raises(ValueError, match=r"mask of shape \(3,\) for params\['w'\] of shape \(2,\)"):
+        tx.init({"w": jnp.ones(2)})
+    good = optim.masked_update(optax.sgd(0.1))
+    with pytest.raises(ValueError, match="needs params"):
+        good.update({"w": jnp.ones(2)}, good.init({"w": jnp.ones(2)}))
