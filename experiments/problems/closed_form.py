@@ -27,8 +27,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import bilevel
+from experiments.problems.task import Level, Task
 
-__all__ = ["PROBLEMS", "ClosedForm", "p1", "p2a", "p2b", "p3", "p4", "p5", "random_data"]
+__all__ = ["PROBLEMS", "ClosedForm", "p1", "p2a", "p2b", "p3", "p4", "p5", "random_data", "task"]
 
 
 class ClosedForm(NamedTuple):
@@ -341,3 +342,30 @@ def random_data(name: str, seed: int = 0, samples: int = 16) -> tuple[dict, np.n
 
 
 PROBLEMS = {"p1": p1, "p2a": p2a, "p2b": p2b, "p3": p3, "p4": p4, "p5": p5}
+
+
+def task(name: str) -> Callable[..., Task]:
+    """Returns the function ``(seed, noisy) -> Task`` of the main for ``name``."""
+
+    def build(seed: int = 0, noisy: bool = False) -> Task:
+        """``noisy`` draws one of p1's samples at a time instead of taking their mean."""
+        if noisy and name != "p1":
+            raise ValueError(f"only p1 is a finite sum, got noisy=True for {name}")
+        data, x0, y0 = random_data(name, seed)
+        form = PROBLEMS[name](data, x0, y0)
+        best = None if form.minimiser is None else form.minimiser()
+
+        def evaluate(data, x, y):
+            scores = {
+                "objective": form.psi(x),
+                "gradient": jnp.linalg.norm(form.grad_psi(x)),
+                "y_gap": jnp.linalg.norm(y - form.y_star(x)),
+            }
+            if best is not None:
+                scores |= {"gap": form.psi(x) - form.psi(best), "x_gap": jnp.linalg.norm(x - best)}
+            return scores
+
+        level = Level(16, lambda data, index: index[..., 0]) if noisy else None
+        return Task(form.problem, x0, y0, evaluate, upper=level, lower=level)
+
+    return build

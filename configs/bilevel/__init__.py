@@ -1,0 +1,1 @@
+"""Bilevel problems and how each solver is set for them."""

@@ -1,0 +1,53 @@
+"""The keys that every config of ``experiments.solve`` has."""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def bilevel() -> ConfigDict:
+    """Returns the default config of ``experiments.solve``."""
+    placeholder = config_dict.placeholder
+    return ConfigDict(
+        {
+            "seed": 0,
+            # A problem of experiments.problems and its options.
+            "problem": {"name": "cleaning", "options": {}},
+            # A solver of bilevel. A step size is a number, {"power": (scale, exponent)} or an
+            # optimizer with its learning rate, {"adam": 0.01}.
+            "solver": {"name": "penalty", "options": {}},
+            "batch_size": 0,  # Samples of a batch; 0: all of them in each step.
+            "steps": 1000,
+            "seconds": placeholder(float),  # Ends a run early, for comparisons at equal time.
+            "x64": False,
+            "log_every": 50,
+            "eval_every": placeholder(int),  # Steps; None: with each log line.
+            "save_every": placeholder(int),  # Steps; None: with each evaluation.
+            "keep": 2,  # Latest checkpoints to keep, besides the best.
+        }
+    )
+
+
+def choose(config: ConfigDict, arg: str, solvers: dict[str, dict]) -> list[str]:
+    """Sets the solver that ``arg`` names, the first of ``solvers`` by default.
+
+    Args:
+      config: Changed in place.
+      arg: The config's argument, ``NAME``, ``smoke`` or ``NAME,smoke``.
+      solvers: Options of each solver.
+
+    Returns:
+      The words of ``arg`` that are no solver.
+
+    Raises:
+      ValueError: On a word that is neither a solver nor ``smoke``.
+    """
+    words = [word for word in arg.split(",") if word]
+    for word in words:
+        if word not in (*solvers, "smoke"):
+            raise ValueError(f"argument must be of {', '.join(solvers)} and smoke, got {word!r}")
+    names = [word for word in words if word in solvers] or [next(iter(solvers))]
+    options = dict(solvers[names[0]])
+    config.solver.name = options.pop("name", names[0])
+    config.solver.options = ConfigDict(options, convert_dict=False)
+    if "smoke" in words:
+        config.steps, config.log_every, config.eval_every = 4, 2, 2
+    return [word for word in words if word not in solvers]

@@ -1,0 +1,160 @@
+"""Bilevel solvers by name from a config, the batches they ask for, and what a step costs."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+import bilevel
+from experiments import optimizers
+from experiments.data.base import nearest
+from experiments.problems import Task
+
+__all__ = ["SOLVERS", "build", "feed", "gradients_per_step"]
+
+SOLVERS: dict[str, Callable[..., bilevel.Solver]] = {
+    name: getattr(bilevel, name)
+    for name in ("penalty", "f2sa", "f3sa", "lv_hba", "implicit", "unrolled", "soba", "saba")
+}
+_OWN = ("upper_samples", "lower_samples", "axis_name", "project_theta")
+
+
+def build(name: str, options: Mapping[str, Any], task: Task, batch_size: int = 0) -> bilevel.Solver:
+    """Returns the solver ``name``.
+
+    Args:
+      name: A key of ``SOLVERS``.
+      options: Its arguments. A step size is a number, ``{"power": (scale, exponent)}`` or
+        ``{"power": (scale, exponent, offset)}`` for ``bilevel.power``, or an optimizer with its
+        learning rate, ``{"adam": 0.01}``.
+      task: Tells SABA how many components there are.
+      batch_size: Samples of a component; 0 for all.
+
+    Raises:
+      ValueError: An unknown name, option or optimizer (with the nearest), or a value out of range.
+    """
+    if name not in SOLVERS:
+        raise ValueError(f"unknown solver {name!r}; the nearest are {nearest(name, SOLVERS)}")
+    taken = inspect.signature(SOLVERS[name]).parameters
+    given = {k: _value(k, v) for k, v in options.items() if v is not None}
+    for key in given:
+        if key not in taken or key in _OWN:
+            names = [k for k in taken if k not in _OWN]
+            raise ValueError(f"solver {name!r} takes no {key!r}; it takes {', '.join(names)}")
+    for key, parameter in taken.items():
+        if parameter.default is parameter.empty and key not in (*given, *_OWN):
+            raise ValueError(f"solver {name!r} needs {key!r}")
+    if name == "saba":
+        for level in ("upper", "lower"):
+            samples = getattr(task, level)
+            given[f"{level}_samples"] = 1 if samples is None else _blocks(samples.size, batch_size)
+    return SOLVERS[name](**given)
+
+
+def _value(key: str, value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    if len(value) != 1:
+        raise ValueError(f"{key} must be a number or {{name: arguments}}, got {dict(value)}")
+    ((kind, arguments),) = value.items()
+    if kind == "power":
+        return bilevel.power(*map(float, arguments))
+    known = optimizers.optimizers()
+    if kind not in known:
+        names = {**known, "power": None}
+        raise ValueError(f"{key}: unknown {kind!r}; the nearest are {nearest(kind, names)}")
+    return known[kind](float(arguments))
+
+
+def _blocks(size: int, batch_size: int) -> int:
+    return max(1, size // batch_size) if batch_size else 1
+
+
+def feed(
+    name: str, options: Mapping[str, Any], task: Task, batch_size: int, seed: int
+) -> tuple[Callable[[int], Iterator[Any]] | None, Callable[[Any, Any, Any], Any] | None]:
+    """Returns ``(batches, prepare)`` for the loop; ``(None, None)`` where nothing is sampled.
+
+    Batches are drawn with repeats by ``(seed, step)`` alone, independently for the levels, and for
+    methods with an inner loop also for each of its steps and gradients
+    (:class:`bilevel.Samples`). SABA gets one fixed block of samples at a time.
+    """
+    if task.upper is None or task.lower is None:
+        return None, None
+    upper, lower = task.upper, task.lower
+    if name == "saba":
+        n, m = (_blocks(level.size, batch_size) for level in (upper, lower))
+
+        def components(data, ids, key):
+            del key
+            size = (batch_size or level.size for level in (upper, lower))
+            rows = (i * s + jnp.arange(s) for i, s in zip(ids, size, strict=True))
+            return tuple(
+                (i, level.take(data, r))
+                for i, level, r in zip(ids, (upper, lower), rows, strict=True)
+            )
+
+        return _drawn(lambda rng: tuple(rng.integers((n, m)).astype(np.int32)), seed), components
+    if not batch_size:
+        everything = slice(None)
+        return None, lambda data, inputs, key: (
+            upper.take(data, everything),
+            lower.take(data, everything),
+        )
+    taken = inspect.signature(SOLVERS[name]).parameters
+    steps = next((k for k in ("inner_steps", "steps") if k in taken), None)
+    many = () if steps is None else (int(options.get(steps) or taken[steps].default),)
+    if name == "penalty" and options.get("eta") is not None:
+        many = ()
+
+    def draw(rng, level, inner):
+        return rng.integers(level.size, size=(*inner, batch_size)).astype(np.int32)
+
+    def take(data, inputs, key):
+        del key
+        if not isinstance(inputs, bilevel.Samples):
+            return upper.take(data, inputs[0]), lower.take(data, inputs[1])
+        s = inputs
+        levels = (upper, lower, lower, upper, lower, lower)
+        return bilevel.Samples(*(level.take(data, i) for level, i in zip(levels, s, strict=True)))
+
+    if steps is None and name not in ("f3sa", "penalty"):
+        return _drawn(lambda rng: (draw(rng, upper, ()), draw(rng, lower, ())), seed), take
+
+    def six(rng):
+        inner = [draw(rng, level, many) for level in (upper, lower, lower)]
+        return bilevel.Samples(*inner, *(draw(rng, level, ()) for level in (upper, lower, lower)))
+
+    return _drawn(six, seed), take
+
+
+def _drawn(draw, seed):
+    def batches(start):
+        step = start
+        while True:
+            yield draw(np.random.Generator(np.random.Philox(key=[seed, step])))
+            step += 1
+
+    return batches
+
+
+def gradients_per_step(name: str, options: Mapping[str, Any], project_y: bool = False) -> int:
+    """Returns the gradients in a step, of either level; a Hessian-vector product counts as two."""
+    taken = inspect.signature(SOLVERS[name]).parameters
+
+    def option(key):
+        value = options.get(key)
+        return taken[key].default if value is None else value
+
+    if name in ("penalty", "f2sa"):
+        storm = name == "penalty" and options.get("eta") is not None
+        return 12 if storm else 3 * option("inner_steps") + 3
+    if name == "implicit":
+        steps, again = option("linear_steps"), 2 if option("linear_solver") == "normal_cg" else 1
+        products = steps + 1 if option("linear_solver") == "neumann" else again * (steps + 1) + 1
+        return option("inner_steps") + 2 + 2 * products
+    if name == "unrolled":
+        return (4 if project_y else 3) * option("steps") + 1
+    return {"f3sa": 12, "lv_hba": 6, "soba": 4, "saba": 4}[name]
