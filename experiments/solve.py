@@ -54,9 +54,15 @@ def _run(config, workdir, data_dir, quiet, stop) -> Result:
     )
     solver = solvers.build(name, options, task, config.batch_size)
     batches, prepare = solvers.feed(name, options, task, config.batch_size, config.seed)
-    state = solver.init(task.problem, task.x0, task.y0)
+    state = jax.jit(lambda: solver.init(task.problem, task.x0, task.y0))()
     price = solvers.gradients_per_step(name, options, task.problem.project_y is not None)
-    mesh = optim.parallel.data_mesh() if jax.device_count() > 1 and config.batch_size else None
+    # Whole sets and single samples are not split; every device computes the same.
+    split = (
+        jax.device_count() > 1
+        and config.batch_size
+        and not (config.batch_size % jax.device_count())
+    )
+    mesh = optim.parallel.data_mesh() if split else None
     data = jax.tree.map(jnp.asarray, task.data)
     measure = jax.jit(task.evaluate)
 
@@ -139,7 +145,9 @@ def _run(config, workdir, data_dir, quiet, stop) -> Result:
             store.close()
         file.close()
     if folder is not None and lead:
-        groups = task.groups and task.groups(data, *jax.device_get((state.x, state.y)))
+        groups = None
+        if task.groups is not None:
+            groups = task.groups(data, *jax.device_get((state.x, state.y)))
         solve_plots.draw(file.rows, groups, folder / "curves.png", str(folder))
     return Result(final, file.rows)
 
@@ -148,20 +156,21 @@ class _Clock:
     """Seconds of the solver, those of a run before a resume included."""
 
     def __init__(self, rows):
-        self._before = max((row["seconds"] for row in rows), default=0.0)
-        self._start, self._off = time.perf_counter(), 0.0
+        self._start = time.perf_counter() - max((row["seconds"] for row in rows), default=0.0)
+        self._held: float | None = None
 
     def read(self) -> float:
-        return round(self._before + time.perf_counter() - self._start - self._off, 4)
+        now = time.perf_counter() if self._held is None else self._held
+        return round(now - self._start, 4)
 
     @contextlib.contextmanager
     def paused(self):
-        begin, off = time.perf_counter(), self._off
-        self._start += 0.0
+        self._held = time.perf_counter()
         try:
             yield
         finally:
-            self._off = off + time.perf_counter() - begin
+            self._start += time.perf_counter() - self._held
+            self._held = None
 
 
 def summary(finals: list[dict[str, float]]) -> str:

@@ -110,14 +110,16 @@ def feed(
         many = ()
 
     def draw(rng, level, inner):
-        return rng.integers(level.size, size=(*inner, batch_size)).astype(np.int32)
+        return rng.integers(level.size, size=(batch_size, *inner)).astype(np.int32)
 
     def take(data, inputs, key):
         del key
         if not isinstance(inputs, bilevel.Samples):
             return upper.take(data, inputs[0]), lower.take(data, inputs[1])
-        s = inputs
         levels = (upper, lower, lower, upper, lower, lower)
+        s = [
+            jnp.moveaxis(i, 0, -1) for i in inputs
+        ]  # The loop splits the leading axis over devices.
         return bilevel.Samples(*(level.take(data, i) for level, i in zip(levels, s, strict=True)))
 
     if steps is None and name not in ("f3sa", "penalty"):

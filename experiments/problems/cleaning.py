@@ -107,7 +107,7 @@ def cleaning(
         splits = {k: {**s, "x": (s["x"] - mean) / std} for k, s in splits.items()}
     kept = {k: {n: s[n] for n in ("x", "label")} for k, s in splits.items()}
     kept["train"] |= {"label": noisy.astype(np.int32), "index": np.arange(train, dtype=np.int32)}
-    kept["flipped"] = noisy != clean
+    flipped = noisy != clean
 
     def lower(x, y, batch):
         losses = cross_entropy(mlp(y, batch["x"]), batch["label"])
@@ -123,12 +123,12 @@ def cleaning(
         return {
             "objective": jnp.mean(cross_entropy(logits["valid"], data["valid"]["label"])),
             **{f"{k}/accuracy": accuracy(v, data[k]["label"]) for k, v in logits.items()},
-            "auc": auc(x, ~data["flipped"]),
+            "auc": auc(x, ~flipped),
         }
 
     def groups(data, x, y):
         weight = np.asarray(jax.nn.sigmoid(x))
-        return {"clean": weight[~kept["flipped"]], "flipped": weight[kept["flipped"]]}
+        return {"clean": weight[~flipped], "flipped": weight[flipped]}
 
     y0 = init_mlp((kept["train"]["x"].shape[1], *hidden, classes), rng, zero_last=not hidden)
     return Task(

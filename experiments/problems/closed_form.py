@@ -351,8 +351,12 @@ def task(name: str) -> Callable[..., Task]:
         """``noisy`` draws one of p1's samples at a time instead of taking their mean."""
         if noisy and name != "p1":
             raise ValueError(f"only p1 is a finite sum, got noisy=True for {name}")
-        data, x0, y0 = random_data(name, seed)
-        form = PROBLEMS[name](data, x0, y0)
+        form = PROBLEMS[name](*random_data(name, seed))
+        sets = form.problem.project_x, form.problem.project_y
+        x0, y0 = (
+            start if project is None else np.asarray(project(start))
+            for start, project in zip((form.x0, form.y0), sets, strict=True)
+        )
         best = None if form.minimiser is None else form.minimiser()
 
         def evaluate(data, x, y):

@@ -7,6 +7,7 @@ Toy: hyper-objective F(x, x) on [0, 3] with four local minima.
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -67,7 +68,7 @@ def llsc_matrices(seed: int = 0, n: int = 100, m: int = 90, rank: int = 45) -> d
 
 
 def llsc(
-    matrices: str | dict | None = None,
+    matrices: str | dict = "",
     seed: int = 0,
     multiplier_bound: float = math.inf,
 ) -> Task:
@@ -75,14 +76,14 @@ def llsc(
 
     Args:
       matrices: An ``.npz`` file (or dict) with A, B, H of one shape ``(m, n)`` and c, d of shape
-        ``(n,)``; ``None`` for random ones.
+        ``(n,)``; empty for random ones.
       seed: Of the start, standard normal and then projected.
       multiplier_bound: r; the authors' script has none.
     """
-    if isinstance(matrices, str):
+    if matrices and isinstance(matrices, str):
         with np.load(matrices) as stored:
             matrices = {k: stored[k] for k in stored.files}
-    m = llsc_matrices() if matrices is None else matrices
+    m = matrices if isinstance(matrices, dict) else llsc_matrices()
     A, B, H, c, d = (np.asarray(m[k]) for k in ["A", "B", "H", "c", "d"])
     n = A.shape[1]
 
@@ -107,8 +108,8 @@ def llsc(
         return {"objective": upper(x, y), "psi": upper(x, y_star), "y_gap": gap}
 
     x0, y0 = np.random.default_rng(seed).normal(size=(2, n))
-    x0, y0 = onto((x0, y0))
-    return Task(problem, np.asarray(x0), np.asarray(y0), evaluate)
+    x0, y0 = jax.device_get(jax.jit(onto)((x0, y0)))
+    return Task(problem, x0, y0, evaluate)
 
 
 def toy(seed: int = 0, multiplier_bound: float = 8.0) -> Task:

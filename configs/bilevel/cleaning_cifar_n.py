@@ -1,0 +1,43 @@
+"""Hyper-cleaning of CIFAR-10 with the labels that people gave (CIFAR-N), in minibatches.
+
+    python -m experiments.solve --config=configs/bilevel/cleaning_cifar_n.py --data_dir=DATA
+
+DATA holds ``cifar-10-batches-bin/`` and ``cifar-n/cifar10n.npz`` (noisylabels.com, CC BY-NC 4.0).
+The label set is ``problem.options.noise``: worse_label (40 % wrong), aggre_label, random_label1...
+Argument: a solver (f2sa, soba, unrolled), ``smoke``, with commas. Expected: MEASURED
+"""
+
+from configs.bilevel import common
+
+SOLVERS = {
+    "f2sa": {
+        "alpha": 0.005,
+        "gamma": 0.05,
+        "lam": 5.0,
+        "delta": 0.005,
+        "inner_steps": 5,
+        "x_step": {"adam": 0.05},
+    },
+    "soba": {"rho": 0.05, "gamma": {"adam": 0.05}},
+    "unrolled": {"alpha": {"adam": 0.05}, "gamma": 0.05, "steps": 5},
+}
+
+
+def get_config(arg: str = ""):
+    """Returns the config; see the head of this file for ``arg``."""
+    config = common.bilevel()
+    config.problem.options = {
+        "data": "cifar10",
+        "noise": "worse_label",
+        "hidden": (256,),
+        "train": 40000,
+        "valid": 5000,
+        "weights": True,
+    }
+    config.batch_size = 512
+    config.steps = 5000
+    config.log_every = 100
+    config.eval_every = 500
+    if "smoke" in common.choose(config, arg, SOLVERS):
+        config.problem.options.train = config.problem.options.valid = 600
+    return config

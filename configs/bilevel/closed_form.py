@@ -1,0 +1,52 @@
+"""Problems P1-P5, whose hyper-objective is known exactly.
+
+    python -m experiments.solve --config=configs/bilevel/closed_form.py:p3,penalty
+
+Argument: a problem (p1, p2a, p2b, p3, p4, p5), ``noisy`` (p1, one of 16 samples at a time), a
+solver (penalty, f2sa, implicit, unrolled; soba, saba for p1), ``smoke``, with commas.
+Expected: MEASURED
+"""
+
+from configs.bilevel import common
+
+SOLVERS = {
+    "penalty": {
+        "alpha": 0.2,
+        "beta": 0.8,
+        "gamma": 0.05,
+        "sigma": {"power": (1.0, -1 / 3)},
+        "rho": 0.5,
+        "inner_steps": 5,
+    },
+    "f2sa": {
+        "alpha": {"power": (0.1, -1 / 3, 10)},
+        "gamma": 0.05,
+    },
+    "implicit": {
+        "linear_solver": "normal_cg",
+        "alpha": 0.1,
+        "gamma": 0.05,
+        "inner_steps": 20,
+        "linear_steps": 20,
+        "eta": 0.05,
+    },
+    "unrolled": {"alpha": 0.1, "gamma": 0.05, "steps": 50},
+    "soba": {},
+    "saba": {"rho": 0.1, "gamma": 0.1},
+}
+PROBLEMS = ("p1", "p2a", "p2b", "p3", "p4", "p5")
+
+
+def get_config(arg: str = ""):
+    """Returns the config; see the head of this file for ``arg``."""
+    words = arg.split(",")
+    config = common.bilevel()
+    config.x64 = True
+    config.steps = 2000
+    rest = [word for word in words if word not in (*PROBLEMS, "noisy")]
+    common.choose(config, ",".join(rest), SOLVERS)
+    config.problem.name = ([word for word in words if word in PROBLEMS] or ["p1"])[0]
+    if "noisy" in words:
+        config.problem.options = {"noisy": True}
+        config.batch_size = 1
+    return config

@@ -1,0 +1,41 @@
+"""Tuning a vector-scaling loss for long-tailed classes, gradients averaged over devices.
+
+    python -m experiments.solve --config=configs/bilevel/loss_tuning.py
+    python -m experiments.solve --config=configs/bilevel/loss_tuning.py:mnist --data_dir=DATA
+
+Argument: a solver (penalty, lv_hba, f2sa, implicit, soba), ``mnist``, ``smoke``, with commas.
+Each device holds its share of every batch, as the workers of the federated setting do.
+Expected: MEASURED
+"""
+
+from configs.bilevel import common
+
+SOLVERS = {
+    "penalty": {
+        "alpha": {"adam": 0.02},
+        "beta": 0.8,
+        "gamma": 0.3,
+        "sigma": {"power": (0.3, -1 / 3)},
+        "rho": 10.0,
+        "inner_steps": 5,
+    },
+    "lv_hba": {"alpha": 0.1, "beta": 0.1, "eta": 0.1, "gamma1": 10.0, "c": {"power": (1.0, 0.3)}},
+    "f2sa": {"alpha": 0.03, "gamma": 0.3, "lam": 5.0, "delta": 0.01, "x_step": {"adam": 0.02}},
+    "implicit": {"alpha": {"adam": 0.02}, "gamma": 0.3, "inner_steps": 10, "linear_steps": 10},
+    "soba": {"rho": 0.2, "gamma": {"adam": 0.02}},
+}
+
+
+def get_config(arg: str = ""):
+    """Returns the config; see the head of this file for ``arg``."""
+    words = arg.split(",")
+    config = common.bilevel()
+    config.problem.name = "loss_tuning"
+    config.problem.options = {"data": "digits", "train": 700, "valid": 700, "imbalance": 0.05}
+    config.batch_size = 128
+    config.steps = 1000
+    if "mnist" in words:
+        config.problem.options |= {"data": "mnist", "train": 20000, "valid": 5000}
+        config.problem.options.imbalance = 0.01
+    common.choose(config, ",".join(w for w in words if w != "mnist"), SOLVERS)
+    return config

@@ -1,0 +1,36 @@
+"""One l2 penalty for each feature of a logistic regression.
+
+    python -m experiments.solve --config=configs/bilevel/regularisation.py
+    python -m experiments.solve --config=configs/bilevel/regularisation.py --data_dir=DATA \
+        --config.problem.options.data=libsvm:a1a
+
+Argument: a solver (implicit, penalty, f2sa, unrolled, soba), ``smoke``, or both with a comma.
+Expected: MEASURED
+"""
+
+from configs.bilevel import common
+
+SOLVERS = {
+    "implicit": {"alpha": {"adam": 0.1}, "gamma": 0.3, "inner_steps": 10, "linear_steps": 10},
+    "penalty": {
+        "alpha": {"adam": 0.1},
+        "beta": 0.8,
+        "gamma": 0.2,
+        "sigma": {"power": (0.3, -1 / 3)},
+        "rho": 10.0,
+        "inner_steps": 5,
+    },
+    "f2sa": {"alpha": 0.03, "gamma": 0.3, "lam": 5.0, "delta": 0.01, "x_step": {"adam": 0.1}},
+    "unrolled": {"alpha": {"adam": 0.1}, "gamma": 0.3, "steps": 20},
+    "soba": {"rho": 0.3, "gamma": {"adam": 0.05}},
+}
+
+
+def get_config(arg: str = ""):
+    """Returns the config; ``arg`` is a solver, ``smoke`` for a run of a second, or both."""
+    config = common.bilevel()
+    config.problem.name = "regularisation"
+    config.problem.options = {"data": "digits", "train": 700, "valid": 700}
+    config.steps = 400
+    common.choose(config, arg, SOLVERS)
+    return config

@@ -1,0 +1,53 @@
+"""Linear SVM, the penalty of each slack learned on validation data.
+
+    python -m experiments.solve --config=configs/bilevel/svm.py --data_dir=DATA --seeds=20
+    python -m experiments.solve --config=configs/bilevel/svm.py:penalty,fourclass --data_dir=DATA
+
+Argument: a solver (lv_hba, penalty, implicit, unrolled), a data set (diabetes, fourclass,
+breast_cancer, digits), ``flip`` (40 % of the training labels flipped: hyper-cleaning), ``smoke``,
+with commas. LV-HBA solves the constrained form, the others the same problem with the slacks
+eliminated. Expected: MEASURED
+"""
+
+from configs.bilevel import common
+
+SOLVERS = {
+    "lv_hba": {
+        "alpha": 0.01,
+        "beta": 0.1,
+        "eta": 0.01,
+        "gamma1": 10.0,
+        "gamma2": 1.0,
+        "c": {"power": (1.0, 0.3)},
+    },
+    "penalty": {
+        "alpha": {"adam": 0.1},
+        "beta": 0.8,
+        "gamma": 0.05,
+        "sigma": {"power": (0.1, -1 / 3)},
+        "rho": 1.0,
+        "inner_steps": 5,
+    },
+    "implicit": {"alpha": {"adam": 0.1}, "gamma": 0.05, "inner_steps": 10, "linear_steps": 10},
+    "unrolled": {"alpha": {"adam": 0.1}, "gamma": 0.05, "steps": 20},
+}
+DATA = ("diabetes", "fourclass", "breast_cancer", "digits")
+
+
+def get_config(arg: str = ""):
+    """Returns the config; see the head of this file for ``arg``."""
+    words = arg.split(",")
+    data = [word for word in words if word in DATA] or ["diabetes"]
+    config = common.bilevel()
+    config.seed = 1
+    config.steps = 2000
+    config.log_every = 100
+    rest = [word for word in words if word not in (*DATA, "flip")]
+    common.choose(config, ",".join(rest), SOLVERS)
+    config.problem.name = "svm"
+    config.problem.options = {
+        "data": data[0],
+        "form": "constrained" if config.solver.name == "lv_hba" else "hinge",
+        "flip": 0.4 if "flip" in words else 0.0,
+    }
+    return config

@@ -1,0 +1,191 @@
+"""The bilevel main: every config runs, resumes bit for bit, and says what is wrong."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import problems, solve, solve_plots, solvers
+from experiments.problems import constrained, task
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "bilevel"
+
+
+SHARED = ("__init__", "common")
+
+
+def module_of(name):
+    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def config_of(name, arg=""):
+    return module_of(name).get_config(arg)
+
+
+@pytest.mark.parametrize(
+    ("name", "arg"),
+    [
+        ("closed_form", "p3,penalty"),
+        ("constrained", "llsc"),
+        ("svm", "digits,flip,lv_hba"),
+        ("svm", "digits,implicit"),
+        ("regularisation", "implicit"),
+        ("hyper_representation", "unrolled"),
+    ],
+)
+def test_problems_and_solvers_of_the_configs_fit(name, arg):
+    config = config_of(name, f"{arg},smoke")
+    kind, options = config.solver.name, dict(config.solver.options)
+    t = problems.build(config.problem.name, **dict(config.problem.options))
+    solver = solvers.build(kind, options, t, config.batch_size)
+    batches, prepare = solvers.feed(kind, options, t, config.batch_size, 0)
+
+    def two_steps():
+        state = solver.init(t.problem, t.x0, t.y0)
+        inputs = None if batches is None else next(batches(0))
+        batch = None if prepare is None else prepare(t.data, inputs, None)
+        state, metrics = solver.step(*(state, batch))
+        return t.evaluate(t.data, state.x, state.y), metrics, solver.step(state, batch)[0]
+
+    scores, metrics, state = jax.eval_shape(two_steps)
+    assert all(v.shape == () for v in (*scores.values(), *metrics.values()))
+    assert "objective" in scores
+    if t.groups is not None:
+        x, y = (jax.tree.map(lambda a: np.zeros(a.shape), part) for part in (state.x, state.y))
+        assert all(np.ndim(v) == 1 for v in t.groups(t.data, x, y).values())
+
+
+@pytest.mark.parametrize(
+    ("name", "arg"), [("closed_form", "p1,noisy,saba"), ("loss_tuning", "f2sa")]
+)
+def test_smoke_runs_of_the_configs(name, arg):
+    config = config_of(name, f"{arg},smoke")
+    result = solve.run(config, quiet=True)
+    assert result.final["steps"] == 4
+    assert all(np.isfinite(v) for v in result.final.values())
+    assert [row["step"] for row in result.history if "objective" in row] == [0, 2, 4]
+    assert result.final["gradients"] == 4 * solvers.gradients_per_step(
+        config.solver.name, config.solver.options
+    )
+
+
+def test_every_solver_of_every_config_can_be_built():
+    nothing = task.Task(None, None, None, None)
+    for name in (file.stem for file in CONFIGS.glob("*.py") if file.stem not in SHARED):
+        table = module_of(name).SOLVERS
+        for solver in table:
+            config = config_of(name, f"{solver},smoke")
+            assert config.steps == 4
+            assert solvers.build(config.solver.name, config.solver.options, nothing).step
+
+
+def test_cleaning_learns_resumes_and_leaves_its_files(tmp_path):
+    config = config_of("cleaning_digits", "penalty")
+    config.problem.options.train = config.problem.options.valid = 200
+    config.steps, config.log_every = 40, 20
+    whole = solve.run(config, tmp_path / "a", quiet=True)
+    assert whole.final["auc"] > 0.9
+    assert whole.final["test/accuracy"] > 0.8
+
+    class Stopped(Exception):
+        pass
+
+    def stop(step):
+        if step >= 20:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        solve.run(config, tmp_path / "b", quiet=True, stop=stop)
+    again = solve.run(config, tmp_path / "b", quiet=True)
+    assert whole.final | {"seconds": 0} == again.final | {"seconds": 0}
+
+    def text(folder):
+        return (folder / "metrics.jsonl").read_text().splitlines()
+
+    rows = [[json.loads(line) | {"seconds": 0} for line in text(tmp_path / d)] for d in "ab"]
+    assert rows[0] == rows[1]
+    assert (tmp_path / "a" / "curves.png").stat().st_size > 1000
+    config.steps = 50
+    with pytest.raises(ValueError, match="another config"):
+        solve.run(config, tmp_path / "a", quiet=True)
+
+
+def test_stops_at_the_given_seconds():
+    config = config_of("closed_form", "p1,noisy,saba,smoke")
+    config.steps, config.seconds = 10**6, 0.01
+    final = solve.run(config, quiet=True).final
+    assert final["steps"] < 10**6
+    assert final["gradients"] == 4 * final["steps"]
+
+
+def test_batches_are_a_function_of_seed_and_step_and_differ_between_oracles():
+    t = problems.build("loss_tuning", seed=0)
+    batches, prepare = solvers.feed("f2sa", {"inner_steps": 3}, t, 8, 5)
+    first, second = (next(batches(s)) for s in (0, 1))
+    np.testing.assert_array_equal(next(iter(batches(1))).f_x, second.f_x)
+    assert first.g_y.shape == (8, 3)
+    assert not np.array_equal(first.g_y, first.g_z)
+    batch = prepare(t.data, first, None)
+    assert batch.g_y["x"].shape == (3, 8, 64)
+    np.testing.assert_array_equal(batch.g_z["label"][1], t.data["train"]["label"][first.g_z[:, 1]])
+    np.testing.assert_array_equal(batch.f_x["label"], t.data["valid"]["label"][first.f_x])
+    pair, take = solvers.feed("soba", {}, t, 8, 5)
+    assert take(t.data, next(pair(0)), None)[1]["x"].shape == (8, 64)
+    blocks, take = solvers.feed("saba", {}, t, 8, 5)
+    (i, part), _ = take(t.data, next(blocks(3)), None)
+    np.testing.assert_array_equal(part["x"], t.data["valid"]["x"][8 * i : 8 * i + 8])
+    whole, take = solvers.feed("soba", {}, t, 0, 5)
+    assert whole is None
+    assert take(t.data, None, None)[0]["x"].shape == t.data["valid"]["x"].shape
+
+
+def test_auc_and_gradient_counts():
+    scores, positive = jnp.array([0.1, 0.4, 0.4, 0.9]), jnp.array([False, True, False, True])
+    assert float(task.auc(scores, positive)) == 0.875
+    assert float(task.auc(jnp.zeros(4), positive)) == 0.5
+    count = solvers.gradients_per_step
+    assert count("penalty", {"eta": 0.5}) == 12
+    assert count("implicit", {"inner_steps": 4, "linear_steps": 5}) == 4 + 2 + 2 * 7
+    assert count("unrolled", {"steps": 3}) == 10
+
+
+def test_llc_optimum():
+    t = constrained.llc(n=4)
+    best = np.full(4, -0.3), {"y1": np.full(4, 0.7), "y2": np.full(4, -0.4)}
+    assert float(t.evaluate(None, *best)["error"]) < 1e-6
+    x, y = best
+    dy = jax.grad(t.problem.lower, 1)(x, y, None)
+    # The multiplier -1 of the constraint's all-ones gradient makes the lower gradient vanish.
+    np.testing.assert_allclose(dy["y1"] - 1, 0, atol=1e-6)
+    np.testing.assert_allclose(dy["y2"] - 1, 0, atol=1e-6)
+    assert abs(float(t.problem.constraint(x, y)[0])) < 1e-6
+
+
+def test_bad_input():
+    for change, text in (
+        (lambda c: c.problem.update(name="cleanin"), "unknown problem 'cleanin'.*cleaning"),
+        (lambda c: c.problem.options.update(nois=0.2), "takes no 'nois'; it takes"),
+        (lambda c: c.problem.options.update(noise=1.5), r"noise must be in \(0, 1\)"),
+        (lambda c: c.problem.options.update(train=10**6), "at most 1437 together"),
+        (lambda c: c.solver.update(name="penalt"), "unknown solver 'penalt'.*penalty"),
+        (lambda c: c.solver.options.update(alpa=1.0), "takes no 'alpa'; it takes alpha"),
+        (lambda c: c.solver.options.update(alpha={"adm": 1.0}), "unknown 'adm'.*adam"),
+        (lambda c: c.solver.options.__delattr__("gamma"), "needs 'gamma'"),
+    ):
+        config = config_of("cleaning_digits")
+        with config.unlocked():
+            change(config)
+        with pytest.raises(ValueError, match=text):
+            solve.run(config, quiet=True)
+    with pytest.raises(ValueError, match="svm data diabetes needs --data_dir"):
+        solve.run(config_of("svm"), quiet=True)
+    with pytest.raises(ValueError, match="argument must be of penalty"):
+        config_of("cleaning_digits", "penalti")
+    assert solve_plots.line(None, [], "x", "y", "-") is None
