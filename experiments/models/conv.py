@@ -1,4 +1,4 @@
-"""Convolution layers, as XLA's own or as one matrix product."""
+"""Convolutions, as XLA's own or as one matrix product, and the head of the networks."""
 
 from typing import Any
 
@@ -75,3 +75,9 @@ def conv(
         rngs=rngs,
         conv_general_dilated=im2col if impl == "im2col" else jax.lax.conv_general_dilated,
     )
+
+
+def classifier(features: int, num_classes: int, *, dtype: Any = None, rngs: nnx.Rngs) -> nnx.Linear:
+    """Returns a linear head, uniform in ±1/sqrt(features) as in PyTorch, with bias zero."""
+    init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+    return nnx.Linear(features, num_classes, kernel_init=init, dtype=dtype, rngs=rngs)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from experiments.models.conv import conv
+from experiments.models.conv import classifier, conv
 
 
 def batch_norm(features: int, *, axis_name: str | None, dtype: Any, rngs: nnx.Rngs):
@@ -61,7 +61,7 @@ class Block(nnx.Module):
 class ResNet(nnx.Module):
     """A 3x3 stem, stages of :class:`Block` that halve the image, mean pooling, a linear head.
 
-    Convolutions are He-normal over the outputs.
+    Convolutions are He-normal over the outputs, the head as in :func:`classifier`.
 
     Args:
       input_shape: ``(height, width, channels)``.
@@ -102,7 +102,7 @@ class ResNet(nnx.Module):
                 self.names.append(f"block_{i}_{j}")
                 setattr(self, self.names[-1], Block(c_in, c, strides, shortcut, **options))
                 c_in = c
-        self.classifier = nnx.Linear(c_in, num_classes, dtype=dtype, rngs=rngs)
+        self.classifier = classifier(c_in, num_classes, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = jax.nn.relu(self.norm(self.conv(x)))
@@ -192,7 +192,7 @@ class WideResNet(nnx.Module):
                 setattr(self, self.names[-1], block)
                 c_in = c
         self.norm = batch_norm(c_in, axis_name=axis_name, dtype=dtype, rngs=rngs)
-        self.classifier = nnx.Linear(c_in, num_classes, dtype=dtype, rngs=rngs)
+        self.classifier = classifier(c_in, num_classes, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = self.conv(x)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from experiments.models.cnn import max_pool
-from experiments.models.conv import conv
+from experiments.models.conv import classifier, conv
 from experiments.models.resnet import batch_norm
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -43,7 +43,7 @@ class VGG16(nnx.Module):
                 norm = batch_norm(c, axis_name=axis_name, dtype=dtype, rngs=rngs)
                 setattr(self, f"norm_{i}_{j}", norm)
                 c_in = c
-        self.classifier = nnx.Linear(c_in, num_classes, dtype=dtype, rngs=rngs)
+        self.classifier = classifier(c_in, num_classes, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         for i, stage in enumerate(STAGES):
