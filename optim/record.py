@@ -13,7 +13,7 @@ __all__ = ["RecordNormsState", "record_norms", "recorded_norms"]
 
 
 class RecordNormsState(NamedTuple):
-    """Steps seen so far, and their norms (float32, shape [num_steps], zeros ahead)."""
+    """Steps seen so far, and their norms (shape [num_steps], zeros ahead)."""
 
     count: Any
     norms: Any
@@ -29,7 +29,8 @@ def record_norms(num_steps: int, norm: str = "l2") -> optax.GradientTransformati
     Put it first in a chain: what it sees is what it records. The norm is over the whole tree and,
     for sharded arrays under ``jax.jit``, over all devices; inside ``pmap``/``shard_map`` average
     the gradients first. It is part of the optimizer state, so it is saved and resumed with it.
-    The state is ``4 * num_steps`` bytes and is updated in place when it is donated.
+    The state is one float32 a step (float64 for float64 gradients), accumulated in that precision
+    whatever the gradients' is, and updated in place when it is donated.
 
     Args:
       num_steps: Number of steps to keep, at least 1; later ones are not recorded.
@@ -55,12 +56,12 @@ def record_norms(num_steps: int, norm: str = "l2") -> optax.GradientTransformati
         raise ValueError(f"norm must be 'l2' or 'l1', got {norm!r}")
 
     def init(params):
-        del params
-        return RecordNormsState(jnp.zeros([], jnp.int32), jnp.zeros([num_steps], jnp.float32))
+        dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(params))
+        return RecordNormsState(jnp.zeros([], jnp.int32), jnp.zeros([num_steps], dtype).real)
 
     def update(updates, state, params=None):
         del params
-        leaves = [jnp.abs(g).astype(jnp.float32) for g in jax.tree.leaves(updates)]
+        leaves = [jnp.abs(g).astype(state.norms.dtype) for g in jax.tree.leaves(updates)]
         if norm == "l2":
             value = jnp.sqrt(sum(jnp.sum(g * g) for g in leaves))
         else:

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -77,8 +78,8 @@ def load(
     )
 
 
-def parse(path: Path, n_features: int | None = None) -> Arrays:
-    """Returns ``{"x": float32 (n, n_features), "label": float32 (n,)}`` of one file.
+def parse(path: Path, n_features: int | None = None, dtype: Any = np.float32) -> Arrays:
+    """Returns ``{"x": dtype (n, n_features), "label": float32 (n,)}`` of one file.
 
     ``#`` starts a comment; empty lines are skipped; a row may have no features.
 
@@ -110,7 +111,7 @@ def parse(path: Path, n_features: int | None = None) -> Arrays:
     if not labels:
         raise ValueError(f"{path} has no rows")
     width = n_features or max(columns, default=0) + 1
-    x = np.zeros((len(labels), width), np.float32)
+    x = np.zeros((len(labels), width), dtype)
     x[rows, columns] = values
     return {"x": x, "label": np.asarray(labels, np.float32)}
 

@@ -1,0 +1,143 @@
+"""Table and picture of the logistic-regression suite, and its comparison with a reference."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# Names in the reference file.
+REFERENCE_NAMES = {
+    "constant": "flat",
+    "inverse_time": "inv_t",
+    "inverse_sqrt": "inv_sqrt_t",
+    "refined from given norms": "refined",
+}
+
+# The schedule refined from the reference's pilot norms: compared with it, not ranked.
+GIVEN = "refined from given norms"
+
+
+def _split(results):
+    """{optimizer: {set: entry}} with the schedules that are ranked."""
+    found: dict[str, dict[str, Any]] = {}
+    for key, entry in results.items():
+        name, optimizer = key.split("|")
+        schedules = {s: v for s, v in entry["schedules"].items() if s != GIVEN}
+        found.setdefault(optimizer, {})[name] = {**entry, "schedules": schedules}
+    return found
+
+
+def ranks(sets: dict[str, Any], leave_out=()) -> dict[str, float]:
+    """Mean rank of each schedule by mean loss (1 is best) over the sets that are not left out."""
+    sets = {name: entry for name, entry in sets.items() if name not in leave_out} or sets
+    names = list(next(iter(sets.values()))["schedules"])
+    losses = np.array([[e["schedules"][s]["loss_mean"] for s in names] for e in sets.values()])
+    return dict(zip(names, (losses.argsort(1).argsort(1) + 1).mean(0).tolist(), strict=True))
+
+
+def compare(results: dict[str, Any], reference: dict[str, Any], sensitivity: float = 1e-6):
+    """Relative differences of final losses where rounding does not decide the outcome.
+
+    A cell is one run. The reference tells its sensitivity: the relative change of its loss when
+    the learning rate changes by 1e-7 of itself. Refined schedules are compared if they were made
+    from the reference's own norms.
+
+    Returns:
+      ``(differences of the cells below the sensitivity, number of cells left out)``.
+    """
+    near, far = [], 0
+    for key in results.keys() & reference.keys():
+        entry = reference[key]
+        if [float(r) for r in entry["lrs"]] != results[key]["learning_rates"]:
+            raise ValueError(f"the reference has other learning rates for {key}: {entry['lrs']}")
+        if entry["T"] != results[key]["steps"]:
+            raise ValueError(f"the reference has {entry['T']} steps for {key}")
+        for schedule, ours in results[key]["schedules"].items():
+            if schedule == "refined":
+                continue
+            theirs = entry["schedules"][REFERENCE_NAMES.get(schedule, schedule)]
+            a, b = np.array(ours["final_loss"]), np.array(theirs["final_loss"], float)
+            stable = np.array(theirs["sensitivity"], float) < sensitivity
+            near.extend((np.abs(a - b) / np.abs(b))[stable].tolist())
+            far += int((~stable).sum())
+    return np.array(near), far
+
+
+def report(results: dict[str, Any], reference: dict[str, Any], separable=()) -> str:
+    """Returns the whole text: a table an optimizer, ranks, the comparison, the times."""
+    lines = ["# Learning-rate schedules on logistic regression", ""]
+    lines += [
+        "Training cross-entropy of the last iterate, mean ± std over seeds (ddof 0), at the best",
+        "learning rate (in brackets).",
+    ]
+    for optimizer, sets in _split(results).items():
+        names = list(next(iter(sets.values()))["schedules"])
+        lines += ["", f"## {optimizer}", "", f"| set | steps | {' | '.join(names)} |"]
+        lines.append("|---|---:|" + "---|" * len(names))
+        for name, entry in sets.items():
+            best = min(s["loss_mean"] for s in entry["schedules"].values())
+            cells = []
+            for s in entry["schedules"].values():
+                cell = f"{s['loss_mean']:.4f} ± {s['loss_std']:.4f}"
+                cell = f"**{cell}**" if s["loss_mean"] == best else cell
+                cells.append(f"{cell} ({s['best_lr']:g})")
+            lines.append(f"| {name} | {entry['steps']} | {' | '.join(cells)} |")
+        mean = ranks(sets, separable)
+        lines.append("| mean rank | | " + " | ".join(f"{mean[s]:.1f}" for s in names) + " |")
+    if separable:
+        lines += [
+            "",
+            f"Mean ranks leave out {', '.join(separable)} (separable: the loss goes to 0).",
+        ]
+    lines += ["", *_refined_gap(results)]
+    if reference:
+        near, far = compare(results, reference)
+        lines += [
+            "",
+            f"Against the reference: {near.size} runs whose outcome rounding does not decide "
+            f"(sensitivity < 1e-6) differ by at most {near.max():.1e} of the loss; "
+            f"{int((near <= 1e-5).sum())} of them by at most 1e-5. {far} runs are at the edge of "
+            "stability and are not compared.",
+        ]
+    ours = sum(e["seconds"] for e in results.values())
+    loop = sum(e["python_loop_seconds"] for e in results.values())
+    runs = sum(np.size(s["final_loss"]) for e in results.values() for s in e["schedules"].values())
+    lines += [
+        "",
+        f"{runs} runs took {ours:.0f} s with compilation. One after another in a python loop of "
+        f"jitted steps they take {loop:.0f} s (from the time of a step, measured in the same "
+        f"process): {loop / ours:.1f} times as long.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _refined_gap(results):
+    for optimizer, sets in _split(results).items():
+        gaps = []
+        for entry in sets.values():
+            linear, refined = (entry["schedules"][s]["loss_mean"] for s in ("linear", "refined"))
+            gaps.append(refined / linear - 1)
+        wins = sum(g < 0 for g in gaps)
+        yield (
+            f"- {optimizer}: refined is below linear on {wins} of {len(gaps)} sets; "
+            f"median gap {100 * np.median(gaps):+.1f} %."
+        )
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Draws each schedule's loss relative to linear decay, a panel an optimizer."""
+    from matplotlib.figure import Figure
+
+    found = _split(results)
+    figure = Figure(figsize=(5.5 * len(found), 3.8), layout="constrained")
+    axes = figure.subplots(1, len(found), squeeze=False)[0]
+    for axis, (optimizer, sets) in zip(axes, found.items(), strict=True):
+        for schedule in next(iter(sets.values()))["schedules"]:
+            base = np.array([e["schedules"]["linear"]["loss_mean"] for e in sets.values()])
+            loss = np.array([e["schedules"][schedule]["loss_mean"] for e in sets.values()])
+            axis.plot(range(len(sets)), loss / base, "o-", ms=3, lw=0.8, label=schedule)
+        axis.set(title=optimizer, ylabel="loss / loss of linear decay", yscale="log")
+        axis.set_xticks(range(len(sets)), list(sets), rotation=60, fontsize=8)
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=7)
+    figure.savefig(path, dpi=120)
