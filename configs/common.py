@@ -31,6 +31,8 @@ def supervised() -> ConfigDict:
                 "b2": placeholder(float),
                 "eps": placeholder(float),
                 "clip_norm": placeholder(float),
+                "momentum_schedule": placeholder(str),  # "onecycle": its opposite phase.
+                "record_norms": placeholder(str),  # "l2" or "l1": kept for experiments.refine.
             },
             # Any schedule of optim or optax, over the steps of the run; warm-up steps are inside.
             "schedule": {"name": "cosine", "warmup": 0},

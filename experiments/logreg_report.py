@@ -57,8 +57,9 @@ def compare(results: dict[str, Any], reference: dict[str, Any], sensitivity: flo
                 continue
             theirs = entry["schedules"][REFERENCE_NAMES.get(schedule, schedule)]
             a, b = np.array(ours["final_loss"]), np.array(theirs["final_loss"], float)
-            stable = np.array(theirs["sensitivity"], float) < sensitivity
-            near.extend((np.abs(a - b) / np.abs(b))[stable].tolist())
+            # A loss of exactly 0 is rounding itself.
+            stable = (np.array(theirs["sensitivity"], float) < sensitivity) & (b > 0)
+            near.extend((np.abs(a - b)[stable] / b[stable]).tolist())
             far += int((~stable).sum())
     return np.array(near), far
 
@@ -89,7 +90,7 @@ def report(results: dict[str, Any], reference: dict[str, Any], separable=()) -> 
             "",
             f"Mean ranks leave out {', '.join(separable)} (separable: the loss goes to 0).",
         ]
-    lines += ["", *_refined_gap(results)]
+    lines += ["", *_refined_gap(results, separable)]
     if reference:
         near, far = compare(results, reference)
         lines += [
@@ -111,10 +112,12 @@ def report(results: dict[str, Any], reference: dict[str, Any], separable=()) -> 
     return "\n".join(lines) + "\n"
 
 
-def _refined_gap(results):
+def _refined_gap(results, leave_out):
     for optimizer, sets in _split(results).items():
         gaps = []
-        for entry in sets.values():
+        for name, entry in sets.items():
+            if name in leave_out:
+                continue
             linear, refined = (entry["schedules"][s]["loss_mean"] for s in ("linear", "refined"))
             gaps.append(refined / linear - 1)
         wins = sum(g < 0 for g in gaps)
@@ -135,7 +138,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
         for schedule in next(iter(sets.values()))["schedules"]:
             base = np.array([e["schedules"]["linear"]["loss_mean"] for e in sets.values()])
             loss = np.array([e["schedules"][schedule]["loss_mean"] for e in sets.values()])
-            axis.plot(range(len(sets)), loss / base, "o-", ms=3, lw=0.8, label=schedule)
+            ratio = np.divide(loss, base, out=np.full_like(loss, np.nan), where=base > 1e-6)
+            axis.plot(range(len(sets)), ratio, "o-", ms=3, lw=0.8, label=schedule)
         axis.set(title=optimizer, ylabel="loss / loss of linear decay", yscale="log")
         axis.set_xticks(range(len(sets)), list(sets), rotation=60, fontsize=8)
         axis.grid(alpha=0.3)

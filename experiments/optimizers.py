@@ -15,6 +15,8 @@ import optim
 # The arguments by which schedules name what the config gives: the peak and the number of steps.
 _PEAKS = ("init_value", "peak_value", "value")
 _LENGTHS = ("decay_steps", "transition_steps", "num_steps")
+# Keys of config.optimizer that are not arguments of the optimizer itself.
+_AROUND = ("clip_norm", "momentum_schedule", "record_norms")
 
 
 class Optimizer(NamedTuple):
@@ -48,7 +50,14 @@ def build(config: Any, steps: int) -> Optimizer:
     """
     schedule = build_schedule(config.schedule, steps)
     options = {k: v for k, v in config.optimizer.items() if v is not None}
-    base = {k: v for k, v in options.items() if k not in ("learning_rate", "clip_norm")}
+    base = {k: v for k, v in options.items() if k not in ("learning_rate", *_AROUND)}
+    cycle = options.get("momentum_schedule")
+    if cycle is not None:
+        if cycle != "onecycle":
+            raise ValueError(f"momentum_schedule must be 'onecycle', got {cycle!r}")
+        base["momentum"] = optim.onecycle_momentum_schedule(steps)
+    norm = options.get("record_norms")
+    record = optax.identity() if norm is None else optim.record_norms(steps, norm)
     rules = [(pattern, dict(overrides)) for pattern, overrides in config.get("groups", ())]
     make(0.1, schedule, **base)  # Wrong options stop here, not inside a traced step.
     for _, overrides in rules:
@@ -65,7 +74,8 @@ def build(config: Any, steps: int) -> Optimizer:
             }
             tx = optax.partition(groups, lambda params: label(params, [r for r, _ in rules]))
         clip = options.get("clip_norm")
-        return tx if clip is None else optax.chain(optax.clip_by_global_norm(clip), tx)
+        tx = tx if clip is None else optax.chain(optax.clip_by_global_norm(clip), tx)
+        return tx if norm is None else optax.chain(record, tx)
 
     tx = optax.with_extra_args_support(
         optax.inject_hyperparams(factory)(
@@ -115,7 +125,11 @@ def make(learning_rate, schedule, *, name: str, weight_decay=None, **options):
             )
     if weight_decay is not None and "weight_decay" in taken:
         options["weight_decay"] = weight_decay
-    tx = known[name](lambda count: learning_rate * schedule(count), **options)
+    build_it = known[name]
+    if callable(options.get("momentum")):  # A schedule, which optax.sgd alone does not take.
+        fixed = [key for key, value in options.items() if isinstance(value, bool)]
+        build_it = optax.inject_hyperparams(build_it, static_args=fixed)
+    tx = build_it(lambda count: learning_rate * schedule(count), **options)
     if weight_decay is not None and "weight_decay" not in taken:
         tx = optax.chain(optax.add_decayed_weights(weight_decay), tx)
     return tx

@@ -29,7 +29,7 @@ _POWER = {"l2": 2, "l1": 1}
 
 
 def _checked(grad_norms):
-    """Finite norms, float64, floored at 1e-12 of their maximum."""
+    """Finite norms, float64."""
     norms = np.asarray(grad_norms, np.float64)
     if norms.ndim != 1 or not norms.size:
         raise ValueError(f"grad_norms must have shape [T] with T >= 1, got {norms.shape}")
@@ -40,7 +40,7 @@ def _checked(grad_norms):
     if not norms.size or norms.min() < 0 or norms.max() == 0:
         seen = f"{norms.min():g} to {norms.max():g}" if norms.size else "no finite ones"
         raise ValueError(f"grad_norms must be >= 0 and not all zero, got {seen}")
-    return np.maximum(norms, 1e-12 * norms.max())
+    return norms
 
 
 def _resampled(values, num):
@@ -122,7 +122,7 @@ def refine(
 
     Args:
       grad_norms: Norm of the minibatch gradient at each step of the pilot, shape [n]. Zeros are
-        raised to 1e-12 of the maximum; non-finite norms are dropped with a warning.
+        raised to 1e-12 of the maximum after smoothing; non-finite norms are dropped with a warning.
       norm: ``"l2"`` norms for SGD, ``"l1"`` norms for Adam; must be the norm that was recorded.
       tau: Smoothing window as a share of the sequence, in [0, 1]; 0 for none.
       method: ``"closed_form"`` or ``"bound"``.
@@ -157,6 +157,9 @@ def refine(
     if norms.size < num_steps:
         norms = _resampled(norms, num_steps)
     norms = _resampled(smooth_norms(norms, tau, filter_width=filter_width), num_steps)
+    if norms.max() == 0:
+        raise ValueError(f"grad_norms must not be zero everywhere after smoothing with tau={tau}")
+    norms = np.maximum(norms, 1e-12 * norms.max())
     if norms.size == 1:
         return np.ones(1)
     if method == "bound":

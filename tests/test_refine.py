@@ -81,6 +81,12 @@ def test_zero_and_non_finite_norms():
     multipliers = optim.refine([1.0, 0.0, 1.0, 1.0], tau=0)
     assert np.isfinite(multipliers).all()
     assert multipliers.argmax() == 1
+    # The floor is that of the smoothed norms, whose maximum is 1 here, not 1e9.
+    spike = np.array([1.0] * 5 + [1e9] + [1.0] * 6 + [0.0] * 12)
+    smoothed = np.maximum(optim.smooth_norms(spike, filter_width=3), 1e-12)
+    np.testing.assert_array_equal(
+        optim.refine(spike, filter_width=3), optim.refine(smoothed, tau=0)
+    )
     norms = np.array([np.inf, 2.0, np.nan, 1.0, 3.0, -np.inf])
     with pytest.warns(UserWarning, match=r"dropped 3 of 6 gradient norms: not finite"):
         kept = optim.refine(norms, tau=0)
@@ -116,6 +122,7 @@ BAD = [
     (lambda: optim.refine(np.ones((2, 2))), "grad_norms must have shape [T] with T >= 1"),
     (lambda: optim.refine([0.0, 0.0]), "grad_norms must be >= 0 and not all zero, got 0 to 0"),
     (lambda: optim.refine([1.0, -1.0]), "grad_norms must be >= 0 and not all zero, got -1 to 1"),
+    (lambda: optim.refine([0.0, 1.0, 0.0, 0.0], filter_width=3), "zero everywhere after smoothing"),
     (lambda: optim.refine([1.0], norm="L2"), "norm must be one of ['l2', 'l1'], got 'L2'"),
     (lambda: optim.refine([1.0], method="lbfgs"), "method must be one of ['closed_form', 'bound']"),
     (lambda: optim.refine([1.0], norm="l1", method="bound"), "norm must be 'l2' with method"),
