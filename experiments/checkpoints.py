@@ -1,6 +1,5 @@
 """Checkpoints: asynchronous, atomic, the last few and the best, over Orbax."""
 
-import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,9 @@ class Checkpoints:
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies)
         )
         self._directory = Path(directory).absolute()
-        self._manager = ocp.CheckpointManager(self._directory, options=options)
+        self._manager = ocp.CheckpointManager(
+            self._directory, options=options, item_handlers=ocp.StandardCheckpointHandler()
+        )
 
     def save(self, step: int, state: Any, metrics: dict[str, float] | None = None) -> None:
         """Starts to save; returns once the state is copied to the host."""
@@ -93,13 +94,10 @@ class Checkpoints:
     def _check_same_leaves(self, step: int, state: Any) -> None:
         folder = self._directory / str(step)
         try:
-            stored = json.loads((folder / "default" / "_METADATA").read_text())["tree_metadata"]
-            stored = {
-                entry["key_metadata"][0]["key"]: tuple(entry["value_metadata"]["write_shape"])
-                for entry in stored.values()
-            }
-        except (OSError, ValueError, LookupError, TypeError):
-            return  # Damaged; restoring it says so.
+            metadata = self._manager.item_metadata(step)
+            stored = {name: tuple(leaf.shape) for name, leaf in metadata.items()}
+        except Exception:  # Whatever a damaged file makes its reader raise.
+            return  # Restoring it says so.
         wanted = {name: np.shape(x) for name, x in _flat(state).items()}
         differ = sorted(k for k in stored | wanted if stored.get(k) != wanted.get(k))
         if differ:
