@@ -114,8 +114,7 @@ def scale_by_diffgrad(
             _leaves.check_gradient(path, g, mu, nu, prev)
             g_wide, prev_wide = _leaves.widen(g, prev)
             u, mu, nu = direction(g, prev_wide - g_wide, mu, nu)
-            u = u.astype(g.dtype)
-            return u, mu, nu, g.astype(prev.dtype)
+            return u.astype(g.dtype), mu, nu, g.astype(prev.dtype)
 
         if authors_v1:
             u, mu, nu = _leaves.map_unzip(first_version, 3, updates, state.mu, state.nu)
@@ -180,8 +179,9 @@ def diffgrad(
     """
     _check.number("learning_rate", learning_rate, 0, schedule=True)
     _check.number("weight_decay", weight_decay, 0, schedule=True)
-    return optax.chain(
+    optimizer = optax.chain(
         optax.add_decayed_weights(weight_decay),
         scale_by_diffgrad(b1, b2, eps, mu_dtype=mu_dtype, nu_dtype=nu_dtype, authors_v1=authors_v1),
         optax.scale_by_learning_rate(learning_rate),
     )
+    return optimizer if authors_v1 else _leaves.write_last(optimizer, "prev_grad")

@@ -41,7 +41,6 @@ def project_scale_invariant(
     channel_axis: Axis = -1,
     stacked: Stacked = None,
     mask: Any = None,
-    write_back: Callable[[Any, Any], Any] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Removes the radial part of a direction where the weights look scale-invariant.
 
@@ -73,8 +72,6 @@ def project_scale_invariant(
         function of (path, array) that returns it for each leaf; 0 by default. Every tensor of the
         stack has its own test; ``channel_axis`` counts, and sees, the axes of one tensor.
       mask: Which leaves decay: a tree of bools (a prefix will do) or a function of the parameters.
-      write_back: ``write_back(inner_state, projected)`` returns the inner state to keep, for
-        momenta that are themselves projected (:func:`optim.sgdp`).
 
     Returns:
       The transformation. ``update`` needs ``params``.
@@ -97,6 +94,29 @@ def project_scale_invariant(
     References:
       Heo et al., AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-invariant
       Weights, 2020, https://arxiv.org/abs/2006.08217
+    """
+    return projected(inner, weight_decay, delta, wd_ratio, eps, channel_axis, stacked, mask)
+
+
+def projected(
+    inner: optax.GradientTransformation,
+    weight_decay: optax.ScalarOrSchedule,
+    delta: float,
+    wd_ratio: float,
+    eps: float,
+    channel_axis: Axis,
+    stacked: Stacked,
+    mask: Any,
+    *,
+    products: Callable[..., Any] | None = None,
+    write_back: Callable[[Any, Any], Any] | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """:func:`project_scale_invariant` with two hooks for the optimizers of this package.
+
+    ``products(updates, old_state, new_state, directions)`` returns for each leaf a function ``(p, total,
+    norm) -> total(p * u)``, ``total`` summing rows, that evaluates the direction u again from
+    the states: a direction that both the sums and the step read is else kept in memory between them.
+    ``write_back(inner_state, projected)`` returns the inner state to keep.
     """
     _check.number("weight_decay", weight_decay, 0, schedule=True)
     _check.number("delta", delta, 0)
@@ -128,19 +148,20 @@ def project_scale_invariant(
         else:
             decay = weight_decay
 
-        def project(path, g, decays, p, u):
+        def project(path, g, decays, p, product, u):
             _leaves.check_gradient(path, g, p, u)
             axis, lead = _layout(channel_axis, stacked, path, p)
             dtype = jnp.result_type(u)
             g, p, u = _leaves.widen(g, p, u)
-            u, ratio = _project(g, p, u, axis, lead, delta, wd_ratio, eps)
+            u, ratio = _project(g, p, u, product, axis, lead, delta, wd_ratio, eps)
             decayed = u + (decay * ratio).astype(p.dtype) * p if decays and not no_decay else u
             return decayed.astype(dtype), u.astype(dtype)
 
         decays = _broadcast(True if mask is None else mask, params)
-        result, projected = _leaves.map_unzip(project, 2, updates, decays, params, directions)
+        dots = (products or _plain_products)(updates, state.inner_state, inner_state, directions)
+        result, kept = _leaves.map_unzip(project, 2, updates, decays, params, dots, directions)
         if write_back is not None:
-            inner_state = write_back(inner_state, projected)
+            inner_state = write_back(inner_state, kept)
         return result, ProjectScaleInvariantState(inner_state, count)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -183,31 +204,45 @@ def projection_branches(
         if axis is None or jnp.size(p) == 0:
             return (jnp.zeros(jnp.shape(p)[:lead], jnp.int32),)
         g, p = _leaves.widen(g, p)
-        _, passed = _radial_part(g, p, p, axis, lead, delta, eps)
+        _, passed = _radial_part(g, p, plain_product(p), axis, lead, delta, eps)
         return (passed.reshape(p.shape[:lead]),)
 
     return _leaves.map_unzip(branch, 1, grads, params)[0]
 
 
-def _project(g, p, u, axis, lead, delta, wd_ratio, eps):
+def plain_product(u: jax.Array) -> Callable[..., jax.Array]:
+    """The product of a direction that is at hand."""
+    return lambda p, total, norm: total(p * u.astype(p.dtype))
+
+
+def _plain_products(updates, old_state, new_state, directions):
+    del updates, old_state, new_state
+    return jax.tree.map(plain_product, directions)
+
+
+def _project(g, p, u, product, axis, lead, delta, wd_ratio, eps):
     """Returns the projected direction and the factor of the decay, one per stacked tensor."""
     if axis is None or p.size == 0:
         return u, jnp.ones((), p.dtype)
     if not isinstance(axis, int):  # Traced, as under optax.inject_hyperparams.
-        branches = [
-            partial(_project, axis=a, lead=lead, delta=delta, wd_ratio=wd_ratio, eps=eps)
-            for a in range(lead, p.ndim)
-        ]
-        return jax.lax.switch(axis % (p.ndim - lead), branches, g, p, u)
-    part, branch = _radial_part(g, p, u, axis, lead, delta, eps)
+
+        def branch_of(a):
+            return lambda: _project(g, p, u, product, a, lead, delta, wd_ratio, eps)
+
+        branches = [branch_of(a) for a in range(lead, p.ndim)]
+        return jax.lax.switch(axis % (p.ndim - lead), branches)
+    part, branch = _radial_part(g, p, product, axis, lead, delta, eps)
     return u - part * p, jnp.where(branch > 0, wd_ratio, 1.0).astype(p.dtype)
 
 
-def _radial_part(g, p, u, axis, lead, delta, eps):
+def _radial_part(g, p, product, axis, lead, delta, eps):
     """Returns what multiplies p in the radial part of u, and the view that passed: 0, 1 or 2."""
     rows = tuple(a for a in range(lead, p.ndim) if a != axis)
-    by_channel = [jnp.sum(x, axis=rows, keepdims=True) for x in (g * p, g * g, p * p, p * u)]
-    by_layer = [jnp.sum(x, axis=axis, keepdims=True) for x in by_channel]
+    total = partial(jnp.sum, axis=rows, keepdims=True)
+    norms = total(p * p)
+    whole = partial(jnp.sum, axis=axis, keepdims=True)
+    by_channel = [total(g * p), total(g * g), norms, product(p, total, whole(norms))]
+    by_layer = [whole(x) for x in by_channel]
     length = math.prod(p.shape[a] for a in rows)
 
     def view(sums, length):

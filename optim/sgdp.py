@@ -1,12 +1,13 @@
 """SGDP: SGD with momentum without the growth of scale-invariant weights."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import optax
 
 from optim import _check, _leaves
-from optim.projection import Axis, Stacked, project_scale_invariant
+from optim.projection import Axis, Stacked, plain_product, projected
 
 __all__ = ["sgdp"]
 
@@ -31,6 +32,25 @@ def _momentum(momentum, dampening, nesterov) -> optax.GradientTransformation:
         return directions, optax.TraceState(trace)
 
     return optax.GradientTransformation(init_fn, update_fn)
+
+
+def _momentum_products(momentum, dampening, nesterov) -> Callable[..., Any]:
+    """Inner products of ``_momentum``'s directions, term by term of its recursion."""
+
+    def products(updates, old_state, new_state, directions):
+        # Without nesterov the new buffer is only known after the projection.
+        state = new_state if nesterov else old_state
+        weight = 1 if nesterov else 1 - dampening
+
+        def product(path, g, trace, u):
+            g, b = _leaves.widen(g, trace)
+            if trace.dtype != b.dtype:
+                return (plain_product(u),)  # The state was rounded.
+            return (lambda p, total, norm: weight * total(p * g) + momentum * total(p * b),)
+
+        return _leaves.map_unzip(product, 1, updates, state.trace, directions)[0]
+
+    return products
 
 
 def _keep_projected(state: optax.TraceState, projected: optax.Updates) -> optax.TraceState:
@@ -120,15 +140,16 @@ def sgdp(
     else:
         _check.number("momentum with weight decay", momentum, 0, 1, below=True)
         decay = weight_decay / (1 - momentum)
-    direction = project_scale_invariant(
+    direction = projected(
         _momentum(momentum, dampening, nesterov),
-        weight_decay=decay,
-        delta=delta,
-        wd_ratio=wd_ratio,
-        eps=eps,
-        channel_axis=channel_axis,
-        stacked=stacked,
-        mask=mask,
+        decay,
+        delta,
+        wd_ratio,
+        eps,
+        channel_axis,
+        stacked,
+        mask,
+        products=_momentum_products(momentum, dampening, nesterov),
         write_back=None if nesterov else _keep_projected,
     )
     return optax.chain(direction, optax.scale_by_learning_rate(learning_rate))

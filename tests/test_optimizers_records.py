@@ -65,9 +65,12 @@ def replay(tx, params, grads):
     return after, before, state
 
 
-@pytest.mark.parametrize("layout", ["torch", "flax"])
+TURNED = ("adamp_wd.npz", "sgdp_momentum.npz", "lion.npz")
+RUNS = sorted(p.name for p in RECORDS.glob("*.npz") if "lionk" not in p.name)
+
+
 @pytest.mark.parametrize(
-    "name", sorted(p.name for p in RECORDS.glob("*.npz") if "lionk" not in p.name)
+    ("name", "layout"), [(n, "torch") for n in RUNS] + [(n, "flax") for n in TURNED]
 )
 def test_float64_replay(name, layout):
     record, hyper = load(name)

@@ -1,0 +1,329 @@
+"""What every optimizer of the project does: optax's habits, meshes, donation, memory, convergence.
+
+A new optimizer is one line in CASES.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import optim
+
+
+class Case(NamedTuple):
+    """An optimizer under test and what its update may cost, in bytes per float32 parameter."""
+
+    make: Callable[..., optax.GradientTransformationExtraArgs]
+    lr: float
+    state: float
+    accessed: float
+    temporary: float = 0.0
+
+
+CASES = {
+    "lion": Case(optim.lion, 1e-2, 4, 28),
+    "adamp": Case(functools.partial(optim.adamp, weight_decay=1e-3), 3e-2, 8, 68),
+    "sgdp": Case(functools.partial(optim.sgdp, momentum=0.9, weight_decay=1e-4), 3e-4, 4, 52),
+    "diffgrad": Case(optim.diffgrad, 5e-2, 12, 60),
+    "cautious": Case(lambda learning_rate: optim.cautious(optim.lion(learning_rate)), 1e-2, 4, 28),
+}
+every_case = pytest.mark.parametrize("name", list(CASES))
+
+
+@functools.cache
+def tree(seed):
+    """Leaves of all kinds, whose axes of 8 can be sharded."""
+    rng = np.random.default_rng(seed)
+    shapes = {"bias": (8,), "conv": (2, 2, 3, 8), "empty": (0, 8), "kernel": (16, 8), "scalar": ()}
+    leaves = {k: rng.standard_normal(s).astype(np.float32) for k, s in shapes.items()}
+    return {**leaves, "none": None}
+
+
+def train(tx, params, grads, steps=3):
+    def step(carry, _):
+        params, state = carry
+        updates, state = tx.update(grads, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    params = jax.tree.map(jnp.asarray, params)
+    return jax.lax.scan(step, (params, tx.init(params)), length=steps)[0][0]
+
+
+@functools.cache
+def expected(name):
+    case = CASES[name]
+    return jax.jit(functools.partial(train, case.make(case.lr)))(tree(0), tree(1))
+
+
+def assert_trees_close(a, b, atol=2e-6):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=atol), a, b)
+
+
+def parabola(x):
+    return jnp.sum(jnp.square(x - jnp.array([1.0, -1.0, 1.0])))
+
+
+def rosenbrock(x):
+    return jnp.square(1 - x[0]) + 100 * jnp.square(x[1] - jnp.square(x[0]))
+
+
+def matrix(x):
+    return jnp.sum(jnp.square(x - jnp.array([[3.0, -2.0], [1.0, 4.0]])))
+
+
+def mixed(x):
+    return parabola(x[0]) + matrix(x[1])
+
+
+TARGETS = {"parabola": parabola, "rosenbrock": rosenbrock, "matrix": matrix, "mixed": mixed}
+
+
+@every_case
+def test_converges(name):
+    case = CASES[name]
+    steps = 4000
+    tx = case.make(optax.cosine_decay_schedule(case.lr, steps))
+    start = {
+        "parabola": jnp.array([-1.0, 4.0, 1.0]),
+        "rosenbrock": jnp.zeros(2),
+        "matrix": jnp.zeros((2, 2)),
+        "mixed": (jnp.zeros(3), jnp.zeros((2, 2))),
+    }
+
+    def loss(params):
+        losses = {k: f(params[k]) for k, f in TARGETS.items()}
+        return sum(losses.values()), losses
+
+    def step(carry, _):
+        params, state = carry
+        grads, losses = jax.grad(loss, has_aux=True)(params)
+        updates, state = tx.update(grads, state, params)
+        return (optax.apply_updates(params, updates), state), losses
+
+    carry = (start, tx.init(start))
+    _, losses = jax.jit(lambda c: jax.lax.scan(step, c, length=steps))(carry)
+    for target, values in losses.items():
+        assert values[-1] < 0.05 * values[0], (target, values[0], values[-1])
+
+
+@every_case
+def test_optax_habits(name):
+    """Injected rates, accumulation, masks, partitions, chains, extra arguments."""
+    case = CASES[name]
+    tx = case.make(case.lr)
+    kernel = {"bias": True, "conv": True, "empty": True, "kernel": True, "scalar": False}
+    kernel["none"] = None
+    labels = jax.tree.map(lambda m: "ours" if m else "sgd", kernel)
+
+    outer = optax.chain(optax.clip(1e9), tx, optax.scale(1.0))
+    chained = optax.GradientTransformation(
+        outer.init, lambda g, s, p: outer.update(g, s, p, value=jnp.float32(0), loss=1.0)
+    )
+
+    @jax.jit
+    def variants(params, grads):
+        partition = optax.partition({"ours": tx, "sgd": optax.sgd(0.5)}, labels)
+        return {
+            "accumulated": train(optax.MultiSteps(tx, 2), params, grads, steps=6),
+            "masked": train(optax.masked(tx, kernel), params, grads),
+            "partition": train(partition, params, grads),
+            "chained": train(chained, params, grads),
+        }
+
+    params, grads, base = tree(0), tree(1), expected(name)
+    got = variants(params, grads)
+    assert_trees_close(got["accumulated"], base)
+    assert_trees_close(got["chained"], base)
+    unmasked = {**base, "scalar": params["scalar"] + 3 * grads["scalar"]}
+    assert_trees_close(got["masked"], unmasked)
+    assert_trees_close(
+        got["partition"], {**base, "scalar": params["scalar"] - 1.5 * grads["scalar"]}
+    )
+
+
+@every_case
+def test_injected_rate_does_not_recompile(name):
+    case = CASES[name]
+    tx = optax.inject_hyperparams(case.make)(learning_rate=case.lr)
+    traces = []
+
+    @jax.jit
+    def step(params, state, grads):
+        traces.append(1)
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    params, grads = jax.tree.map(jnp.asarray, tree(0)), tree(1)
+    state = jax.jit(tx.init)(params)
+    for _ in range(3):
+        params, state = step(params, state, grads)
+    assert_trees_close(params, expected(name))
+    state.hyperparams["learning_rate"] = jnp.zeros_like(state.hyperparams["learning_rate"])
+    still, state = step(params, state, grads)
+    assert_trees_close(still, params, atol=0)
+    assert len(traces) == 1
+
+
+@every_case
+def test_vmap_over_learning_rates(name):
+    case = CASES[name]
+    rates = np.float32([case.lr, 2 * case.lr])
+
+    @jax.jit
+    def sweep(rates):
+        return jax.vmap(lambda lr: train(case.make(lr), tree(0), tree(1)))(rates)
+
+    both = sweep(rates)
+    assert_trees_close(jax.tree.map(lambda x: x[0], both), expected(name))
+    moved = [np.linalg.norm(both["kernel"][i] - tree(0)["kernel"]) for i in (0, 1)]
+    assert moved[1] > 1.5 * moved[0]
+
+
+def specs():
+    by_name = {"bias": P("data"), "conv": P(None, None, None, "data"), "kernel": P("data", None)}
+    return {**by_name, "empty": P(), "scalar": P(), "none": None}
+
+
+@every_case
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_eight_devices_equal_one(name, axis_type):
+    case = CASES[name]
+    tx = case.make(case.lr)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(axis_type,))
+    with jax.set_mesh(mesh):
+        place = functools.partial(
+            jax.tree.map, lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec))
+        )
+        params, grads = place(tree(0), specs()), place(tree(1), specs())
+        state = tx.init(params)
+        follows = optax.tree.map_params(
+            tx, lambda s, p: s.sharding.is_equivalent_to(p.sharding, p.ndim), state, params
+        )
+        assert all(f for f in jax.tree.leaves(follows) if isinstance(f, bool))
+
+        # Donated buffers that cannot be reused raise a warning, which is an error here.
+        @functools.partial(jax.jit, donate_argnums=(0, 1))
+        def step(params, state, grads):
+            updates, state = tx.update(grads, state, params)
+            return optax.apply_updates(params, updates), state
+
+        for _ in range(3):
+            params, state = step(params, state, grads)
+        assert_trees_close(jax.device_get(params), expected(name))
+        jax.tree.map(lambda p, g: p.sharding.is_equivalent_to(g.sharding, p.ndim), params, grads)
+        for k in ("bias", "conv", "kernel"):
+            assert params[k].sharding.is_equivalent_to(grads[k].sharding, params[k].ndim)
+
+
+@every_case
+def test_state_tree(name, tmp_path):
+    """Memory, mapping over parameters, and a round trip through a file."""
+    case = CASES[name]
+    tx = case.make(case.lr)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree(0))
+    abstract = jax.eval_shape(tx.init, shapes)
+    mapped = optax.tree.map_params(tx, lambda _, p: p.size, abstract, shapes)
+    held = sum(x for x in jax.tree.leaves(mapped) if isinstance(x, int))
+    assert 4 * held == case.state * sum(x.size for x in jax.tree.leaves(shapes))
+    scalars = [x for x in jax.tree.leaves(mapped) if isinstance(x, jax.ShapeDtypeStruct)]
+    assert all(x.shape == () for x in scalars)
+
+    state = jax.jit(lambda p, g: tx.update(g, tx.init(p), p)[1])(tree(0), tree(1))
+    np.savez(tmp_path / "state.npz", *jax.tree.leaves(state))
+    with np.load(tmp_path / "state.npz") as z:
+        restored = jax.tree.unflatten(jax.tree.structure(abstract), [z[k] for k in z.files])
+    assert jax.tree.structure(state) == jax.tree.structure(restored)
+    jax.tree.map(np.testing.assert_array_equal, state, restored)
+
+
+def transformer(width=1024, layers=2, vocabulary=256):
+    """25 million parameters in the shapes of a transformer; nothing is allocated."""
+    matrices = {"q": (1, 1), "k": (1, 1), "v": (1, 1), "o": (1, 1), "up": (1, 4), "down": (4, 1)}
+    layer = {k: (a * width, b * width) for k, (a, b) in matrices.items()}
+    layer |= {"norm_1": (width,), "norm_2": (width,), "bias": (4 * width,)}
+    shapes = {"embedding": (vocabulary, width), **{f"layer_{i}": layer for i in range(layers)}}
+    return jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct(s, np.float32),
+        shapes,
+        is_leaf=lambda s: isinstance(s, tuple),
+    )
+
+
+def cost(tx):
+    """Bytes accessed and temporary bytes a parameter of the donated update, by the compiler."""
+
+    def step(params, state, grads):
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    params = transformer()
+    size = sum(x.size for x in jax.tree.leaves(params))
+    assert 25e6 < size < 26e6
+    lowered = jax.jit(step, donate_argnums=(0, 1)).lower(
+        params, jax.eval_shape(tx.init, params), params
+    )
+    compiled = lowered.compile()
+    accessed = compiled.cost_analysis()["bytes accessed"]
+    return accessed / size, compiled.memory_analysis().temp_size_in_bytes / size
+
+
+@every_case
+def test_cost_of_donated_update(name):
+    case = CASES[name]
+    accessed, temporary = cost(case.make(case.lr))
+    # Sums by channel and scalars add a little.
+    assert accessed <= case.accessed + 0.2
+    assert temporary <= case.temporary + 0.05
+
+
+shapes_strategy = st.lists(st.integers(0, 3), max_size=5).map(tuple)
+dtypes_strategy = st.sampled_from(["float16", "bfloat16", "float32"])
+
+
+@every_case
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(leaves=st.lists(st.tuples(shapes_strategy, dtypes_strategy), max_size=3))
+def test_any_tree(name, leaves):
+    """Updates have the shapes and dtypes of the gradients, the state keeps its own."""
+    tx = CASES[name].make(CASES[name].lr)
+    params = {str(i): jax.ShapeDtypeStruct(*leaf) for i, leaf in enumerate(leaves)}
+    state = jax.eval_shape(tx.init, params)
+    updates, new_state = jax.eval_shape(tx.update, params, state, params)
+
+    def signature(tree):
+        return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+
+    assert signature(updates) == signature(params)
+    assert signature(new_state) == signature(state)
+
+
+@every_case
+def test_low_precision_step(name):
+    """A 16-bit step is the float32 step up to the rounding of its inputs and state."""
+    case = CASES[name]
+    tx = case.make(case.lr)
+    half = [tree(seed)["kernel"].astype(np.float16) for seed in (0, 1)]
+    half = [x.astype(jnp.bfloat16).astype(np.float16) for x in half]
+
+    @jax.jit
+    def steps(p, g):
+        dtypes = ("float32", "bfloat16", "float16")
+        pairs = [(p.astype(d), g.astype(d)) for d in dtypes]
+        return [tx.update(g, tx.init(p), p)[0] for p, g in pairs]
+
+    exact, *rounded = steps(*half)
+    for update, dtype in zip(rounded, ("bfloat16", "float16"), strict=True):
+        assert update.dtype == dtype
+        got = update.astype(np.float32)
+        np.testing.assert_allclose(got, exact, rtol=0.02, atol=0.01 * np.abs(exact).max())
