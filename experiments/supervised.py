@@ -103,11 +103,6 @@ def make_evaluate(
     one = jax.jit(add)
     many = jax.jit(jax.vmap(add, in_axes=(0, 0, None, None, 0)))
 
-    def feed(split):
-        if length is None:
-            return data.eval_batches(size(dataset, split), batch_size, **processes())
-        return data.eval_windows(size(dataset, split), length, batch_size, **processes())
-
     @functools.cache
     def resident(split, mesh):
         arrays = getattr(dataset, split)
@@ -122,7 +117,8 @@ def make_evaluate(
             means = [evaluate(run, split, mesh) for run in runs]
             return {k: np.stack([m[k] for m in means]) for k in means[0]}
         sums = dict.fromkeys(("loss", "accuracy", "count"), np.zeros(state.step.shape, np.float32))
-        for inputs in feed(split):
+        feed = data.evaluation_batches(dataset, split, batch_size, length=length, **processes())
+        for inputs in feed:
             if mesh is not None:
                 share = NamedSharding(mesh, PartitionSpec(None if vmap else "data"))
                 inputs = jax.tree.map(
@@ -134,11 +130,6 @@ def make_evaluate(
         return {k: sums[k] / sums["count"] for k in ("loss", "accuracy")}
 
     return evaluate
-
-
-def size(dataset: data.Dataset, split: str) -> int:
-    """Returns the number of examples of a split; of tokens for text."""
-    return len(next(iter(getattr(dataset, split).values()), ()))
 
 
 def processes() -> dict[str, Any]:
@@ -173,8 +164,7 @@ def _job(text: str, data_dir: str | None) -> Job:
         num_classes=dataset.num_classes,
         **config.model.options,
     )
-    n = size(dataset, "train")
-    epoch = max(n // (config.batch_size * (length or 1)), 1)
+    epoch = data.steps_per_epoch(dataset, config.batch_size, length)
     steps = round(config.epochs * epoch) if config.steps is None else config.steps
     if steps < 1:
         raise ValueError(f"a run must have steps >= 1, got {steps}")
@@ -186,11 +176,9 @@ def _job(text: str, data_dir: str | None) -> Job:
         return TrainState(jnp.int32(0), params, stats, opt_state)
 
     def batches(seed):
-        if length is not None:
-            return data.window_batches(n, length, config.batch_size, seed, **processes())
         if config.data.stream:
             return data.streamed(dataset.train, config.batch_size, seed, **processes())
-        return data.epoch_batches(n, config.batch_size, seed, **processes())
+        return data.train_batches(dataset, config.batch_size, seed, length=length, **processes())
 
     make = data.prepare(dataset, augment=config.data.augment, length=length)
 
@@ -205,7 +193,7 @@ def _job(text: str, data_dir: str | None) -> Job:
         prepare=prepare,
         resident={} if config.data.stream else dataset.train,
         evaluate=make_evaluate(model, dataset, config.eval_batch_size, length),
-        splits=tuple(s for s in ("valid", "test") if size(dataset, s)),
+        splits=tuple(s for s in ("valid", "test") if data.size(dataset, s)),
         steps=steps,
         epoch=epoch,
     )
