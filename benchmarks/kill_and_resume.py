@@ -45,9 +45,12 @@ def run_killed(workdir: Path, kills: int, epochs: int, seed: int) -> int:
             command(workdir, epochs), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         if done < kills:
-            while process.poll() is None and written() == before:
+            # The first kill is before the first step; the others are a while after one.
+            while process.poll() is None and not (
+                written() != before or (done == 0 and (workdir / "config.json").exists())
+            ):
                 time.sleep(0.01)
-            time.sleep(rng.uniform(0.0, 1.0))
+            time.sleep(rng.uniform(0.0, 1.0) if done else 0.0)
             process.kill()
         code = process.wait()
         if code == 0:
