@@ -23,7 +23,7 @@ from absl import app, flags, logging
 
 from experiments import cache, render, runtime, tables
 
-__all__ = ["execute", "refresh"]
+__all__ = ["count", "execute", "refresh"]
 
 COMMITTED = tables.ROOT / "results"
 # Fields of a table that say how it looks, not what was run: `--render` takes them from the file.
@@ -141,10 +141,10 @@ def listing() -> str:
         for i, scale in enumerate(scales):
             table = tables.load(name, scale)
             lines += [f"{name}: {table.title}"] * (i == 0)
-            seconds, measured = _expected(table, _count(table), {})
+            seconds, measured = _expected(table, count(table), {})
             took = f"{_duration(seconds)}{'' if measured else ' (not measured yet)'}"
             about = scales[scale].get("about", "")
-            lines.append(f"  --scale={scale}: {_count(table)} runs, about {took}; {about}")
+            lines.append(f"  --scale={scale}: {count(table)} runs, about {took}; {about}")
     return "\n".join(lines)
 
 
@@ -283,24 +283,25 @@ def _results(table, runs, records) -> dict[str, Any]:
     return cache.plain(results)
 
 
-def _count(table) -> int:
+def count(table: tables.Table) -> int:
+    """Number of runs of a table."""
     cells = len(table.rows) * len(table.columns)
     trials = len(table.trials(next(iter(table.rows))))
     more = len(set(table.seeds) - set(table.tuning))
     return cells * (trials * len(table.tuning) + more)
 
 
-def _expected(table, count, records: Records) -> tuple[float, bool]:
-    """Seconds for ``count`` runs, and whether that is from runs that were timed."""
+def _expected(table, number, records: Records) -> tuple[float, bool]:
+    """Seconds for ``number`` runs, and whether that is from runs that were timed."""
     timed = [r["seconds"] for r in records.values()]
     path = render.path(table.name, table.scale, COMMITTED)
     if not timed and path.exists():
         committed = json.loads(path.read_text(encoding="utf-8"))["runs"]
         timed = [r["seconds"] for r in committed]
     if timed:
-        return count * sum(timed) / len(timed), True
+        return number * sum(timed) / len(timed), True
     stated = tables.definition(table.name)["scales"][table.scale].get("minutes", math.nan)
-    return 60 * stated * count / _count(table), False
+    return 60 * stated * number / count(table), False
 
 
 class _Progress:
@@ -320,7 +321,7 @@ class _Progress:
         seconds, _ = _expected(table, self.todo, self.finished)
         part = f"shard {i} of {n}: " if n > 1 else ""
         self.say(
-            f"{table.name}: {_count(table)} runs = {len(table.rows)} methods x"
+            f"{table.name}: {count(table)} runs = {len(table.rows)} methods x"
             f" {len(table.columns)} settings x {len(table.trials(next(iter(table.rows))))} trials x"
             f" {len(table.tuning)} seeds{f' + {more} more seeds of the chosen' if more else ''};"
             f" {part}{self.todo} to make, about {_duration(seconds)}"

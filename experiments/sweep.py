@@ -99,7 +99,8 @@ def override(
 
     Args:
       config: Any config; it stays as it is.
-      point: Dotted keys and values. A number for a field that holds a float becomes a float.
+      point: Dotted keys and values. A number for a field that holds a float becomes a float. A
+        field named ``options`` takes new keys: they are checked by what it is passed to.
 
     Returns:
       A copy, locked if ``config`` is.
@@ -111,16 +112,18 @@ def override(
     known = keys(config)
     result = copy.deepcopy(config)
     for key, value in point.items():
-        if key not in known:
+        parent, _, name = key.rpartition(".")
+        is_free = parent.rpartition(".")[2] == "options" and parent in known
+        if key not in known and not is_free:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
             hint = f"; nearest: {near[0]}" if near else f"; there are: {', '.join(known)}"
             raise ValueError(f"the config has no key {key!r}{hint}")
-        *path, name = key.split(".")
         node = result
-        for part in path:
+        for part in filter(None, parent.split(".")):
             node = node[part]
         try:
-            node[name] = value
+            with node.unlocked():
+                node[name] = value
         except TypeError as error:
             raise ValueError(
                 f"{key} holds {node[name]!r} and cannot be set to {value!r}"
@@ -129,13 +132,14 @@ def override(
 
 
 def keys(config: ml_collections.ConfigDict, prefix: str = "") -> list[str]:
-    """Dotted names of all fields of a config that hold values."""
+    """Dotted names of all fields that can be set; of groups, only those named ``options``."""
     names = []
     for key, value in config.items():
-        if isinstance(value, ml_collections.ConfigDict):
-            names += keys(value, f"{prefix}{key}.")
-        else:
+        group = isinstance(value, ml_collections.ConfigDict)
+        if not group or key == "options":
             names.append(f"{prefix}{key}")
+        if group:
+            names += keys(value, f"{prefix}{key}.")
     return names
 
 

@@ -16,7 +16,7 @@ def _config():
                 "learning_rate": 1e-3,
                 "weight_decay": config_dict.placeholder(float),
             },
-            "model": {"widths": (300, 100)},
+            "model": {"name": "mlp", "options": {}},
         }
     )
 
@@ -88,12 +88,19 @@ def test_override_copies_and_keeps_types():
     assert config.optimizer.to_dict() == _config().optimizer.to_dict()
 
 
+def test_options_take_new_keys():
+    new = sweep.override(_config().lock(), {"model.options.widths": (8,), "model.name": "x"})
+    assert new.model.to_dict() == {"name": "x", "options": {"widths": (8,)}}
+    assert new.is_locked
+
+
 @pytest.mark.parametrize(
     ("point", "message"),
     [
         ({"optimizer.lerning_rate": 1.0}, "no key 'optimizer.lerning_rate'; nearest: optimizer.le"),
         ({"learning_rate": 1.0}, "nearest: optimizer.learning_rate"),
         ({"optimizer": 1}, "no key 'optimizer'"),
+        ({"optimizer.options.x": 1}, "no key 'optimizer.options.x'"),
         ({"seed": "x"}, "seed holds 0 and cannot be set to 'x'"),
     ],
 )

@@ -1,0 +1,46 @@
+"""AdamW, SGD with momentum and Lion: a small LLaMA on the characters of Shakespeare.
+
+python -m experiments.reproduce --table=tinyshakespeare_optimizers --data_dir=DATA
+"""
+
+TABLE = {
+    "title": "AdamW, SGD with momentum and Lion: character model on tinyshakespeare",
+    "protocol": (
+        "LLaMA-style model (3 blocks of width 128, 0.6M parameters) on tinyshakespeare, windows of "
+        "64 characters, batches of 8, 300 steps (a sixth of an epoch) with 30 of warm-up, then "
+        "cosine; gradients clipped to norm 1; decay 0.1 for AdamW, 1.0 for Lion, none for SGD."
+    ),
+    "config": "configs/digits.py",
+    "base": (
+        "data.name='text:tinyshakespeare', data.length=64, model.name=llama, batch_size=8,"
+        "steps=300, schedule.warmup=30, optimizer.clip_norm=1.0, eval_every=1000000"
+    ),
+    "rows": {
+        "AdamW": "optimizer.name=adamw, optimizer.weight_decay=0.1",
+        "SGDM": "optimizer.name=sgd, optimizer.momentum=0.9, optimizer.weight_decay=0.0",
+        "Lion": "optimizer.name=lion, optimizer.weight_decay=1.0",
+    },
+    "grid": "optimizer.learning_rate=[1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0]",
+    "tune_seeds": (0,),
+    "seeds": range(3),
+    "metric": "test/loss",
+    "select": "valid/loss",
+    "direction": "min",
+    "unit": "nats a character",
+    "also": {"state bytes per parameter": "state_bytes_per_parameter"},
+    "plots": ("points", "grid", "history"),
+    "history": ("step", "loss"),
+    "scales": {
+        "cpu": {"about": "2 CPU cores, 300 steps", "minutes": 12},
+        "gpu": {
+            "about": "one GPU, 5000 steps of 64 windows of 128, 5 seeds",
+            "minutes": 30,
+            "seeds": range(5),
+            "base": (
+                "data.name='text:tinyshakespeare', data.length=128, model.name=llama,"
+                "batch_size=64, steps=5000, schedule.warmup=100, optimizer.clip_norm=1.0,"
+                "eval_every=1000000"
+            ),
+        },
+    },
+}
