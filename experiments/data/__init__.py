@@ -12,6 +12,7 @@ from experiments.data.batches import (
     streamed,
     window_batches,
 )
+from experiments.data.feeds import evaluation_batches, size, steps_per_epoch, train_batches
 from experiments.data.prepare import prepare
 
 __all__ = [
@@ -19,9 +20,13 @@ __all__ = [
     "epoch_batches",
     "eval_batches",
     "eval_windows",
+    "evaluation_batches",
     "load",
     "prepare",
+    "size",
+    "steps_per_epoch",
     "streamed",
+    "train_batches",
     "window_batches",
 ]
 
