@@ -409,6 +409,9 @@ def test_windows_have_the_next_token_as_label():
     assert batch["x"].dtype == jnp.int32
     with pytest.raises(ValueError, match="length must be >= 1 for toy, got None"):
         data.prepare(toy)
+    assert data.steps_per_epoch(toy, 4, 7) == 7
+    assert next(data.train_batches(toy, 4, 0, length=7)(0)).shape == (4,)
+    assert next(data.evaluation_batches(toy, "valid", 4, length=7))["weight"].shape == (4, 7)
 
 
 def test_pad_crop_flip():
@@ -419,7 +422,7 @@ def test_pad_crop_flip():
     chosen = []
     for i in range(len(images)):
         windows = {}
-        for y, x, flip in itertools.product(range(5), range(5), (False, True)):
+        for y, x, flip in itertools.product(range(2 * pad + 1), range(2 * pad + 1), (False, True)):
             window = padded[i, y : y + 6, x : x + 5]
             windows[y, x, flip] = window[:, ::-1] if flip else window
         matches = [k for k, w in windows.items() if np.array_equal(w, out[i])]
