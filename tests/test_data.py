@@ -244,7 +244,7 @@ def test_text_is_cut_in_order(tmp_path):
     tokens = np.concatenate([p["tokens"] for p in (loaded.train, loaded.valid, loaded.test)])
     assert "".join(loaded.classes[t] for t in tokens) == written
     assert (loaded.num_classes, tokens.dtype) == (7, np.uint8)
-    bytes_ = data.load("text:input.txt", tmp_path, tokens="byte")
+    bytes_ = data.load(f"text:{tmp_path}/text/input.txt", tokens="byte")
     assert bytes_.num_classes == 256
     assert bytes(bytes_.train["tokens"]) == written.encode()[: len(bytes_.train["tokens"])]
 

@@ -12,7 +12,7 @@ SOURCE = "anywhere: one UTF-8 file, or train, valid and test files in a folder"
 
 
 def load(name: str, data_dir: str | Path | None, *, tokens: str = "char") -> Dataset:
-    """Returns the text in ``data_dir/text/name``, ``data_dir/name`` or ``name``.
+    """Returns the text in ``data_dir/text/name`` or ``data_dir/name``; without one, in ``name``.
 
     A folder with files named after train, valid and test (``ptb.train.txt``) keeps that split.
     One file, or a folder with one file, is cut: 90 % train, 5 % valid, 5 % test, in order.
@@ -24,7 +24,10 @@ def load(name: str, data_dir: str | Path | None, *, tokens: str = "char") -> Dat
     """
     if tokens not in ("char", "byte"):
         raise ValueError(f"tokens must be char or byte, got {tokens!r}")
-    path = find(data_dir, [f"text/{name}", name], f"text:{name}", SOURCE)
+    if data_dir is None and Path(name).exists():
+        path = Path(name)
+    else:
+        path = find(data_dir, [f"text/{name}", name], f"text:{name}", SOURCE)
     files = _files(path)
     raw = [read_bytes(file) for file in files]
     if tokens == "byte":
