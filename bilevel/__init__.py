@@ -20,7 +20,13 @@ from bilevel.pruning import (
     sparsity_report,
 )
 from bilevel.saba import saba
-from bilevel.schedules import f2sa_schedules, f3sa_schedules, penalty_schedules, power
+from bilevel.schedules import (
+    f2sa_schedules,
+    f3sa_schedules,
+    lv_hba_schedule,
+    penalty_schedules,
+    power,
+)
 from bilevel.soba import soba
 from bilevel.solve import solve
 from bilevel.unrolled import unrolled
@@ -43,6 +49,7 @@ __all__ = [
     "f3sa_schedules",
     "implicit",
     "lv_hba",
+    "lv_hba_schedule",
     "masks",
     "penalty",
     "penalty_schedules",

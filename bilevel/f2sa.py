@@ -15,8 +15,8 @@ from bilevel.problem import (
     check_count,
     check_number,
     distance,
-    fresh,
     inner_loop,
+    lower_start,
     maybe,
     mover,
     samples,
@@ -82,12 +82,12 @@ def f2sa(
       axis_name: Mapped axis over which gradients and metrics are averaged.
 
     Returns:
-      A :class:`bilevel.Solver`. Its batch is ``(upper_batch, lower_batch)`` or
-      :class:`bilevel.Samples`. Metrics: ``upper`` :math:`f(x, y)`, ``lower`` :math:`g(x, y)`,
+      A :class:`bilevel.Solver`; ``init(problem, x0, y0, z0=None)`` starts at ``z = y0`` by default.
+      The batch is ``(upper_batch, lower_batch)`` or :class:`bilevel.Samples`. Metrics, all where
+      the step of ``x`` is taken: ``upper`` :math:`f(x, y)`, ``lower`` :math:`g(x, y)`,
       ``lower_gap`` :math:`g(x, y) - g(x, z)`, ``gap`` :math:`f/\lambda + g(x, y) - g(x, z)`,
-      ``multiplier`` :math:`\lambda_k` and ``residual``
-      :math:`\|x - P_X(x - d)\|` of the hypergradient :math:`d`, all where the step of ``x`` is
-      taken.
+      ``multiplier`` :math:`\lambda_k` and ``residual`` :math:`\|x - P_X(x - d)\|` of the
+      hypergradient :math:`d`.
 
     Raises:
       ValueError: On a hyperparameter out of range; at ``init`` on a problem with a constrained
@@ -128,12 +128,13 @@ def f2sa(
         value = at(gamma, k) / (2 * at(alpha, k)) if lam is None else at(lam, k)
         return jnp.asarray(value, jnp.result_type(float))
 
-    def init(problem, x0, y0):
+    def init(problem, x0, y0, z0=None):
         unconstrained_lower(problem, "f2sa", "bilevel.penalty or bilevel.lv_hba")
         x, y = start(problem, x0, y0)
-        steps = (move_x.init(x), move_y.init(y), move_z.init(y))
+        z = lower_start(problem, y, z0)
+        steps = (move_x.init(x), move_y.init(y), move_z.init(z))
         count = jnp.zeros((), jnp.int32)
-        return F2SAState(problem, count, x, y, fresh(y), multiplier(count), steps)
+        return F2SAState(problem, count, x, y, z, multiplier(count), steps)
 
     def step(state, batch):
         problem, k, x, y, z, lam_k, (sx, sy, sz) = state

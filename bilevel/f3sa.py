@@ -15,6 +15,7 @@ from bilevel.problem import (
     check_number,
     distance,
     fresh,
+    lower_start,
     maybe,
     oracle,
     samples,
@@ -67,8 +68,9 @@ def f3sa(
       axis_name: Mapped axis over which gradients and metrics are averaged.
 
     Returns:
-      A :class:`bilevel.Solver`. Its batch is ``(upper_batch, lower_batch)`` or
-      :class:`bilevel.Samples` without the leading axis. Metrics as in :func:`bilevel.f2sa`.
+      A :class:`bilevel.Solver`; ``init(problem, x0, y0, z0=None)`` starts at ``z = y0`` by default.
+      The batch is ``(upper_batch, lower_batch)`` or :class:`bilevel.Samples` without the leading
+      axis. Metrics as in :func:`bilevel.f2sa`.
 
     Raises:
       ValueError: On a hyperparameter out of range; at ``init`` on a problem with a constrained
@@ -99,11 +101,11 @@ def f3sa(
         value = at(gamma, k) / (2 * at(alpha, k)) if lam is None else at(lam, k)
         return jnp.asarray(value, jnp.result_type(float))
 
-    def init(problem, x0, y0):
+    def init(problem, x0, y0, z0=None):
         unconstrained_lower(problem, "f3sa", "bilevel.penalty or bilevel.lv_hba")
         x, y = start(problem, x0, y0)
-        count = jnp.zeros((), jnp.int32)
-        z, previous, lam0 = fresh(y), (fresh(x), fresh(y), fresh(y)), multiplier(count)
+        z, count = lower_start(problem, y, z0), jnp.zeros((), jnp.int32)
+        previous, lam0 = (fresh(x), fresh(y), fresh(z)), multiplier(count)
         return F3SAState(problem, count, x, y, z, lam0, previous, zero_estimates(x, y))
 
     def step(state, batch):

@@ -21,7 +21,7 @@ from bilevel.problem import (
     scalar,
     start,
 )
-from bilevel.schedules import power
+from bilevel.schedules import lv_hba_schedule
 from optim import parallel
 
 __all__ = ["LVHBAState", "lv_hba"]
@@ -46,7 +46,7 @@ def lv_hba(
     eta: float | Schedule,
     gamma1: float = 1.0,
     gamma2: float = 1.0,
-    c: float | Schedule = power(1.0, 0.3),  # noqa: B008 (a pure function)
+    c: float | Schedule | None = None,
     project_theta: Any = None,
     axis_name: str | None = None,
 ) -> Solver:
@@ -85,7 +85,8 @@ def lv_hba(
       eta: Step size of ``theta`` and ``lam``, a number or a schedule.
       gamma1: Proximal parameter of the lower variable, > 0.
       gamma2: Proximal parameter of the multipliers, > 0.
-      c: :math:`c_k`, a number or a schedule; the paper's is :math:`c (k+1)^p`, 0 < p < 1/2.
+      c: :math:`c_k`, a number or a schedule; ``None`` for the paper's :math:`(k+1)^{0.3}`, as
+        from :func:`bilevel.lv_hba_schedule`.
       project_theta: ``(theta, x) -> theta`` in place of ``problem.project_y``.
       axis_name: Mapped axis over which gradients and metrics are averaged.
 
@@ -122,6 +123,7 @@ def lv_hba(
       Yao, Yu, Zeng, Zhang, `Constrained Bi-Level Optimization: Proximal Lagrangian Value Function
       Approach and Hessian-free Algorithm <https://arxiv.org/abs/2401.16164>`_, 2024
     """
+    c = lv_hba_schedule() if c is None else c
     for name, value in (("eta", eta), ("gamma1", gamma1), ("gamma2", gamma2), ("c", c)):
         check_number(name, value)
     check_number("beta", beta, strict=False)

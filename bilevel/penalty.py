@@ -18,12 +18,14 @@ from bilevel.problem import (
     distance,
     fresh,
     inner_loop,
+    lower_start,
     maybe,
     mover,
     samples,
     scalar,
     start,
 )
+from bilevel.schedules import power
 from optim import parallel
 
 __all__ = ["PenaltyState", "penalty"]
@@ -48,7 +50,7 @@ def penalty(
     alpha: StepSize,
     beta: float | Schedule,
     gamma: float | Schedule,
-    sigma: float | Schedule,
+    sigma: float | Schedule | None = None,
     rho: float = 1.0,
     inner_steps: int = 1,
     eta: float | Schedule | None = None,
@@ -84,7 +86,8 @@ def penalty(
       alpha: Step size of ``x``: a number, a schedule, or (Algorithm 1) an optax transform.
       beta: Averaging weight in (0, 1] of the prox centres, a number or a schedule.
       gamma: Inner step size, at most :math:`1 / (L + 1/\rho)`, a number or a schedule.
-      sigma: :math:`\sigma_k > 0`, a number or a schedule.
+      sigma: :math:`\sigma_k > 0`, a number or a schedule; ``None`` for the paper's
+        :math:`(k+1)^{-1/3}`, with ``eta`` :math:`(k+1)^{-1/5}`.
       rho: Proximal parameter, below the inverse of the lower level's weak convexity.
       inner_steps: T >= 1.
       eta: Momentum :math:`\eta_k \in (0, 1]` of Algorithm 2, a number or a schedule.
@@ -93,12 +96,13 @@ def penalty(
       axis_name: Mapped axis over which gradients and metrics are averaged.
 
     Returns:
-      A :class:`bilevel.Solver`. Its batch is ``(upper_batch, lower_batch)`` or
-      :class:`bilevel.Samples` (without the leading axis for Algorithm 2). Metrics, where the
-      step of ``x`` is taken: ``upper`` :math:`f(x, u)`, ``lower`` :math:`g(x, u)`, ``lower_gap``
-      :math:`g(x, u) - g(x, v)`, ``gap`` :math:`h_\sigma(x, u) - g(x, v)`, ``multiplier``
-      :math:`1/\sigma_k`, ``prox_residual`` :math:`\|(u - y_k, v - z_k)\| / \rho` and ``residual``
-      :math:`\|x - P_X(x - d)\|` of the hypergradient :math:`d \approx \nabla \psi_\sigma`.
+      A :class:`bilevel.Solver`; ``init(problem, x0, y0, z0=None)`` starts at ``z = y0`` by default.
+      The batch is ``(upper_batch, lower_batch)`` or :class:`bilevel.Samples` (without the leading
+      axis for Algorithm 2). Metrics, where the step of ``x`` is taken: ``upper``
+      :math:`f(x, u)`, ``lower`` :math:`g(x, u)`, ``lower_gap`` :math:`g(x, u) - g(x, v)`, ``gap``
+      :math:`h_\sigma(x, u) - g(x, v)`, ``multiplier`` :math:`1/\sigma_k`, ``prox_residual``
+      :math:`\|(u - y_k, v - z_k)\| / \rho` and ``residual`` :math:`\|x - P_X(x - d)\|` of the
+      hypergradient :math:`d \approx \nabla \psi_\sigma`.
 
     Raises:
       ValueError: On a hyperparameter out of range; at ``init`` on a problem with a constraint.
@@ -121,6 +125,8 @@ def penalty(
       Kwon, Kwon, Wright, Nowak, `On Penalty Methods for Nonconvex Bilevel Optimization and
       First-Order Stochastic Approximation <https://arxiv.org/abs/2309.01753>`_, 2024
     """
+    if sigma is None:
+        sigma = power(1.0, -1 / 3 if eta is None else -1 / 5)
     for name, value in (("beta", beta), ("gamma", gamma), ("sigma", sigma), ("rho", rho)):
         check_number(name, value)
     check_count("inner_steps", inner_steps)
@@ -131,18 +137,18 @@ def penalty(
         raise ValueError("warm_start must be True with eta (Algorithm 2), got False")
     move_x = mover(alpha, "alpha")
 
-    def init(problem, x0, y0):
+    def init(problem, x0, y0, z0=None):
         for name in ("constraint", "project_xy"):
             if getattr(problem, name) is not None:
                 raise ValueError(f"penalty takes no {name}: use bilevel.lv_hba")
         x, y = start(problem, x0, y0)
-        count = jnp.zeros((), jnp.int32)
+        z, count = lower_start(problem, y, z0), jnp.zeros((), jnp.int32)
         state = PenaltyState(
-            problem, count, x, y, fresh(y), fresh(y), fresh(y), move_x.init(x), None, None
+            problem, count, x, y, z, fresh(y), fresh(z), move_x.init(x), None, None
         )
         if eta is None:
             return state
-        previous = (fresh(x), fresh(y), fresh(y))
+        previous = (fresh(x), fresh(y), fresh(z))
         return state._replace(previous=previous, estimates=zero_estimates(x, y))
 
     def prox_step(problem, k, w, centre, d):

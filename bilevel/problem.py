@@ -102,8 +102,7 @@ class Solver(NamedTuple):
 
     Attributes:
       init: ``init(problem, x0, y0) -> state``. Projects an infeasible start, with a warning. The
-        state is a NamedTuple with fields ``problem``, ``count``, ``x``, ``y`` and the method's own;
-        another start of those is ``state._replace(...)``.
+        state is a NamedTuple with fields ``problem``, ``count``, ``x``, ``y`` and the method's own.
       step: ``step(state, batch) -> (state, metrics)``; metrics are a flat dict of scalars.
       axis_name: The mapped axis over which ``step`` averages, or ``None``.
     """
@@ -118,7 +117,8 @@ class Samples(NamedTuple):
 
     A pair ``(upper_batch, lower_batch)`` gives all oracles of a level the same batch. ``Samples``
     gives each its own; the first three, used by the inner loop, have a leading axis of length
-    ``inner_steps``.
+    ``inner_steps``. (Over a mesh, where inputs are split along their leading axis, build them on
+    the device, in the loop's ``prepare``.)
 
     Attributes:
       f_y: For the gradient in ``y`` of the upper function, in the inner loop.
@@ -197,6 +197,21 @@ def start(problem: Problem, x0: Any, y0: Any, joint: bool = False) -> tuple[Any,
             _warn_if_moved(value, moved, f"{name}0", f"project_{name}")
             x, y = (moved, y) if name == "x" else (x, moved)
     return x, y
+
+
+def lower_start(problem: Problem, y: Any, z0: Any) -> Any:
+    """Returns a fresh start of the lower-level variable: ``z0``, projected, or a copy of ``y``."""
+    if z0 is None:
+        return fresh(y)
+    z = fresh(z0, "z")
+    if jax.tree.map(jnp.shape, z) != jax.tree.map(jnp.shape, y):
+        raise ValueError(
+            f"z0 must have the structure and shapes of y0, {jax.tree.map(jnp.shape, y)}, "
+            f"got {jax.tree.map(jnp.shape, z)}"
+        )
+    if problem.project_y is None:
+        return z
+    return checked_projection(problem.project_y, z, "project_y")
 
 
 def fresh(tree: Any, name: str = "tree") -> Any:

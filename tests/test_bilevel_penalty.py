@@ -22,8 +22,7 @@ def test_f2sa_replays(noise, prefix):
         r = records.load("penalty_stoch_s0")
         alpha, gamma = bilevel.f2sa_schedules(noise, *(float(r[k]) for k in ("ca", "cg", "k0")))
         solver = bilevel.f2sa(alpha, gamma, inner_steps=int(r["T"]), xi=float(r["xi"]))
-        state = solver.init(records.closed_form_problem("P1", r), r["x0"], r["y0"])
-        state = state._replace(z=jax.numpy.asarray(r["z0"]))
+        state = solver.init(records.closed_form_problem("P1", r), r["x0"], r["y0"], r["z0"])
         batches = None if noise == "none" else records.samples(r, prefix)
         states, metrics = records.trajectory(solver, state, batches, int(r["K"]))
         check(states, r, prefix, ("x", "y", "z", "lam"))
@@ -42,8 +41,8 @@ def test_f2sa_replays_benchopt():
             inner_steps=int(r["n_inner_steps"]),
             x_step=power(s / float(r["outer_ratio"]), -4 / 7),
         )
-        state = solver.init(records.closed_form_problem("P1", r), r["x"][0], r["y"][0])
-        state = state._replace(z=jax.numpy.asarray(r["z"][0]))
+        problem = records.closed_form_problem("P1", r)
+        state = solver.init(problem, *(r[k][0] for k in "xyz"))
         states, _ = records.trajectory(solver, state, records.samples(r, ""), r["idx_fx"].size)
         check(states, r, "", ("x", "y", "z", "lam"))
         for name, field in (("x", "x"), ("y", "y"), ("z", "z"), ("lmbda", "lam")):
@@ -56,9 +55,7 @@ def test_f3sa_replays():
         r = records.load("penalty_stoch_s0")
         ca, cg, ce, k0 = (float(r[k]) for k in ("ca", "cg", "ce", "k0"))
         solver = bilevel.f3sa(*bilevel.f3sa_schedules("both", ca, cg, ce, k0), xi=float(r["xi"]))
-        z0 = jax.numpy.asarray(r["z0"])
-        state = solver.init(records.closed_form_problem("P1", r), r["x0"], r["y0"])
-        state = state._replace(z=z0, previous=(*state.previous[:2], z0))
+        state = solver.init(records.closed_form_problem("P1", r), r["x0"], r["y0"], r["z0"])
         batches = records.samples(r, "f3sa_")
         states, _ = records.trajectory(solver, state, batches, int(r["K"]))
         check(states, r, "f3sa_", ("x", "y", "z"))
@@ -74,10 +71,7 @@ def test_algorithm_2_replays():
         solver = bilevel.penalty(
             **bilevel.penalty_schedules("both", **constants), rho=float(r["rho"])
         )
-        z0 = jax.numpy.asarray(r["z0"])
-        state = solver.init(records.closed_form_problem("P1", r), r["x0"], r["y0"])._replace(
-            z=z0, wz=z0
-        )
+        state = solver.init(records.closed_form_problem("P1", r), r["x0"], r["y0"], r["z0"])
         names = ("fwy", "gwy", "gwz", "fx", "gxy", "gxz")
         batches = records.samples(r, "alg2_", names)
         states, _ = records.trajectory(solver, state, batches, int(r["K"]))
@@ -96,8 +90,7 @@ def test_algorithm_1_replays(name):
         args = {k: float(r[k]) for k in ("alpha", "beta", "gamma", "rho")}
         for kind, sigma in schedules.items():
             solver = bilevel.penalty(**args, sigma=sigma, inner_steps=int(r["T"]))
-            z0 = jax.numpy.asarray(r["z0"])
-            state = solver.init(problem, r["x0"], r["y0"])._replace(z=z0, wz=z0)
+            state = solver.init(problem, r["x0"], r["y0"], r["z0"])
             states, _ = records.trajectory(solver, state, None, int(r["K"]))
             for field in ("x", "y", "z", "wy", "wz"):
                 got, expected = getattr(states, field)[r["alg1_iters"]], r[f"alg1_{kind}_{field}"]
