@@ -27,6 +27,7 @@ def get_config(arg: str = ""):
     config.eval_every = 250
     if arg == "smoke":
         config.data.name = "text:README.md"
+        config.data.length = 32
         config.steps = 20
         config.schedule.warmup = 2
         config.log_every = 5

@@ -407,8 +407,9 @@ def test_windows_have_the_next_token_as_label():
     np.testing.assert_array_equal(batch["x"][1], tokens["tokens"][192:199])
     np.testing.assert_array_equal(batch["label"][1], tokens["tokens"][193:200])
     assert batch["x"].dtype == jnp.int32
-    with pytest.raises(ValueError, match="length must be >= 1 for toy, got None"):
-        data.prepare(toy)
+    for length in (None, 0, 200):
+        with pytest.raises(ValueError, match=rf"length must be in \[1, 199\] for toy, got {length}"):
+            data.prepare(toy, length=length)
     assert data.steps_per_epoch(toy, 4, 7) == 7
     assert next(data.train_batches(toy, 4, 0, length=7)(0)).shape == (4,)
     assert next(data.evaluation_batches(toy, "valid", 4, length=7))["weight"].shape == (4, 7)

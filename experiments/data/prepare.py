@@ -38,8 +38,11 @@ def prepare(
       ((2, 8, 8, 1), 1.0)
     """
     if "tokens" in dataset.train:
-        if length is None or length < 1:
-            raise ValueError(f"length must be >= 1 for {dataset.name}, got {length}")
+        shortest = min(len(p["tokens"]) for p in (dataset.train, dataset.valid, dataset.test))
+        if length is None or not 1 <= length < shortest:
+            raise ValueError(
+                f"length must be in [1, {shortest - 1}] for {dataset.name}, got {length}"
+            )
         return _windows(length)
     kind = "image" if "image" in dataset.train else "x"
     if augment and kind != "image":
