@@ -16,7 +16,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 import optim
-from experiments import logreg_report, optimizers, records, runtime
+from experiments import cache, logreg_report, optimizers, records, runtime
 from experiments.data import libsvm
 from experiments.data.files import find
 from experiments.logreg_report import GIVEN
@@ -248,6 +248,7 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
     reference = flags.FLAGS.reference
     reference = json.loads(Path(reference).read_text()) if reference else {}
     text = logreg_report.report(results, reference, config.separable)
+    text += f"\n`python -m experiments.logreg` on {cache.machine()}.\n\n![losses](losses.png)\n"
     records.write_atomically(workdir / "table.md", text)
     logreg_report.draw(results, workdir / "losses.png")
     print(text)

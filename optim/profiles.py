@@ -26,7 +26,6 @@ __all__ = [
     "cosine",
     "delayed_linear",
     "exponential",
-    "get",
     "inverse_sqrt",
     "inverse_time",
     "linear",
