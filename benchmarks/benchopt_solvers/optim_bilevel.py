@@ -1,0 +1,127 @@
+"""F2SA, the penalty method and SABA of ``bilevel`` inside benchopt's benchmark_bilevel.
+
+Copy this file into the ``solvers`` folder of a checkout (benchmarks/benchopt_bilevel.py does), then
+
+    benchopt run CHECKOUT -s optim-bilevel -d simulated
+
+To add another solver: build it in ``get_step``, and say in ``draw`` which batches it asks for.
+"""
+
+from benchmark_utils.stochastic_jax_solver import StochasticJaxSolver
+from benchopt import safe_import_context
+
+with safe_import_context() as import_ctx:
+    import jax
+    import jax.numpy as jnp
+
+    import bilevel
+
+
+class Solver(StochasticJaxSolver):
+    """First-order penalty methods and SABA of optim-bilevel.
+
+    J. Kwon, D. Kwon, S. Wright and R. Nowak, "On Penalty Methods for Nonconvex Bilevel
+    Optimization and First-Order Stochastic Approximation", ICLR 2024.
+    M. Dagréou, P. Ablin, S. Vaiter and T. Moreau, "A framework for bilevel optimization that
+    enables stochastic and global variance reduction algorithms", NeurIPS 2022."""
+
+    name = "optim-bilevel"
+
+    parameters = {  # noqa: RUF012 (benchopt's interface)
+        "method": ["saba", "f2sa", "penalty"],
+        "step_size": [0.1],  # Of the lower level.
+        "outer_step": [0.1],  # Of the upper level.
+        "sigma": [0.1],  # Penalty methods: the lower function weighs 1 / sigma.
+        "decay": [0.0],  # Step sizes and sigma fall as (k + 1)^-decay.
+        "n_inner_steps": [10],
+        "batch_size": [64],
+        **StochasticJaxSolver.parameters,
+    }
+
+    def build(self):
+        def power(scale, exponent):
+            return bilevel.power(scale, exponent) if exponent else scale
+
+        step = power(self.step_size, -self.decay)
+        sigma = power(self.sigma, -self.decay)
+        if self.method == "saba":
+            blocks = (
+                -(-n // size)
+                for n, size in (
+                    (self.n_outer_samples, self.batch_size_outer),
+                    (self.n_inner_samples, self.batch_size_inner),
+                )
+            )
+            return bilevel.saba(*blocks, rho=self.step_size, gamma=self.outer_step)
+        if self.method == "f2sa":
+            lam = power(1 / self.sigma, self.decay)
+            # h has the curvature of lam g: its step is the lower level's, divided by lam.
+            alpha = power(self.step_size * self.sigma, -2 * self.decay)
+            return bilevel.f2sa(
+                alpha,
+                step,
+                lam=lam,
+                inner_steps=self.n_inner_steps,
+                x_step=power(self.outer_step, -self.decay),
+            )
+        return bilevel.penalty(
+            power(self.outer_step / self.sigma, 0.0),
+            1.0,
+            step,
+            sigma,
+            rho=1e3,
+            inner_steps=self.n_inner_steps,
+        )
+
+    def init(self):
+        # Two functions of (upper variable, lower variable, start of the batch).
+        problem = bilevel.Problem(
+            upper=lambda x, y, start: self.f_outer(y, x, start),
+            lower=lambda x, y, start: self.f_inner(y, x, start),
+        )
+        self.inner_var, self.outer_var = self.inner_var0, self.outer_var0
+        state = self.build().init(problem, self.outer_var0, self.inner_var0)
+        return {
+            "state": state,
+            "inner_var": state.y,
+            "outer_var": state.x,
+            "state_inner_sampler": self.state_inner_sampler,
+            "state_outer_sampler": self.state_outer_sampler,
+        }
+
+    def get_step(self, inner_sampler, outer_sampler):
+        solver, T = self.build(), self.n_inner_steps
+
+        def draw(carry, times):
+            """Starts and numbers of ``times`` batches of each level."""
+
+            def one(samplers, _):
+                inner, outer = samplers
+                start_in, id_in, _, inner = inner_sampler(inner)
+                start_out, id_out, _, outer = outer_sampler(outer)
+                return (inner, outer), (start_out, id_out, start_in, id_in)
+
+            samplers = carry["state_inner_sampler"], carry["state_outer_sampler"]
+            return jax.lax.scan(one, samplers, None, length=times)
+
+        def one_iter(carry, _):
+            if self.method == "saba":
+                samplers, drawn = draw(carry, 1)
+                start_out, id_out, start_in, id_in = jax.tree.map(lambda a: a[0], drawn)
+                batch = (id_out, start_out), (id_in, start_in)
+            else:
+                samplers, (out, _, inner, _) = draw(carry, T + 1)
+                # Both copies of the lower variable see the same batch: most of the noise of
+                # their difference, which 1 / sigma multiplies, cancels.
+                batch = bilevel.Samples(out[:T], inner[:T], inner[:T], out[T], inner[T], inner[T])
+            state, _ = solver.step(carry["state"], batch)
+            carry = {
+                "state": state,
+                "inner_var": state.z if self.method == "f2sa" else state.y,
+                "outer_var": state.x,
+                "state_inner_sampler": samplers[0],
+                "state_outer_sampler": samplers[1],
+            }
+            return carry, jnp.zeros(())
+
+        return one_iter
