@@ -1,0 +1,176 @@
+r"""Measures two laws of the penalty method: O(sigma), and gradients against accuracy on P1.
+
+    python benchmarks/penalty_rates.py --out=results/bilevel_rates.json
+
+**O(sigma)**: |psi - psi_sigma| and |grad psi - grad psi_sigma| at random points, from lower
+problems minimised numerically by projected gradient, and the distance to x* of Algorithm 1 run
+with constant sigma. Theory: slope 1 of the logarithms, for P1, P2a, P2b, P3 and P5. For P4 the
+error bound fails: the largest gap over x stays 1 (slope 0).
+
+**Gradients**: the smallest number of gradients after which the gradient of psi is at most epsilon,
+on P1, without noise (sigma_k = (k + 1)^-1/3, Algorithm 1) and with one sample of 16 at a time
+(Algorithm 2, alpha, beta, gamma ~ k^-2/5, sigma ~ k^-1/5, eta ~ k^-4/5). Theorems: epsilon^-3 and
+epsilon^-5 in iterations, upper bounds over all nonconvex problems; P1 is strongly convex, so the
+measured rate may be better, never worse.
+"""
+
+import argparse
+import json
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import bilevel
+from experiments.problems import closed_form
+
+SIGMAS = np.array([3e-2, 1e-2, 3e-3, 1e-3, 3e-4])
+EPSILONS = {
+    "deterministic": 10.0 ** np.arange(-1.0, -2.6, -0.25),
+    "stochastic": 10.0 ** np.arange(0.0, -1.3, -0.2),
+}
+
+
+def slope(x, y):
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
+
+
+def minimised(fun, project, y, steps=20000):
+    """Minimises ``fun`` by projected gradient with steps of the inverse of its curvature."""
+    length = 1 / jnp.linalg.norm(jax.hessian(fun)(y), 2)
+    body = lambda _, y: project(y - length * jax.grad(fun)(y))  # noqa: E731
+    return jax.lax.fori_loop(0, steps, body, y)
+
+
+def gaps(name, seed=0, points=6):
+    """Returns the gaps of value and gradient for each sigma, averaged over points."""
+    form = closed_form.PROBLEMS[name](*closed_form.random_data(name, seed))
+    f, g = form.problem.upper, form.problem.lower
+    project = form.problem.project_y or (lambda y: y)
+    rng = np.random.default_rng(seed)
+    xs = rng.normal(size=(points, len(form.x0)))
+
+    def at(x, sigma):
+        h = lambda y: sigma * f(x, y) + g(x, y)  # noqa: E731
+        z = minimised(partial(g, x), project, form.y_star(x) + 0.1)
+        y = minimised(h, project, form.y_star(x))
+        value = f(x, y) + (g(x, y) - g(x, z)) / sigma
+        g_x = jax.grad(g)
+        gradient = jax.grad(f)(x, y) + (g_x(x, y) - g_x(x, z)) / sigma
+        return form.psi(x) - value, jnp.linalg.norm(form.grad_psi(x) - gradient)
+
+    each = jax.jit(jax.vmap(jax.vmap(at, (None, 0)), (0, None)))
+    value, gradient = map(np.asarray, each(xs, SIGMAS))
+    return np.abs(value).mean(0), gradient.mean(0)
+
+
+def fixed_sigma_distance(name, seed=0):
+    """Distance to x* where Algorithm 1 with constant sigma ends."""
+    form = closed_form.PROBLEMS[name](*closed_form.random_data(name, seed))
+    best = form.minimiser()
+
+    def run(sigma):
+        # The step in x is alpha sigma: divided so that every sigma takes as long.
+        solver = bilevel.penalty(0.1 / sigma, 1.0, 0.05, sigma, rho=10.0, inner_steps=20)
+        state = solver.init(form.problem, form.x0, form.y0)
+        body = lambda _, s: solver.step(s, None)[0]  # noqa: E731
+        return jnp.linalg.norm(jax.lax.fori_loop(0, 3000, body, state).x - best)
+
+    return np.array([jax.jit(run)(s) for s in SIGMAS[:3]])
+
+
+def p4_largest_gap():
+    form = closed_form.p4()
+    xs = np.concatenate([np.geomspace(1e-9, 1, 400)])[:, None]
+    gap = jax.jit(
+        jax.vmap(lambda s: jnp.max(jax.vmap(lambda x: form.psi(x) - form.psi_sigma(x, s))(xs)))
+    )
+    return np.asarray(gap(SIGMAS))
+
+
+def first_below(solver, form, steps, batches=None, runs=1, price=1):
+    """Gradients until the running gradient norm of psi is below each level, mean over runs."""
+
+    def run(batches):
+        state = solver.init(form.problem, form.x0, form.y0)
+
+        def body(state, batch):
+            state, _ = solver.step(state, batch)
+            return state, jnp.linalg.norm(form.grad_psi(state.x))
+
+        return jax.lax.scan(body, state, batches, length=steps)[1]
+
+    norms = jax.jit(run)(None)[None] if batches is None else jax.jit(jax.vmap(run))(batches)
+    return np.asarray(norms), price
+
+
+def crossing(norms, epsilons, window):
+    """First iteration at which the mean over the last ``window`` is at most epsilon."""
+    mean = np.sqrt(np.mean(norms**2, 0))
+    if window > 1:
+        total = np.cumsum(np.insert(mean, 0, 0.0))
+        mean = (total[window:] - total[:-window]) / window
+    hit = [np.flatnonzero(mean <= e) for e in epsilons]
+    return np.array([h[0] + window if len(h) else np.nan for h in hit])
+
+
+def complexity(kind, steps):
+    form = closed_form.p1(*closed_form.random_data("p1"))
+    if kind == "deterministic":
+        solver = bilevel.penalty(0.3, 0.8, 0.2, bilevel.power(1.0, -1 / 3), rho=1.0, inner_steps=5)
+        norms, price = first_below(solver, form, steps, price=18)
+        window = 1
+    else:
+        ids = np.random.default_rng(0).integers(0, 16, (8, steps, 6)).astype(np.int32)
+        p = partial(bilevel.power, offset=10.0)
+        eta = p(4.0, -4 / 5)
+        solver = bilevel.penalty(
+            p(0.5, -2 / 5), lambda k: jnp.minimum(1.0, p(2.0, -2 / 5)(k)), p(0.5, -2 / 5),
+            bilevel.power(1.0, -1 / 5), rho=1.0, eta=lambda k: jnp.minimum(1.0, eta(k)),
+        )  # fmt: skip
+        batches = bilevel.Samples(*np.moveaxis(ids, -1, 0))
+        norms, price = first_below(solver, form, steps, batches, price=12)
+        window = 50
+    iterations = crossing(norms, EPSILONS[kind], window)
+    reached = np.isfinite(iterations)
+    return {
+        "epsilon": EPSILONS[kind][reached].tolist(),
+        "gradients": (price * iterations[reached]).tolist(),
+        "slope": -slope(EPSILONS[kind][reached], price * iterations[reached]),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, help="JSON file.")
+    parser.add_argument("--steps", type=int, default=100_000, help="Iterations of the second law.")
+    args = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    results = {"sigma": SIGMAS.tolist(), "gap": {}, "complexity": {}}
+    print(f"{'':6}{'value':>9}{'gradient':>10}{'x_sigma':>9}   slope against sigma")
+    for name in ("p1", "p2a", "p2b", "p3", "p5"):
+        value, gradient = gaps(name)
+        row = {"value": slope(SIGMAS, value), "gradient": slope(SIGMAS, gradient)}
+        if name in ("p1", "p2a", "p2b", "p5"):
+            row["x_sigma"] = slope(SIGMAS[:3], fixed_sigma_distance(name))
+        results["gap"][name] = row
+        print(f"{name:6}" + "".join(f"{v:9.3f}" for v in row.values()), flush=True)
+    largest = p4_largest_gap()
+    results["gap"]["p4"] = {"largest": largest.tolist(), "value": slope(SIGMAS, largest)}
+    print(f"{'p4':6}{slope(SIGMAS, largest):9.3f}   (largest gap over x: {largest.round(3)})")
+    for kind, theory in (("deterministic", 3), ("stochastic", 5)):
+        row = results["complexity"][kind] = complexity(kind, args.steps)
+        low, high = min(row["epsilon"]), max(row["epsilon"])
+        print(
+            f"{kind}: gradients ~ epsilon^-{row['slope']:.2f} for epsilon in "
+            f"[{low:.2g}, {high:.2g}] (theorem, iterations: epsilon^-{theory})",
+            flush=True,
+        )
+    if args.out:
+        args.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
