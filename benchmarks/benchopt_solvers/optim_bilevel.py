@@ -74,13 +74,8 @@ class Solver(StochasticJaxSolver):
         )
 
     def init(self):
-        # Two functions of (upper variable, lower variable, start of the batch).
-        problem = bilevel.Problem(
-            upper=lambda x, y, start: self.f_outer(y, x, start),
-            lower=lambda x, y, start: self.f_inner(y, x, start),
-        )
         self.inner_var, self.outer_var = self.inner_var0, self.outer_var0
-        state = self.build().init(problem, self.outer_var0, self.inner_var0)
+        state = self.solver.init(self.problem, self.outer_var0, self.inner_var0)
         return {
             "state": state,
             "inner_var": state.y,
@@ -90,7 +85,14 @@ class Solver(StochasticJaxSolver):
         }
 
     def get_step(self, inner_sampler, outer_sampler):
-        solver, T = self.build(), self.n_inner_steps
+        # Once for all runs, as a new problem compiles the step anew. Its functions are of (upper
+        # variable, lower variable, start of the batch).
+        self.problem = bilevel.Problem(
+            upper=lambda x, y, start: self.f_outer(y, x, start),
+            lower=lambda x, y, start: self.f_inner(y, x, start),
+        )
+        self.solver = solver = self.build()
+        T = self.n_inner_steps
 
         def draw(carry, times):
             """Starts and numbers of ``times`` batches of each level."""
