@@ -2,7 +2,7 @@
 
     git clone https://github.com/benchopt/benchmark_bilevel CHECKOUT
     pip install benchopt
-    python benchmarks/benchopt_bilevel.py --path=CHECKOUT
+    python -m benchmarks.benchopt_bilevel --path=CHECKOUT
 
 It copies ``benchopt_solvers/optim_bilevel.py`` into the checkout and runs each solver on the
 default simulated quadratic for ``--seconds`` (compilation excluded), one after another. The gap
