@@ -3,9 +3,10 @@ r"""Measures two laws of the penalty method: O(sigma), and gradients against acc
     python -m benchmarks.penalty_rates --out=results/bilevel_rates.json
 
 **O(sigma)**: |psi - psi_sigma| and |grad psi - grad psi_sigma| at random points, from lower
-problems minimised numerically (Newton; projected gradient on P3's box), and the distance to x* of Algorithm 1 run
-with constant sigma (but P2b, where a curvature of order sigma makes that very long). Theory: slope 1 of the logarithms, for P1, P2a, P2b, P3 and P5. For P4 the
-error bound fails: the largest gap over x stays 1 (slope 0).
+problems minimised numerically (Newton; projected gradient on P3's box), and the distance to x* of
+Algorithm 1 run with constant sigma (not for P2b, where a curvature of order sigma makes that very
+long). Theory: slope 1 of the logarithms, for P1, P2a, P2b, P3 and P5. For P4 the error bound
+fails: the largest gap over x stays 1 (slope 0).
 
 **Gradients**: the smallest number of gradients after which the gradient of psi is at most epsilon,
 on P1, without noise (sigma_k = (k + 1)^-1/3, Algorithm 1) and with one sample of 16 at a time
