@@ -68,7 +68,8 @@ def measure(solver, objective, gap, seconds):
     def callback(*_):
         nonlocal spent, begin
         jax.block_until_ready((solver.inner_var, solver.outer_var))
-        spent += time.perf_counter() - begin
+        if rows:  # The first call comes before the first iteration.
+            spent += time.perf_counter() - begin
         x = solver.outer_var
         rows.append((len(rows) * solver.eval_freq, spent, gap(x)))
         begin = time.perf_counter()
