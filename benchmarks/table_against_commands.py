@@ -23,7 +23,7 @@ def small() -> tables.Table:
     """Three methods, three learning rates, two seeds: 18 runs of 600 steps."""
     table = tables.load("digits_optimizers")
     grid = "optimizer.learning_rate=[1e-3, 3e-3, 1e-2]"
-    return dataclasses.replace(table, grid=grid, seeds=(0, 1))
+    return dataclasses.replace(table, grid=grid, seeds=(0, 1), packed=2)
 
 
 def command(table: tables.Table, run: tables.Run, workdir: Path) -> list[str]:

@@ -128,6 +128,8 @@ def _grid(axis, table, cells, runs):
         )
         low = [scale * (s.mean if s.n < 2 else s.low) for s in known.values()]
         high = [scale * (s.mean if s.n < 2 else s.high) for s in known.values()]
+        if table["unit"] == "%":
+            low, high = np.clip(low, 0, 100), np.clip(high, 0, 100)
         axis.fill_between(list(known), low, high, color=colour, alpha=0.15, linewidth=0)
         for cell in cells:
             if (cell.row, cell.column) == (row, column) and cell.chosen[key] in mean:

@@ -132,7 +132,7 @@ def markdown(results: Results) -> str:
     if any(c.edge for c in all_cells):
         legend.append("† the best hyperparameter lies at the edge of the grid.")
     if any(c.diverged or c.failed for c in all_cells):
-        legend.append("‡ some runs of this cell diverged or failed; see below.")
+        legend.append("‡ runs of this cell diverged or failed, tuning included; see below.")
     if legend:
         lines += [" ".join(legend), ""]
     if table["source"]:
@@ -196,15 +196,15 @@ def _details(table, all_cells) -> list[str]:
 
 
 def _made_by(results) -> str:
-    kinds = [
+    kinds = {
         f"{e['machine']} ({', '.join(f'{k} {v}' for k, v in sorted(e['versions'].items()))})"
         for e in results["environments"]
-    ]
+    }
     table = results["table"]
     return (
         f"`{results['command']}`, {len(results['runs'])} runs, seeds {_ranges(table['seeds'])},"
-        f" on {'; '.join(kinds)}. p: two-sided paired t-test over seeds, not corrected for the"
-        " number of comparisons. Every run's numbers are in the JSON file beside this one."
+        f" on {'; '.join(sorted(kinds))}. p: two-sided paired t-test over seeds, not corrected for"
+        " the number of comparisons. Every run's numbers are in the JSON file beside this one."
     )
 
 

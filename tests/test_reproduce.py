@@ -165,7 +165,7 @@ def test_diverged_runs_are_shown(define, tmp_path):
     assert cells["SGD"].chosen == {"optimizer.learning_rate": 1e-2}
     text = render.markdown(results)
     assert "| 3 of 15 |" in text
-    assert "‡ some runs" in text
+    assert "‡ runs of this cell diverged" in text
     lost = [r for r in results["runs"] if r["status"] == "diverged"]
     assert lost[0]["error"] == "loss is nan at step 7"
 

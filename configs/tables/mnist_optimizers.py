@@ -9,11 +9,8 @@ TABLE = {
         "LeNet-300-100 on MNIST, batches of 128, cosine schedule; weight decay is decoupled for "
         "AdamW and Lion, which share one grid, and L2 for SGD (momentum 0.9), which has its own."
     ),
-    "config": "configs/digits.py",
-    "base": (
-        "data.name=mnist, model.options.widths=(300, 100), batch_size=128, epochs=3.0,"
-        "eval_every=1000000"
-    ),
+    "config": "configs/mnist_lenet300.py",
+    "base": "epochs=3.0, eval_every=1000000",
     "rows": {
         "AdamW": "optimizer.name=adamw",
         "SGDM": "optimizer.name=sgd, optimizer.momentum=0.9",
@@ -48,10 +45,7 @@ TABLE = {
             "minutes": 20,
             "tune_seeds": (),
             "packed": 20,
-            "base": (
-                "data.name=mnist, model.options.widths=(300, 100), batch_size=128, epochs=20.0,"
-                "eval_every=1000000"
-            ),
+            "base": "epochs=20.0, eval_every=1000000",
         },
     },
 }

@@ -10,13 +10,13 @@ TABLE = {
         "64 characters, batches of 8, 300 steps (a sixth of an epoch) with 30 of warm-up, then "
         "cosine; gradients clipped to norm 1; decay 0.1 for AdamW, 1.0 for Lion, none for SGD."
     ),
-    "config": "configs/digits.py",
+    "config": "configs/tinyshakespeare_llama.py",
     "base": (
-        "data.name='text:tinyshakespeare', data.length=64, model.name=llama, batch_size=8,"
-        "steps=300, schedule.warmup=30, optimizer.clip_norm=1.0, eval_every=1000000"
+        "batch_size=8, steps=300, schedule.warmup=30, optimizer.b2=None, log_every=25,"
+        "eval_every=1000000"
     ),
     "rows": {
-        "AdamW": "optimizer.name=adamw, optimizer.weight_decay=0.1",
+        "AdamW": "optimizer.name=adamw, optimizer.b2=0.99, optimizer.weight_decay=0.1",
         "SGDM": "optimizer.name=sgd, optimizer.momentum=0.9, optimizer.weight_decay=0.0",
         "Lion": "optimizer.name=lion, optimizer.weight_decay=1.0",
     },
@@ -37,9 +37,8 @@ TABLE = {
             "minutes": 30,
             "seeds": range(5),
             "base": (
-                "data.name='text:tinyshakespeare', data.length=128, model.name=llama,"
-                "batch_size=64, steps=5000, schedule.warmup=100, optimizer.clip_norm=1.0,"
-                "eval_every=1000000"
+                "data.length=128, batch_size=64, steps=5000, schedule.warmup=100,"
+                "optimizer.b2=None, log_every=250, eval_every=1000000"
             ),
         },
     },
