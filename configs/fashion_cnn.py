@@ -1,4 +1,4 @@
-"""Two convolutions and a hidden layer on Fashion-MNIST, 8 epochs.
+"""Two convolutions and a hidden layer on Fashion-MNIST, 6 epochs.
 
     python -m experiments.train --config=configs/fashion_cnn.py --data_dir=DATA
 
@@ -14,7 +14,7 @@ def get_config(arg: str = ""):
     config.data.name = "fashion_mnist"
     config.model = {"name": "cnn", "options": {"widths": (32, 64), "hidden": 128, "dropout": 0.3}}
     config.batch_size = 128
-    config.epochs = 8.0
+    config.epochs = 6.0
     config.optimizer.learning_rate = 2e-3
     config.optimizer.weight_decay = 0.05
     config.log_every = 50
