@@ -80,6 +80,7 @@ def same_bits(a, b):
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_eight_devices_equal_one_and_resume_is_bit_exact(name):
+    """By the loop over a mesh, by shard_map in the loop, and in a user's own pmap."""
     with jax.enable_x64(True):
         problem, solver = make(name)
         one, metrics = bilevel.solve(problem, solver, X0, Y0, batches, 6, steps_per_call=3)
@@ -108,23 +109,22 @@ def test_eight_devices_equal_one_and_resume_is_bit_exact(name):
         close(shard, one)
         close(shard_metrics, metrics)
 
+        first = solver.init(problem, X0, Y0)
+        many = jax.tree.map(lambda a: np.stack([a] * 8), first)
+        traces = []
 
-@pytest.mark.parametrize("name", SOLVERS)
-def test_pmap_equals_one_device(name):
-    with jax.enable_x64(True):
-        problem, solver = make(name)
-        one = solver.init(problem, X0, Y0)
-        many = jax.tree.map(lambda a: np.stack([a] * 8), one)
-        step, mapped = jax.jit(solver.step), jax.pmap(make(name, "data")[1].step, "data")
-        feed = batches(0)
-        for _ in range(2):
-            batch = next(feed)
-            one, metrics = step(one, batch)
-            shares = jax.tree.map(lambda a: a.reshape(8, -1, *a.shape[1:]), batch)
-            many, many_metrics = mapped(many, shares)
+        def counted(state, batch):
+            traces.append(1)
+            return mapped.step(state, batch)
+
+        step, feed = jax.pmap(counted, "data"), batches(0)
+        for k in range(6):
+            shares = jax.tree.map(lambda a: a.reshape(8, -1, *a.shape[1:]), next(feed))
+            many, many_metrics = step(many, shares)
+            close(many_metrics["upper"], np.full(8, metrics["upper"][k]))
         close(jax.tree.map(lambda a: a[5], many), one)
-        close(jax.tree.map(lambda a: a[2], many_metrics), metrics)
-        assert step._cache_size() == 1  # Schedules of sigma_k and c_k compile nothing anew.
+        # For host arrays, then for placed ones: schedules of sigma_k, c_k compile nothing anew.
+        assert len(traces) <= 2
 
 
 def test_samples_give_each_gradient_its_own_batch():
@@ -186,11 +186,10 @@ def test_optax_transforms_are_step_sizes():
     plain, _ = after(bilevel.lv_hba(0.1, 0.1, 0.1), CONSTRAINED)
     same, _ = after(bilevel.lv_hba(sgd, 0.1, 0.1), CONSTRAINED)
     close((plain.x, plain.y), (same.x, same.y), 1e-6)
-    for solver in (bilevel.f2sa(0.1, 0.2, x_step=adam), bilevel.penalty(adam, 0.8, 0.1, 0.5)):
-        state, metrics = after(solver)
-        assert int(optax.tree.get(state.steps, "count")) == 3
-        assert np.all(np.isfinite(list(metrics.values())))
-        assert np.max(np.abs(state.x)) <= 1
+    state, metrics = after(bilevel.penalty(adam, 0.8, 0.1, 0.5))
+    assert int(optax.tree.get(state.steps, "count")) == 3
+    assert np.all(np.isfinite(list(metrics.values())))
+    assert np.max(np.abs(state.x)) <= 1
 
 
 def gradients(name, steps):
