@@ -28,5 +28,13 @@ TABLE = {
     "also": {"state bytes per parameter": "state_bytes_per_parameter"},
     "packed": 16,
     "plots": ("points", "grid"),
+    "notes": (
+        "Lion's rule, a learning rate 3 to 10 times lower and a decay 3 to 10 times higher than "
+        "AdamW's: with decay up to 0.1, Lion is best at learning rates of 0.001 to 0.003 and AdamW "
+        "at 0.003 to 0.03; decay 1 costs AdamW more than a point and is Lion's best. The two "
+        "chosen learning rates are equal all the same: decay 1 lets Lion use a higher one.",
+        "Lion's state is half of AdamW's, as claimed.",
+        "With five seeds and 360 test images no difference to AdamW is significant.",
+    ),
     "scales": {"cpu": {"about": "2 CPU cores, no data needed", "minutes": 3}},
 }
