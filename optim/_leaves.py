@@ -89,7 +89,7 @@ def write_last(
         def after(path, u, p, x):
             if not which(x):
                 return u, x
-            new = optax.apply_updates(p, u)  # What the caller computes: XLA sees it once.
+            new: Any = optax.apply_updates(p, u)  # What the caller computes: XLA sees it once.
             return u, x + jnp.maximum(-jnp.abs(new), 0.0).astype(x.dtype)
 
         old = optax.tree.get(state, field)

@@ -113,9 +113,10 @@ def projected(
 ) -> optax.GradientTransformationExtraArgs:
     """:func:`project_scale_invariant` with two hooks for the optimizers of this package.
 
-    ``products(updates, old_state, new_state, directions)`` returns for each leaf a function ``(p, total,
-    norm) -> total(p * u)``, ``total`` summing rows, that evaluates the direction u again from
-    the states: a direction that both the sums and the step read is else kept in memory between them.
+    ``products(updates, old_state, new_state, directions)`` returns for each leaf a function
+    ``(p, total, norm) -> total(p * u)``, with ``total`` the sum of rows and ``norm`` a positive
+    number of each tensor. It evaluates the direction u again from the states: what both the sums
+    and the step read is else kept in memory between them.
     ``write_back(inner_state, projected)`` returns the inner state to keep.
     """
     _check.number("weight_decay", weight_decay, 0, schedule=True)

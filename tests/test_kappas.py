@@ -1,0 +1,212 @@
+"""Kappas and Lion-K: conjugacy, fixed points, contraction to the implied set, Lyapunov function."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import optim
+from optim import kappas
+
+KAPPAS = {
+    "l1": kappas.l1,
+    "l2_squared": kappas.l2_squared,
+    "l2": kappas.l2,
+    "lp": kappas.lp(3),
+    "lp fractional": kappas.lp(1.5),
+    "group_l2": kappas.group_l2,
+    "columns": kappas.over_axis(kappas.l2, 0),
+    "huber": kappas.huber(0.3),
+    "dead_zone": kappas.dead_zone(0.3),
+    "top_k": kappas.top_k(2),
+    "spectral": kappas.spectral("svd"),
+    "spectral newton": kappas.spectral(steps=8),
+}
+every_kappa = pytest.mark.parametrize("name", list(KAPPAS))
+
+
+@every_kappa
+def test_value_gradient_and_conjugate_belong_together(name):
+    """Fenchel: K(c) + K*(y) >= <c, y>, with equality at the gradient; K is even, 0 at 0."""
+    kappa = KAPPAS[name]
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        value, grad, conjugate = jax.jit(kappa.value), jax.jit(kappa.grad), jax.jit(kappa.conjugate)
+        for _ in range(5):
+            c, d = rng.standard_normal((2, 4, 3))
+            y = grad(c)
+            assert y.shape == c.shape
+            # Newton-Schulz is a matrix sign to 1e-5 only, and may leave the set by as much.
+            y = y * (1 - 1e-5) if "newton" in name else y
+            tolerance = 1e-3 if "newton" in name else 1e-10
+            np.testing.assert_allclose(value(c) + conjugate(y), np.sum(c * y), rtol=tolerance)
+            z = grad(d) * (0.9 if name != "l2_squared" else 1.0)
+            assert value(c) + conjugate(z) >= np.sum(c * z) - 1e-12
+            np.testing.assert_allclose(grad(-c), -grad(c), atol=1e-12)
+            if name != "l2_squared":
+                assert conjugate(3 * y + 1) == np.inf
+        assert value(0 * c) == 0
+        assert not np.any(grad(0 * c))
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (3, 5), (4, 4), (6,), (2, 2, 3), ()])
+def test_newton_schulz_is_the_matrix_sign(shape):
+    c = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    exact = kappas.spectral("svd").grad(c)
+    np.testing.assert_allclose(kappas.spectral(steps=8).grad(c), exact, atol=2e-4)
+
+
+def test_scopes():
+    rng = np.random.default_rng(2)
+    trees = {"a": rng.standard_normal((2, 3)), "b": rng.standard_normal(4), "c": np.float32(0.5)}
+    norm = np.sqrt(sum(np.sum(np.square(x)) for x in trees.values()))
+    tx = optim.scale_by_lion_k(kappas.over_tree(kappas.l2), b1=0.0)
+    joint, _ = tx.update(jax.tree.map(jnp.float32, trees), tx.init(jax.tree.map(jnp.float32, trees)))
+    jax.tree.map(lambda u, x: np.testing.assert_allclose(u, x / norm, rtol=1e-5), joint, trees)
+    top = kappas.over_tree(kappas.top_k(3)).grad(jax.tree.map(jnp.float32, trees))
+    assert sum(np.count_nonzero(x) for x in jax.tree.leaves(top)) == 3
+    stack = rng.standard_normal((3, 4, 2)).astype(np.float32)
+    each = kappas.stacked(kappas.spectral("svd"))
+    expected = np.stack([kappas.spectral("svd").grad(x) for x in stack])
+    np.testing.assert_allclose(each.grad(stack), expected, atol=1e-5)
+    values = sum(float(kappas.spectral("svd").value(x)) for x in stack)
+    np.testing.assert_allclose(each.value(stack), values, rtol=1e-5)
+    assert each.conjugate(0.9 * expected) == 0
+    rows = kappas.over_axis(kappas.top_k(1), -1).grad(stack)
+    assert np.all(np.count_nonzero(rows, axis=-1) == 1)
+
+
+def minimize(kappa, decay, target, curvature, steps=4000, lr=0.02):
+    """Runs Lion-K on 1/2 (x - t)' Q (x - t), learning rate decaying to 0, in float64."""
+    tx = optim.lion_k(optax.cosine_decay_schedule(lr, steps), kappa, weight_decay=decay)
+
+    def step(carry, _):
+        x, state = carry
+        updates, state = tx.update(curvature * (x - target), state, x)
+        return (x + updates, state), None
+
+    x = jnp.zeros_like(target)
+    return jax.jit(lambda c: jax.lax.scan(step, c, length=steps)[0][0])((x, tx.init(x)))
+
+
+def test_fixed_points():
+    """The minimizer of f + K*(lam x)/lam, where it is known in closed form."""
+    with jax.enable_x64(True):
+        t, q, lam = jnp.array([2.0, -0.3, 0.05, -4.0]), jnp.array([1.0, 2.0, 0.5, 1.5]), 1.0
+        e = 0.4
+        soft = jnp.sign(t) * jnp.maximum(jnp.abs(t) - e / q, 0)
+        solutions = {
+            "l1": (kappas.l1, jnp.clip(t, -1 / lam, 1 / lam)),
+            "l2_squared": (kappas.l2_squared, q * t / (q + lam)),
+            "huber": (kappas.huber(e), jnp.clip(q * t / (q + lam * e), -1 / lam, 1 / lam)),
+            "dead_zone": (kappas.dead_zone(e), jnp.clip(soft, -1 / lam, 1 / lam)),
+        }
+        for name, (kappa, solution) in solutions.items():
+            x = minimize(kappa, lam, t, q)
+            np.testing.assert_allclose(x, solution, atol=2e-3, err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["l2", "lp", "group_l2", "top_k", "spectral"])
+def test_constrained_solutions_lie_in_their_set(name):
+    """Where the conjugate is an indicator, lam x ends on the boundary of its domain."""
+    with jax.enable_x64(True):
+        target = 5 * jnp.asarray(np.random.default_rng(3).standard_normal((3, 2)))
+        x = minimize(KAPPAS[name], 0.5, target, 1.0, steps=1500)
+        assert KAPPAS[name].conjugate(0.5 * x) == 0
+        assert KAPPAS[name].conjugate(0.6 * x) == np.inf
+        assert jnp.sum(jnp.square(x - target)) < jnp.sum(jnp.square(target))
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(st.integers(0, 2**31 - 1))
+def test_box_contraction_for_any_gradients(seed):
+    """max(|x| - 1/lam, 0) shrinks by 1 - lr lam a step, whatever the gradients."""
+    rng = np.random.default_rng(seed)
+    lr, lam = 0.1, 2.0
+    x, grads = 5 * rng.standard_normal(6).astype(np.float32), rng.standard_normal((30, 6))
+    outside = np.maximum(np.abs(walk(jnp.asarray(x), np.float32(grads))) - 1 / lam, 0)
+    outside = np.concatenate([np.maximum(np.abs(x) - 1 / lam, 0)[None], outside])
+    assert np.all(outside[1:] <= (1 - lr * lam) * outside[:-1] + 1e-6)
+
+
+@jax.jit
+def walk(x, grads):
+    tx = optim.lion(0.1, weight_decay=2.0)
+
+    def step(carry, g):
+        x, state = carry
+        updates, state = tx.update(g, state, x)
+        return (x + updates, state), x + updates
+
+    return jax.lax.scan(step, (x, tx.init(x)), grads)[1]
+
+
+@pytest.mark.parametrize("name", ["l2_squared", "huber", "l2"])
+def test_lyapunov_function_never_rises(name):
+    """Along the differential equation of Lion-K, by Runge-Kutta; and it ends at the minimum."""
+    kappa, lam, lr, b1, b2 = KAPPAS[name], 0.5, 0.1, 0.9, 0.95
+    gamma = (1 - b2) / lr
+    epsilon = (1 - b1) / gamma
+    with jax.enable_x64(True):
+        q = jnp.array([1.0, 3.0, 0.5])
+        target = jnp.array([1.0, -0.5, 0.8])
+
+        def flow(z):
+            x, m = z  # m is the average of the gradients, minus the paper's momentum.
+            m_dot = gamma * (q * (x - target) - m)
+            return -kappa.grad(m + epsilon * m_dot) - lam * x, m_dot
+
+        def step(z, _):
+            h = 0.01
+            k1 = flow(z)
+            k2 = flow(jax.tree.map(lambda a, k: a + h / 2 * k, z, k1))
+            k3 = flow(jax.tree.map(lambda a, k: a + h / 2 * k, z, k2))
+            k4 = flow(jax.tree.map(lambda a, k: a + h * k, z, k3))
+            z = jax.tree.map(
+                lambda a, p, q, r, s: a + h / 6 * (p + 2 * q + 2 * r + s), z, k1, k2, k3, k4
+            )
+            return z, energy(*z)
+
+        def energy(x, m):
+            state = optax.ScaleByLionState(0, m)
+            f = 0.5 * jnp.sum(q * jnp.square(x - target))
+            hyper = {"learning_rate": lr, "weight_decay": lam, "b1": b1, "b2": b2}
+            return optim.lyapunov(state, x, f, kappa, **hyper)
+
+        start = (jnp.array([-0.5, 0.4, 0.3]), jnp.array([0.3, -0.2, 0.1]))
+        (x, _), energies = jax.jit(lambda z: jax.lax.scan(step, z, length=4000))(start)
+        assert np.isfinite(energies).all()
+        rises = np.diff(np.concatenate([[energy(*start)], energies]))
+        assert rises.max() < 1e-12
+        if name == "l2_squared":
+            np.testing.assert_allclose(x, q * target / (q + lam), atol=1e-6)
+        minimum = 0.5 * jnp.sum(q * jnp.square(x - target)) + kappa.conjugate(lam * x) / lam
+        np.testing.assert_allclose(energies[-1], minimum, atol=1e-3)
+
+
+def test_lyapunov_outside_and_without_decay():
+    tx, x = optim.lion(0.1, weight_decay=0.5), jnp.array([3.0, 0.0])
+    hyper = {"learning_rate": 0.1, "b1": 0.9, "b2": 0.99}
+    assert optim.lyapunov(tx.init(x), x, 1.0, weight_decay=0.5, **hyper) == np.inf
+    np.testing.assert_allclose(optim.lyapunov(tx.init(x), x, 1.0, weight_decay=0.0, **hyper), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: kappas.huber(0.0), "e must be > 0, got 0"),
+        (lambda: kappas.dead_zone(-1.0), "e must be >= 0, got -1"),
+        (lambda: kappas.lp(1), "p must be > 1 and finite, got 1"),
+        (lambda: kappas.lp(float("inf")), "p must be finite, got inf"),
+        (lambda: kappas.top_k(0), "k must be an integer >= 1, got 0"),
+        (lambda: kappas.top_k(1.5), "k must be an integer >= 1, got 1.5"),
+        (lambda: kappas.spectral("qr"), "method must be 'newton_schulz' or 'svd', got 'qr'"),
+        (lambda: kappas.spectral(steps=-1), "steps must be an integer >= 0, got -1"),
+    ],
+)
+def test_bad_parameters(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
