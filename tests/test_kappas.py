@@ -64,7 +64,9 @@ def test_scopes():
     trees = {"a": rng.standard_normal((2, 3)), "b": rng.standard_normal(4), "c": np.float32(0.5)}
     norm = np.sqrt(sum(np.sum(np.square(x)) for x in trees.values()))
     tx = optim.scale_by_lion_k(kappas.over_tree(kappas.l2), b1=0.0)
-    joint, _ = tx.update(jax.tree.map(jnp.float32, trees), tx.init(jax.tree.map(jnp.float32, trees)))
+    joint, _ = tx.update(
+        jax.tree.map(jnp.float32, trees), tx.init(jax.tree.map(jnp.float32, trees))
+    )
     jax.tree.map(lambda u, x: np.testing.assert_allclose(u, x / norm, rtol=1e-5), joint, trees)
     top = kappas.over_tree(kappas.top_k(3)).grad(jax.tree.map(jnp.float32, trees))
     assert sum(np.count_nonzero(x) for x in jax.tree.leaves(top)) == 3

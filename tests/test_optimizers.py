@@ -58,8 +58,9 @@ def test_projection_ignores_the_scale_of_weights(seed, scale):
 
 def test_layer_view_when_one_channel_fails():
     p, g = KERNEL.copy(), GRAD - KERNEL * np.sum(GRAD * KERNEL, 0) / np.sum(KERNEL**2, 0)
-    g[:, 0], g[:, 1] = g[:, 0] + p[:, 0], g[:, 1] - p[:, 1] * np.sum(p[:, 0] ** 2) / np.sum(
-        p[:, 1] ** 2
+    g[:, 0], g[:, 1] = (
+        g[:, 0] + p[:, 0],
+        g[:, 1] - p[:, 1] * np.sum(p[:, 0] ** 2) / np.sum(p[:, 1] ** 2),
     )
     assert int(optim.projection_branches({"w": g}, {"w": p}, delta=0.3)["w"]) == 2
     u = project(g, p)
@@ -299,7 +300,9 @@ def test_bad_hyperparameters(make, arguments, message):
 
 
 def test_bad_axes_and_missing_params():
-    with pytest.raises(ValueError, match=r"channel_axis of leaf \['w'\] must be in \[-2, 2\), got 2"):
+    with pytest.raises(
+        ValueError, match=r"channel_axis of leaf \['w'\] must be in \[-2, 2\), got 2"
+    ):
         optim.adamp(0.1, channel_axis=2).init({"w": KERNEL})
     with pytest.raises(ValueError, match=r"stacked of leaf \['w'\] of shape \(6, 4\) .* got 3"):
         optim.adamp(0.1, stacked=lambda path, x: 3).init({"w": KERNEL})
@@ -309,8 +312,9 @@ def test_bad_axes_and_missing_params():
     # A leaf the function leaves alone is not projected.
     alone = optim.adamp(0.1, channel_axis=lambda path, x: None)
     zeros = {"w": np.zeros_like(GRAD)}
-    assert int(
-        optim.projection_branches(zeros, {"w": KERNEL}, channel_axis=lambda path, x: None)["w"]
-    ) == 0
+    assert (
+        int(optim.projection_branches(zeros, {"w": KERNEL}, channel_axis=lambda path, x: None)["w"])
+        == 0
+    )
     assert int(optim.projection_branches(zeros, {"w": KERNEL})["w"]) == 1
     alone.init({"w": KERNEL})
