@@ -100,8 +100,8 @@ def scale_by_diffgrad(
             v = b2 * v + (1 - b2) * jnp.square(g)
             correction1 = _leaves.bias_correction(b1, count, m.dtype)
             correction2 = _leaves.bias_correction(b2, count, m.dtype)
-            friction = jax.nn.sigmoid(jnp.abs(change))
-            u = jnp.sqrt(correction2) / correction1 * friction * m / (jnp.sqrt(v) + eps)
+            friction = 1 + jnp.exp(-jnp.abs(change))  # Its inverse: one division for both.
+            u = jnp.sqrt(correction2) / correction1 * m / (friction * (jnp.sqrt(v) + eps))
             return u, m.astype(mu.dtype), v.astype(nu.dtype)
 
         def first_version(path, g, mu, nu):

@@ -55,8 +55,9 @@ def project_scale_invariant(
     whole tensor is the one row of a second test. The test uses the raw gradient g and p before
     decay. Tensors with fewer than two axes are not projected and decay fully.
 
-    A gradient of zero passes the test (cosine 0), as in the authors' code. The branch is a
-    ``where``: nothing recompiles.
+    A gradient of zero passes the test (cosine 0), as in the authors' code. Nothing recompiles when
+    a tensor changes its branch; the sum that only the projection needs is skipped where no tensor
+    of a leaf passes.
 
     Args:
       inner: Direction without learning rate, such as ``optax.scale_by_adam()``.
@@ -240,22 +241,28 @@ def _radial_part(g, p, product, axis, lead, delta, eps):
     """Returns what multiplies p in the radial part of u, and the view that passed: 0, 1 or 2."""
     rows = tuple(a for a in range(lead, p.ndim) if a != axis)
     total = partial(jnp.sum, axis=rows, keepdims=True)
-    norms = total(p * p)
     whole = partial(jnp.sum, axis=axis, keepdims=True)
-    by_channel = [total(g * p), total(g * g), norms, product(p, total, whole(norms))]
-    by_layer = [whole(x) for x in by_channel]
     length = math.prod(p.shape[a] for a in rows)
 
-    def view(sums, length):
-        gp, gg, pp, pu = sums
+    def passes(sums, length):
+        gp, gg, pp = sums
         cosine = jnp.abs(gp) / (jnp.maximum(jnp.sqrt(gg), eps) * jnp.maximum(jnp.sqrt(pp), eps))
-        passed = jnp.max(cosine, axis=axis, keepdims=True) < delta / math.sqrt(length)
-        norm = jnp.sqrt(pp) + eps
-        return passed, pu / norm / norm
+        return jnp.max(cosine, axis=axis, keepdims=True) < delta / math.sqrt(length)
 
-    channel, channel_part = view(by_channel, length)
-    layer, layer_part = view(by_layer, length * p.shape[axis])
-    part = jnp.where(channel, channel_part, jnp.where(layer, layer_part, 0.0))
+    def coefficient(pu, pp):
+        norm = jnp.sqrt(pp) + eps
+        return pu / norm / norm
+
+    sums = [total(g * p), total(g * g), total(p * p)]
+    pp, whole_pp = sums[2], whole(sums[2])
+    channel = passes(sums, length)
+    layer = passes([whole(x) for x in sums], length * p.shape[axis])
+    # The costliest sum reads p and the state: only where a tensor needs it. Its stand-in is unread.
+    pu = jax.lax.cond(
+        jnp.any(channel | layer), lambda: product(p, total, whole_pp), lambda: sums[0]
+    )
+    by_channel, by_layer = coefficient(pu, pp), coefficient(whole(pu), whole_pp)
+    part = jnp.where(channel, by_channel, jnp.where(layer, by_layer, 0.0))
     return part, jnp.where(channel, 1, jnp.where(layer, 2, 0))
 
 
