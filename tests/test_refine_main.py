@@ -3,12 +3,14 @@
 import json
 import re
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
 
+import optim
 from configs.refine import digits
-from experiments import refine
+from experiments import checkpoints, refine
 from experiments.norm_files import read_norms
 
 NORMS = np.array([9.0, 8.0, 1.5, 2.5, 3.5, 7.0, 6.0])
@@ -51,6 +53,21 @@ def test_other_norm_files(tmp_path):
         read_norms(tmp_path / "h.npy")
 
 
+def test_norms_come_back_from_a_checkpoint_of_eight_devices(tmp_path):
+    replicated = jax.sharding.NamedSharding(
+        optim.parallel.data_mesh(), jax.sharding.PartitionSpec()
+    )
+    state = optim.RecordNormsState(np.int32(8), np.arange(8, dtype=np.float32))
+    store = checkpoints.Checkpoints(tmp_path / "run")
+    store.save(8, jax.device_put(state, replicated))
+    store.close()
+    store = checkpoints.Checkpoints(tmp_path / "run")
+    restored, step = store.restore(jax.tree.map(np.zeros_like, state))
+    store.close()
+    assert step == 8
+    np.testing.assert_array_equal(optim.recorded_norms(restored), np.arange(8))
+
+
 @pytest.fixture
 def options():
     """Flags of the main, as if parsed."""
@@ -64,6 +81,7 @@ def options():
 
 def test_pilot_refinement_and_comparison(tmp_path, options, monkeypatch, capsys):
     monkeypatch.setattr(refine.flags, "FLAGS", options)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)  # One program instead of eight.
     config = digits.get_config("smoke")
     config.train.model.options = {"widths": (8,)}
     config.train.epochs = 1.0
