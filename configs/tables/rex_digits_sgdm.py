@@ -12,8 +12,8 @@ TABLE = budgets.table(
     "configs/rex/mlp.py",
     epochs=100,
     notes=(
-        "The paper has REX first in 70 % of its 28 experiments. Here linear decay has the best mean "
-        "rank; REX is among the first three at every low budget, and first at 25 % alone.",
+        "The paper has REX first in 70 % of its 28 experiments. Here linear decay has the best "
+        "mean rank; REX is among the first three at every low budget, and first at 25 % alone.",
         "Above the 1 % budget most differences are within one standard deviation: digits saturate "
         "near 98 %, and learning rates are chosen among near ties of the validation accuracy.",
     ),
