@@ -6,6 +6,7 @@ python -m experiments.solve --config=configs/bilevel/cleaning_digits.py --config
 import contextlib
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -54,7 +55,7 @@ def _run(config, workdir, data_dir, quiet, stop) -> Result:
     )
     solver = solvers.build(name, options, task, config.batch_size)
     batches, prepare = solvers.feed(name, options, task, config.batch_size, config.seed)
-    state = jax.jit(lambda: solver.init(task.problem, task.x0, task.y0))()
+    state = jax.jit(partial(solver.init, task.problem))(task.x0, task.y0)
     price = solvers.gradients_per_step(name, options, task.problem.project_y is not None)
     # Whole sets and single samples are not split; every device computes the same.
     split = (

@@ -46,6 +46,8 @@ def build(name: str, options: Mapping[str, Any], task: Task, batch_size: int = 0
     for key, parameter in taken.items():
         if parameter.default is parameter.empty and key not in (*given, *_OWN):
             raise ValueError(f"solver {name!r} needs {key!r}")
+    if name == "lv_hba" and task.project_theta is not None:
+        given["project_theta"] = task.project_theta
     if name == "saba":
         for level in ("upper", "lower"):
             samples = getattr(task, level)

@@ -4,7 +4,7 @@
 
 DATA holds ``cifar-10-batches-bin/`` and ``cifar-n/cifar10n.npz`` (noisylabels.com, CC BY-NC 4.0).
 The label set is ``problem.options.noise``: worse_label (40 % wrong), aggre_label, random_label1...
-Argument: a solver (f2sa, soba, unrolled), ``smoke``, with commas. Expected: MEASURED
+Argument: a solver (f2sa, soba, unrolled), ``smoke``, with commas.
 """
 
 from configs.bilevel import common

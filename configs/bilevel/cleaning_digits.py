@@ -3,7 +3,9 @@
     python -m experiments.solve --config=configs/bilevel/cleaning_digits.py
 
 Argument: a solver (penalty, f2sa, implicit, unrolled, soba), ``smoke``, or both with a comma.
-Expected: MEASURED
+Measured after 500 steps (seed 0; 2 cores of an AMD EPYC, CPU, shared), test accuracy and
+AUC of the weights: penalty 93.6 %, .963; f2sa 95.0 %, .982; implicit 93.9 %, .978; unrolled
+93.9 %, .989; soba 92.8 %, .969.
 """
 
 from configs.bilevel import common

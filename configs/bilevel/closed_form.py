@@ -4,7 +4,6 @@
 
 Argument: a problem (p1, p2a, p2b, p3, p4, p5), ``noisy`` (p1, one of 16 samples at a time), a
 solver (penalty, f2sa, implicit, unrolled; soba, saba for p1), ``smoke``, with commas.
-Expected: MEASURED
 """
 
 from configs.bilevel import common

@@ -3,7 +3,6 @@
     python -m experiments.solve --config=configs/bilevel/hyper_representation.py
 
 Argument: a solver (implicit, penalty, f2sa, unrolled), ``smoke``, or both with a comma.
-Expected: MEASURED
 """
 
 from configs.bilevel import common

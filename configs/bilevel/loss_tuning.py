@@ -5,7 +5,6 @@
 
 Argument: a solver (penalty, lv_hba, f2sa, implicit, soba), ``mnist``, ``smoke``, with commas.
 Each device holds its share of every batch, as the workers of the federated setting do.
-Expected: MEASURED
 """
 
 from configs.bilevel import common

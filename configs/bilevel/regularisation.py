@@ -5,7 +5,6 @@
         --config.problem.options.data=libsvm:a1a
 
 Argument: a solver (implicit, penalty, f2sa, unrolled, soba), ``smoke``, or both with a comma.
-Expected: MEASURED
 """
 
 from configs.bilevel import common

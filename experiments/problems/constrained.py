@@ -18,10 +18,12 @@ from experiments.problems.task import Task
 __all__ = ["llc", "llsc", "llsc_matrices", "toy"]
 
 
-def llc(n: int = 100, multiplier_bound: float = 1000.0, seed: int | None = None) -> Task:
-    r"""``F = .5 |x - y2|^2 + .5 |y1 - 1|^2``, ``f = .5 |y1|^2 - x'y1 + 1'y2``, ``sum of all = 0``.
+def llc(
+    n: int = 100, multiplier_bound: float = 1000.0, random: bool = False, seed: int = 0
+) -> Task:
+    r"""``F = .5 |x - y2|^2 + .5 |y1 - 1|^2``, ``f = .5 |y1|^2 - x'y1 + 1'y2``, all sum to 0.
 
-    ``seed=None`` starts where the authors' script does: tens, shifted to the constraint.
+    Unless ``random``, it starts where the authors' script does: y = 10, x shifted onto the set.
     """
 
     def upper(x, y, batch=None):
@@ -41,10 +43,12 @@ def llc(n: int = 100, multiplier_bound: float = 1000.0, seed: int | None = None)
         multiplier_bound=multiplier_bound,
         equality=True,
     )
-    start = np.full((3, n), 10.0)
-    if seed is not None:
-        start = np.random.default_rng(seed).normal(size=(3, n))
-    start -= start.mean()
+    if not random:
+        y1, y2 = np.full((2, n), 10.0)
+        x0 = np.full(n, -20.0)
+    else:
+        x0, y1, y2 = np.random.default_rng(seed).normal(size=(3, n))
+        x0 -= (x0.sum() + y1.sum() + y2.sum()) / n
 
     def evaluate(data, x, y):
         off = jnp.sum((x + 0.3) ** 2), jnp.sum((y["y1"] - 0.7) ** 2), jnp.sum((y["y2"] + 0.4) ** 2)
@@ -55,7 +59,7 @@ def llc(n: int = 100, multiplier_bound: float = 1000.0, seed: int | None = None)
             "error": jnp.sqrt(sum(off) / jnp.sum(size)),
         }
 
-    return Task(problem, start[0], {"y1": start[1], "y2": start[2]}, evaluate)
+    return Task(problem, x0, {"y1": y1, "y2": y2}, evaluate)
 
 
 def llsc_matrices(seed: int = 0, n: int = 100, m: int = 90, rank: int = 45) -> dict:
@@ -109,7 +113,8 @@ def llsc(
 
     x0, y0 = np.random.default_rng(seed).normal(size=(2, n))
     x0, y0 = jax.device_get(jax.jit(onto)((x0, y0)))
-    return Task(problem, x0, y0, evaluate)
+    lower_set = projections.affine(A)
+    return Task(problem, x0, y0, evaluate, project_theta=lambda theta, x: lower_set(theta, -H @ x))
 
 
 def toy(seed: int = 0, multiplier_bound: float = 8.0) -> Task:

@@ -44,6 +44,7 @@ class Task(NamedTuple):
       lower: Samples of the lower level.
       groups: ``groups(data, x, y) -> {name: array}``, drawn as histograms at the end: the
         learned weights of clean and of flipped samples.
+      project_theta: LV-HBA's ``(theta, x) -> theta``, where its lower steps need one.
     """
 
     problem: bilevel.Problem
@@ -54,6 +55,7 @@ class Task(NamedTuple):
     upper: Level | None = None
     lower: Level | None = None
     groups: Callable[[Any, Any, Any], dict[str, Any]] | None = None
+    project_theta: Callable[[Any, Any], Any] | None = None
 
 
 def take(part: str) -> Callable[[Any, Any], Any]:
