@@ -3,11 +3,14 @@
 from optim import kappas, loop, parallel, profiles, subspaces
 from optim._masks import is_hidden_matrix
 from optim.adamp import adamp
+from optim.badam import badam
 from optim.cautious import cautious
 from optim.diffgrad import diffgrad, scale_by_diffgrad
 from optim.frugal import ScaleByFrugalState, frugal, scale_by_frugal
+from optim.galore import galore
 from optim.lion import lion, lion_k, lyapunov, scale_by_lion_k
 from optim.masking import masked_update
+from optim.memory import state_bytes
 from optim.momentum import MomentumState, scale_by_momentum
 from optim.plots import plot_schedules, tabulate_schedules
 from optim.projection import project_scale_invariant, projection_branches
@@ -33,10 +36,12 @@ __all__ = [
     "RecordNormsState",
     "ScaleByFrugalState",
     "adamp",
+    "badam",
     "cautious",
     "diffgrad",
     "fit_warmup_polynomial",
     "frugal",
+    "galore",
     "is_hidden_matrix",
     "kappas",
     "last_iterate_bound",
@@ -63,6 +68,7 @@ __all__ = [
     "scale_by_momentum",
     "sgdp",
     "smooth_norms",
+    "state_bytes",
     "subspaces",
     "table_schedule",
     "tabulate_schedules",

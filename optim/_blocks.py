@@ -164,13 +164,13 @@ def plan(
     return Plan(tuple(members), kept, choose)
 
 
-def empty(p: Plan) -> tuple[jax.Array, ...]:
-    """Zeros of the low-dimensional shapes: (slots, *shape) or (entries,) of each group."""
+def shapes(p: Plan) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Low-dimensional shapes: (slots, *shape) or (entries,) of each group."""
     low = []
     for g in p.groups:
         first = p.members[g.members[0]]
         shape = (g.slots, *first.shape) if g.slots else (g.entries,)
-        low.append(jnp.zeros(shape, first.dtype))
+        low.append(jax.ShapeDtypeStruct(shape, first.dtype))
     return tuple(low)
 
 
@@ -220,7 +220,8 @@ def masked_write(low: jax.Array, x: jax.Array, here: jax.Array, start: jax.Array
 def down(p: Plan, leaves: list[Any], active: jax.Array) -> tuple[jax.Array, ...]:
     """The active tensors of ``leaves`` in their places."""
     out = []
-    for g, low in zip(p.groups, empty(p), strict=True):
+    for g, shape in zip(p.groups, shapes(p), strict=True):
+        low = jnp.zeros(shape.shape, shape.dtype)
         first = p.members[g.members[0]]
         if first.layer is not None:
             inside, _ = _layers(p, g, active)

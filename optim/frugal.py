@@ -2,7 +2,6 @@
 
 import numbers
 import warnings
-import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim import _blocks, _check, _masks, _traits, subspaces
+from optim import _check, _masks, _spaces, _traits, subspaces
 from optim.subspaces import Block, Subspace
 
 __all__ = ["ScaleByFrugalState", "frugal", "scale_by_frugal"]
@@ -39,101 +38,6 @@ class ScaleByFrugalState(NamedTuple):
     regular: optax.OptState
 
 
-class _Space(NamedTuple):
-    """A subspace of all projectable leaves together, for leaves of known shapes."""
-
-    select: Callable[..., Any]  # (key, interval, step, gradients) -> selection
-    down: Callable[..., Any]  # (leaves, selection) -> low
-    up: Callable[..., list[Any]]  # (low directions, low gradients, gradients, selection) -> updates
-    inner: optax.GradientTransformationExtraArgs
-
-
-class _Leaf(NamedTuple):
-    path: str
-    stacked: bool
-
-
-def _per_tensor(leaf: _Leaf, f: Callable[..., Any]) -> Callable[..., Any]:
-    # A stacked leaf is a batch of tensors along its first axis.
-    return jax.vmap(f) if leaf.stacked else f
-
-
-def _leafwise(subspace: Subspace, inner, free, leaves: list[_Leaf], density: float) -> _Space:
-    def select(key, interval, step, grads):
-        out = {}
-        for leaf, g in zip(leaves, grads, strict=True):
-            # Of the path alone: another tensor in the model changes nothing here.
-            k = jax.random.fold_in(key, zlib.crc32(leaf.path.encode()))
-
-            def one(k, g, leaf=leaf):
-                return subspace.select(k, g, density=density, step=step, path=leaf.path)
-
-            k = jax.random.split(k, g.shape[0]) if leaf.stacked else k
-            out[leaf.path] = _per_tensor(leaf, one)(k, g)
-        return out
-
-    def down(xs, selection):
-        return {
-            leaf.path: _per_tensor(leaf, subspace.down)(x, selection[leaf.path])
-            for leaf, x in zip(leaves, xs, strict=True)
-        }
-
-    def up(directions, low, grads, selection):
-        out = []
-        for leaf, g in zip(leaves, grads, strict=True):
-            d, basis = directions[leaf.path], selection[leaf.path]
-            shape = g.shape[1:] if leaf.stacked else g.shape
-            if d.size == 0:
-                out.append(free(g))
-            elif subspace.merge is not None:
-                out.append(_per_tensor(leaf, subspace.merge)(d, basis, free(g)))
-            else:
-                embed = _per_tensor(leaf, lambda x, b, shape=shape: subspace.up(x, b, shape))
-                rest = g - embed(low[leaf.path], basis)
-                out.append(embed(d, basis) + free(rest))
-        return out
-
-    return _Space(select, down, up, inner)
-
-
-def _blockwise(
-    block: Block, inner, elementwise, free, leaves: list[_Leaf], xs: list[Any], density: float
-) -> _Space:
-    plan = _blocks.plan(
-        block,
-        density,
-        [leaf.path for leaf in leaves],
-        xs,
-        [leaf.stacked for leaf in leaves],
-        elementwise,
-    )
-    # Of a group with slots every slot is a tensor of its own to ``inner``.
-    mapped = [bool(g.slots) for g in plan.groups]
-
-    def init(params):
-        return tuple(
-            (jax.vmap(inner.init) if m else inner.init)(x)
-            for m, x in zip(mapped, params, strict=True)
-        )
-
-    def update(updates, state, params=None, **extra):
-        def one(g, s, p=None):
-            return inner.update(g, s, p, **extra)
-
-        columns = (updates, state) if params is None else (updates, state, params)
-        pairs = [
-            (jax.vmap(one) if m else one)(*args) for m, *args in zip(mapped, *columns, strict=True)
-        ]
-        return tuple(u for u, _ in pairs), tuple(s for _, s in pairs)
-
-    return _Space(
-        lambda key, interval, step, grads: plan.choose(interval, key),
-        lambda xs, active: _blocks.down(plan, xs, active),
-        lambda d, low, grads, active: _blocks.up(plan, d, grads, active, free),
-        optax.GradientTransformationExtraArgs(init, update),
-    )
-
-
 def scale_by_frugal(
     inner: optax.GradientTransformation = optax.scale_by_adam(),  # noqa: B008
     *,
@@ -149,7 +53,21 @@ def scale_by_frugal(
     regular: optax.GradientTransformation | None = None,
     stacked: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Direction of FRUGAL; see :func:`frugal`."""
+    r"""Direction of :func:`frugal`, free of learning rate and decay, with the same arguments.
+
+    Returns:
+      The transformation; its state is a :class:`ScaleByFrugalState`.
+
+    Raises:
+      ValueError: If an argument is out of its range or a leaf does not suit the subspace.
+
+    Example:
+      >>> import jax.numpy as jnp, optim
+      >>> tx = optim.scale_by_frugal(density=0.5, subspace="columns")
+      >>> params = {"w": jnp.ones((4, 2))}
+      >>> tx.init(params).inner.mu["w"].shape
+      (2, 2)
+    """
     if isinstance(density, bool) or not isinstance(density, numbers.Real):
         raise ValueError(
             f"density must be a Python number (it decides shapes; with optax.inject_hyperparams "
@@ -178,11 +96,11 @@ def scale_by_frugal(
     def free(g):
         return state_free_scale * _FREE[state_free](g)
 
-    def split(tree):
+    def split(tree, warn=False):
         flat, treedef = jax.tree_util.tree_flatten_with_path(tree)
         hidden = _masks.resolve("projectable", projectable, tree)
         layered = _masks.resolve("stacked", stacked, tree)
-        if flat and not any(hidden):
+        if warn and flat and not any(hidden):
             paths = ", ".join(jax.tree_util.keystr(p) for p, _ in flat[:8])
             warnings.warn(
                 f"frugal: no leaf is projectable, so all are updated by the state-full optimizer; "
@@ -190,7 +108,7 @@ def scale_by_frugal(
                 stacklevel=3,
             )
         leaves = [
-            _Leaf(jax.tree_util.keystr(path, simple=True, separator="/"), s)
+            _spaces.Leaf(jax.tree_util.keystr(path, simple=True, separator="/"), s)
             for (path, _), s, h in zip(flat, layered, hidden, strict=True)
             if h
         ]
@@ -202,8 +120,10 @@ def scale_by_frugal(
 
     def space(leaves, xs):
         if isinstance(chosen, Block):
-            return _blockwise(chosen, low_inner, traits.elementwise, free, leaves, xs, density)
-        return _leafwise(chosen, low_inner, free, leaves, density)
+            return _spaces.blockwise(
+                chosen, low_inner, traits.elementwise, free, leaves, xs, density
+            )
+        return _spaces.leafwise(chosen, low_inner, free, leaves, density)
 
     def key_of(interval):
         return jax.random.fold_in(jax.random.key(seed), interval)
@@ -211,14 +131,14 @@ def scale_by_frugal(
     def init_fn(params):
         for path, leaf in jax.tree_util.tree_leaves_with_path(params):
             _check.real_leaf(path, leaf)
-        leaves, xs, others, _, _ = split(params)
+        leaves, xs, others, _, _ = split(params, warn=True)
         s = space(leaves, xs)
         zero = jnp.zeros([], jnp.int32)
         shapes = jax.eval_shape(lambda xs: s.select(key_of(zero), zero, zero, xs), xs)
         selection = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        low = jax.eval_shape(s.down, xs, selection)
+        low = s.shapes(xs, selection)
         # Nothing of the low state is used before the first step sets it.
-        low = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), low)
+        low = jax.tree.map(_spaces.zeros, low, s.owners(xs))
         return ScaleByFrugalState(zero, selection, s.inner.init(low), rest_inner.init(others))
 
     def update_fn(updates, state, params=None, **extra):
@@ -271,7 +191,90 @@ def frugal(
     stacked: Any = None,
     mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""FRUGAL: full-rank updates with the optimizer state of a small subspace."""
+    r"""FRUGAL: full-rank updates with the optimizer state of a small subspace.
+
+    The gradient :math:`G` of a projectable tensor is split by a subspace :math:`P_u`, drawn anew in
+    every interval :math:`u` of ``update_gap`` steps:
+
+    .. math::
+      D_t &= P_u G_t, \qquad R_t = G_t - P_u^\top D_t \\
+      X_{t+1} &= X_t - \eta_t \left( s\, P_u^\top\, \mathrm{inner}(D_t)
+        + s\, s_0\, \mathrm{free}(R_t) + \lambda X_t \right)
+
+    with free the sign (signSGD), the identity (SGD) or zero. ``inner`` lives in the subspace alone,
+    so its state has the size of the subspace: for Adam :math:`8 \rho` bytes a float32 parameter
+    instead of 8. Leaves that are not projectable are updated by ``regular`` with full state. The
+    step is one program: a change of the subspace changes data, it compiles nothing.
+
+    **Block subspaces** (the default) take whole tensors, :func:`optim.subspaces.block`. Tensors of
+    equal shape share slots and the assignment is data; with the deterministic orders there are as
+    many slots as can be active at once. If slots would cost more bytes than the largest active set
+    (models whose tensors all differ) and ``inner`` is elementwise, the active tensors share one
+    flat buffer of that size. :func:`optim.state_bytes` says the result for a model. A step needs
+    :math:`4 \rho` temporary bytes a parameter, the gathered gradients, and for adaptive directions
+    no more than AdamW's traffic: see ``benchmarks/frugal.py``.
+
+    **Sharding.** State created outside of ``jit`` is sharded as its parameter on the axes that it
+    shares with it: all axes of a tensor in a slot, the axis of ``columns`` and ``rows`` that is
+    kept whole, the axis a rotation leaves alone. Replicated are ``randk``, flat buffers, indices
+    and rotations. Inside ``jit`` the compiler decides unless ``out_shardings`` says so.
+
+    Args:
+      learning_rate: Step size :math:`\eta`, or a schedule.
+      inner: State-full direction in the subspace, without learning rate: ``optax.scale_by_adam()``,
+        ``optax.scale_by_lion()``, ``optax.trace(0.9)``, ... It sees low-dimensional gradients, and
+        parameters if it reads them.
+      density: :math:`\rho` in [0, 1], the part of each tensor, or of the tensors, that is
+        state-full. A Python number: it decides shapes.
+      update_gap: Steps between changes of the subspace, >= 1.
+      subspace: A name or an object of :mod:`optim.subspaces`.
+      state_free: ``"sign_sgd"``, ``"sgd"`` or ``"none"``.
+      state_free_scale: :math:`s_0` >= 0. The authors take 1 for pre-training, 0.1 for fine-tuning.
+      projectable_scale: :math:`s` >= 0 on all of a projectable tensor's update.
+      weight_decay: Decay :math:`\lambda` >= 0, or a schedule, times the learning rate; on whole
+        tensors, state-full and state-free part alike, before the update, as the authors do.
+      projectable: Which leaves are split: a tree of bools or a function of (path, leaf). By default
+        the hidden matrices, :func:`optim.is_hidden_matrix`.
+      seed: Of the random subspaces, which depend on it, the step and the leaf's path alone: a
+        resumed run and every device of a mesh draw the same.
+      reset: Whether the state of ``inner`` starts again at a change. If not, it is read in the new
+        basis as it is, without projection, as in GaLore; not possible with blocks.
+      regular: Direction for the leaves that are not projectable; ``inner`` if ``None``.
+      stacked: Which leaves hold the layers of a network along their first axis, as under
+        ``nnx.scan``: a tree of bools or a function of (path, leaf). Every layer then is a tensor.
+      mask: Which leaves decay: a tree of bools (a prefix will do) or a function of the parameters.
+
+    Returns:
+      The optimizer.
+
+    Raises:
+      ValueError: If an argument is out of its range, at construction; if a leaf does not suit the
+        subspace or the order, at init, with its path.
+
+    Warns:
+      UserWarning: At init, if no leaf is projectable.
+
+    Notes:
+      The authors' SGD starts its momentum from a clone of a tensor; see
+      :func:`optim.scale_by_momentum`. Their random blocks are drawn from all tensors at once; see
+      ``stratify``. Their decay default is 0.01 for AdamW. Under ``jax.vmap`` over runs the change
+      becomes a select, so that a costly one (``svd``) is computed at every step.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, optim
+      >>> tx = optim.frugal(0.1, density=0.5, update_gap=2)
+      >>> params = {"a": jnp.ones((2, 2)), "b": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+      >>> state = tx.init(params)
+      >>> state[0].inner[0].mu.shape  # One slot for the two matrices.
+      (1, 2, 2)
+      >>> updates, state = tx.update(params, state, params)
+      >>> optax.apply_updates(params, updates)["bias"].round(3)
+      Array([0.9, 0.9], dtype=float32)
+
+    References:
+      Zmushko et al., `FRUGAL: Memory-Efficient Optimization by Reducing State Overhead for Scalable
+      Training <https://arxiv.org/abs/2411.07837>`_, 2024
+    """
     _check.number("learning_rate", learning_rate, 0, schedule=True)
     _check.number("weight_decay", weight_decay, 0, schedule=True)
     direction = scale_by_frugal(
