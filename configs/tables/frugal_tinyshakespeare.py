@@ -13,11 +13,8 @@ TABLE = {
         "decay, as FRUGAL's authors pre-train; density 0.25 and a new subspace every 20 steps "
         "where there is one. One grid of learning rates for all, chosen on one seed."
     ),
-    "config": "configs/tinyshakespeare_llama.py",
-    "base": (
-        "batch_size=8, steps=400, schedule.warmup=40, optimizer.b2=None,"
-        "optimizer.weight_decay=0.0, log_every=25, eval_every=1000000"
-    ),
+    "config": "configs/frugal_tinyshakespeare.py",
+    "base": ("batch_size=8, steps=400, schedule.warmup=40, log_every=25, eval_every=1000000"),
     "rows": {
         "AdamW": "optimizer.name=adamw",
         "FRUGAL 0.25": ("optimizer.name=frugal, optimizer.density=0.25, optimizer.update_gap=20"),
