@@ -10,13 +10,20 @@ from bilevel.lv_hba import lv_hba
 from bilevel.penalty import penalty
 from bilevel.problem import Problem, Samples, Solver
 from bilevel.pruning import (
+    Gradual,
+    Report,
     allocate,
     bip,
     criteria,
     density,
+    export,
+    hydra,
     masks,
+    next_round,
     pq_index,
     sap_count,
+    set_anchor,
+    sparse_training,
     sparsity_report,
 )
 from bilevel.saba import saba
@@ -33,8 +40,10 @@ from bilevel.unrolled import unrolled
 from optim.masking import masked_update as sparse
 
 __all__ = [
+    "Gradual",
     "HypergradientCheck",
     "Problem",
+    "Report",
     "Samples",
     "Solver",
     "allocate",
@@ -43,14 +52,17 @@ __all__ = [
     "criteria",
     "density",
     "diagnose",
+    "export",
     "f2sa",
     "f2sa_schedules",
     "f3sa",
     "f3sa_schedules",
+    "hydra",
     "implicit",
     "lv_hba",
     "lv_hba_schedule",
     "masks",
+    "next_round",
     "penalty",
     "penalty_schedules",
     "power",
@@ -58,9 +70,11 @@ __all__ = [
     "projections",
     "saba",
     "sap_count",
+    "set_anchor",
     "soba",
     "solve",
     "sparse",
+    "sparse_training",
     "sparsity_report",
     "unrolled",
 ]

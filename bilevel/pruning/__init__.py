@@ -1,16 +1,25 @@
 """Pruning: masks, criteria, allocators, schedules, BiP and the methods it is judged against."""
 
-from bilevel.pruning import allocate, criteria, density, masks
+from bilevel.pruning import allocate, criteria, density, export, masks
 from bilevel.pruning.bip import bip
-from bilevel.pruning.report import pq_index, sap_count, sparsity_report
+from bilevel.pruning.hydra import hydra
+from bilevel.pruning.report import Report, pq_index, sap_count, sparsity_report
+from bilevel.pruning.sparse_training import Gradual, next_round, set_anchor, sparse_training
 
 __all__ = [
+    "Gradual",
+    "Report",
     "allocate",
     "bip",
     "criteria",
     "density",
+    "export",
+    "hydra",
     "masks",
+    "next_round",
     "pq_index",
     "sap_count",
+    "set_anchor",
+    "sparse_training",
     "sparsity_report",
 ]

@@ -1,0 +1,1 @@
+"""Configs of `python -m experiments.prune`."""

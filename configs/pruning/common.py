@@ -1,0 +1,34 @@
+"""The keys that every config of ``experiments.prune`` has."""
+
+from ml_collections import ConfigDict, config_dict
+
+from configs import common
+
+
+def pruning() -> ConfigDict:
+    """Returns the default config: SGD with momentum, cosine schedule, BiP at a tenth."""
+    config = common.supervised()
+    config.optimizer.name = "sgd"
+    config.optimizer.momentum = 0.9
+    config.optimizer.learning_rate = 0.1
+    config.optimizer.weight_decay = 1e-4
+    for key in ("steps", "groups", "eval_every"):  # Not of this main.
+        del config[key]
+    del config.data.stream, config.data.length
+    config.prune = {
+        # dense, bip, imp, imp_rewind_lr2, imp_finetune_lr2, imp_reinit, omp, gmp, random, snip,
+        # grasp, synflow, hydra.
+        "method": "bip",
+        "density": 0.1,  # Share of the prunable weights that is kept.
+        "structure": "weight",  # Of BiP: weight, filter, channel or N:M.
+        "rewind_epochs": 2.0,  # What IMP and OMP rewind to.
+        "through": (),  # Densities that IMP's rounds hit on their way.
+        "allocator": "global",  # Of random: global or erk.
+        "mask_learning_rate": 10.0,  # BiP's beta; 0.1 and 0.01 of it after 50 and 75 %.
+        "inverse_gamma": 1e-4,  # BiP's 1/gamma; 0 drops the implicit term.
+        "second_order": True,
+        "compatibility": config_dict.placeholder(str),  # official, official_unaliased.
+        "hydra_learning_rate": 0.1,
+        "split_by_seed": True,  # Another split of training and test data for each seed.
+    }
+    return config

@@ -1,0 +1,243 @@
+"""Prunes a model: dense training, a pruning method, what it costs and what it leaves.
+
+python -m experiments.prune --config=configs/pruning/digits.py --config.prune.method=bip
+"""
+
+import collections
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+import bilevel
+import optim
+from experiments import checkpoints, pruning, records, runtime, supervised
+from experiments.pruning import Job, Stage
+from experiments.train import Result
+
+# Last states of stages of this process: methods share their dense training, and IMP to a tenth
+# its rounds with IMP to a fiftieth.
+_done: collections.OrderedDict[tuple[str, ...], tuple[Any, dict[str, float]]]
+_done = collections.OrderedDict()
+_REMEMBERED = 32
+_compiled: set[Any] = set()
+
+
+def run(
+    config: ConfigDict,
+    workdir: str | Path | None = None,
+    data_dir: str | None = None,
+    *,
+    quiet: bool = False,
+    stop: Callable[[int], bool] | None = None,
+) -> Result:
+    """Trains, prunes and evaluates one model, and resumes what ``workdir`` holds.
+
+    Args:
+      config: See ``configs/pruning/common.py``.
+      workdir: Where metrics, checkpoints, the pruned model and its report go; ``None`` leaves
+        nothing.
+      data_dir: Folder of the data sets.
+      quiet: No progress line.
+      stop: ``stop(step)``, polled between device calls; once true the state is saved and
+        ``runtime.Preempted`` raised.
+
+    Returns:
+      Final numbers and history. ``test/accuracy`` is of the pruned model; ``seconds`` (of the
+      processor, all cores added, without compilation) and ``gradients`` (gradient evaluations) are
+      those after dense training; methods that prune at the start train once and count that.
+    """
+    job = pruning.job_of(config, data_dir)
+    dataset = pruning.dataset_of(config, data_dir)
+    state, stages = pruning.plan(job, config, dataset)
+    folder = None if workdir is None else Path(workdir)
+    if folder is not None:
+        records.claim(folder, config)
+    evaluate = supervised.make_evaluate(job.model, dataset, config.eval_batch_size)
+    rows, costs = [], []
+    chain = (pruning.identity(config, data_dir),)
+    total, before = sum(s.steps - s.start for s in stages), 0
+    bar = records.progress(total, 0, f"{config.data.name} {config.prune.method}", quiet)
+    dense = None
+    try:
+        for i, stage in enumerate(stages):
+            chain = (*chain, stage.key)
+            if folder is None and chain in _done:
+                _done.move_to_end(chain)
+                saved, cost = _done[chain]
+                state = jax.tree.map(np.copy, saved)
+            else:
+                state = stage.enter(state)
+                place = None if folder is None else folder / "stages" / f"{i:02d}"
+                state, cost = _train(job, stage, state, config, dataset, place, bar, stop, before)
+                if folder is None:
+                    _done[chain] = jax.tree.map(np.asarray, state), cost
+                    if len(_done) > _REMEMBERED:
+                        _done.popitem(last=False)
+            before += stage.steps - stage.start
+            bar.update(before - bar.n)
+            costs.append(cost)
+            params, stats, masks = exported(job, config, stage, state)
+            numbers = _numbers(evaluate, params, stats)
+            if not stage.method:
+                dense = numbers
+            density = float(bilevel.masks.density(masks))
+            rows.append({"step": before, "stage": i, "density": density, **numbers, **cost})
+    finally:
+        bar.close()
+    after = [c for c, s in zip(costs, stages, strict=True) if s.method]
+    spent = {k: sum(c[k] for c in after) for k in ("seconds", "gradients")}
+    final = {**numbers, "density": density, **spent}
+    final["all_seconds"] = sum(c["seconds"] for c in costs)
+    if dense is not None:
+        final["dense/accuracy"] = dense["test/accuracy"]
+    report = bilevel.sparsity_report(params, masks)
+    final |= {f"density/{r.path}": r.density for r in report.layers if r.prunable}
+    if folder is not None and jax.process_index() == 0:
+        _leave(folder, params, stats, masks, report, final)
+    return Result({k: float(v) for k, v in final.items()}, rows)
+
+
+def _train(
+    job: Job,
+    stage: Stage,
+    state: Any,
+    config: ConfigDict,
+    dataset: Any,
+    place: Path | None,
+    bar: Any,
+    stop: Callable[[int], bool] | None,
+    before: int,
+) -> tuple[Any, dict[str, float]]:
+    """Runs one stage, from its last checkpoint if there is one."""
+    prepare = job.prepare_pair if stage.pairs else job.prepare
+    mesh = optim.parallel.data_mesh() if jax.device_count() > 1 else None
+
+    def loop(state, steps, start, **options):
+        return optim.loop.run(
+            stage.step,
+            state,
+            stage.batches,
+            steps,
+            key=jax.random.key(config.seed),
+            data=dataset.train,
+            prepare=prepare,
+            start=start,
+            mesh=mesh,
+            steps_per_call=config.log_every,
+            **options,
+        )
+
+    start, spent, store = stage.start, 0.0, None
+    stopped: list[int] = []
+    if place is not None:
+        store = checkpoints.Checkpoints(place, keep=config.keep)
+        found = store.restore((state, np.float32(0.0)))
+        if found is not None:
+            (state, spent), start = found
+    if start < stage.steps and (stage.step, prepare, mesh) not in _compiled:
+        few = min(stage.steps, start + config.log_every)
+        loop(jax.tree.map(jax.numpy.copy, state), few, start)
+        _compiled.add((stage.step, prepare, mesh))
+    clock = time.process_time()
+
+    def seconds():
+        return np.float32(spent + time.process_time() - clock)
+
+    def save(step, state):
+        if store is not None:
+            store.save(step, (state, seconds()))
+
+    def show(first, values):
+        bar.update(before + first + len(values["density"]) - stage.start - bar.n)
+
+    def stop_here(step):
+        if stop is not None and stop(before + step):
+            stopped.append(step)
+        return bool(stopped)
+
+    hooks = [] if store is None else [(config.save_every or job.epoch, save)]
+    try:
+        state = loop(state, stage.steps, start, hooks=hooks, on_metrics=show, stop=stop_here)
+        jax.block_until_ready(state)
+        cost = {
+            "seconds": float(seconds()),
+            "gradients": float(stage.cost * (stage.steps - stage.start)),
+        }
+        save(stopped[0] if stopped else stage.steps, state)
+    finally:
+        if store is not None:
+            store.close()
+    if stopped:
+        raise runtime.Preempted(before + stopped[0])
+    return state, cost
+
+
+def exported(job: Job, config: ConfigDict, stage: Stage, state: Any) -> tuple[Any, Any, Any]:
+    """Returns parameters with exact zeros, statistics and masks of a solver's state."""
+    if stage.pairs:
+        params, masks = pruning.bip_of(job, config).export(state)
+        return params, state.stats, masks
+    return bilevel.masks.apply(state.masks, state.params), state.stats, state.masks
+
+
+def _numbers(evaluate, params, stats) -> dict[str, float]:
+    state = supervised.TrainState(np.int32(0), params, stats, None)
+    return {f"test/{k}": float(v) for k, v in evaluate(state, "test").items()}
+
+
+def _leave(folder, params, stats, masks, report, final) -> None:
+    """Writes ``pruned.npz`` (sparse), ``report.txt`` and ``final.json``; draws the densities."""
+    import json
+
+    from experiments import pruning_plots
+
+    arrays: dict[str, np.ndarray] = {}
+    for name, x in _named(params).items():
+        mask = _named(masks).get(name)
+        if mask is not None and np.ndim(x) == 2:
+            sparse = bilevel.export.to_csr(x)
+            for field in ("data", "indices", "indptr"):
+                arrays[f"params/{name}/{field}"] = getattr(sparse, field)
+            arrays[f"params/{name}/shape"] = np.array(sparse.shape)
+        else:
+            arrays[f"params/{name}"] = np.asarray(x)
+        if mask is not None:
+            arrays[f"masks/{name}"] = np.packbits(np.asarray(mask))
+    arrays |= {f"stats/{name}": np.asarray(x) for name, x in _named(stats).items()}
+    np.savez_compressed(folder / "pruned.npz", **arrays)
+    records.write_atomically(folder / "report.txt", f"{report}\n")
+    records.write_atomically(folder / "final.json", json.dumps(final, indent=2) + "\n")
+    pruning_plots.layers({folder.name: report}, folder / "layers.png")
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {bilevel.masks.path_name(p): x for p, x in pairs}
+
+
+def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
+    """Prunes what the flags say, and prints how it did and where it is left."""
+    try:
+        result = run(config, workdir, data_dir, stop=runtime.preemption())
+    except runtime.Preempted as stopped:
+        print(f"stopped after step {stopped.step}; the same command resumes {workdir}")
+        return runtime.PREEMPTED
+    if jax.process_index() == 0:
+        final = result.final
+        print((workdir / "report.txt").read_text(encoding="utf-8"))
+        if "dense/accuracy" in final:
+            print(f"dense accuracy   {100 * final['dense/accuracy']:.2f} %")
+        print(f"pruned accuracy  {100 * final['test/accuracy']:.2f} %")
+        print(f"kept             {100 * final['density']:.2f} % of the prunable weights")
+        print(f"cost             {final['seconds']:.1f} s, {final['gradients']:.0f} gradients")
+        print(f"config, checkpoints, pruned model and report: {workdir}")
+    return 0
+
+
+if __name__ == "__main__":
+    runtime.launch(main, "configs/pruning/digits.py")
