@@ -23,7 +23,7 @@ from experiments.train import Result
 # its rounds with IMP to a fiftieth.
 _done: collections.OrderedDict[tuple[str, ...], tuple[Any, dict[str, float]]]
 _done = collections.OrderedDict()
-_REMEMBERED = 32
+_REMEMBERED = 128
 _compiled: set[Any] = set()
 
 
@@ -52,12 +52,11 @@ def run(
       those after dense training; methods that prune at the start train once and count that.
     """
     job = pruning.job_of(config, data_dir)
-    dataset = pruning.dataset_of(config, data_dir)
+    dataset, evaluate = pruning.data_of(config, data_dir)
     state, stages = pruning.plan(job, config, dataset)
     folder = None if workdir is None else Path(workdir)
     if folder is not None:
         records.claim(folder, config)
-    evaluate = supervised.make_evaluate(job.model, dataset, config.eval_batch_size)
     rows, costs = [], []
     chain = (pruning.identity(config, data_dir),)
     total, before = sum(s.steps - s.start for s in stages), 0
@@ -186,7 +185,7 @@ def exported(job: Job, config: ConfigDict, stage: Stage, state: Any) -> tuple[An
 
 
 def _numbers(evaluate, params, stats) -> dict[str, float]:
-    state = supervised.TrainState(np.int32(0), params, stats, None)
+    state = supervised.TrainState(jax.numpy.int32(0), params, stats, None)
     return {f"test/{k}": float(v) for k, v in evaluate(state, "test").items()}
 
 
@@ -196,7 +195,7 @@ def _leave(folder, params, stats, masks, report, final) -> None:
 
     from experiments import pruning_plots
 
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     for name, x in _named(params).items():
         mask = _named(masks).get(name)
         if mask is not None and np.ndim(x) == 2:

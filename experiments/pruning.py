@@ -76,12 +76,21 @@ def identity(config: ConfigDict, data_dir: str | None) -> str:
     return json.dumps([tree, prune["split_by_seed"], at_init, data_dir], sort_keys=True)
 
 
-def dataset_of(config: ConfigDict, data_dir: str | None) -> data.Dataset:
-    """Returns the data, with a split of its own for each seed where there is no test file."""
-    options = config.data.options.to_dict()
+def data_of(config: ConfigDict, data_dir: str | None) -> tuple[data.Dataset, Any]:
+    """Returns the data, split anew for each seed if asked for, and ``evaluate(state, split)``."""
+    tree = json.loads(config.to_json_best_effort())
+    options = dict(tree["data"]["options"])
     if config.prune.split_by_seed:
         options["seed"] = config.seed
-    return data.load(config.data.name, data_dir, **options)
+    tree = [tree["data"]["name"], options, config.eval_batch_size]
+    return _data(job_of(config, data_dir), json.dumps(tree, sort_keys=True), data_dir)
+
+
+@functools.lru_cache(maxsize=16)
+def _data(job: Job, text: str, data_dir: str | None) -> tuple[data.Dataset, Any]:
+    name, options, batch_size = json.loads(text)
+    dataset = data.load(name, data_dir, **options)
+    return dataset, supervised.make_evaluate(job.model, dataset, batch_size)
 
 
 @functools.lru_cache(maxsize=8)
@@ -287,5 +296,5 @@ def _at_init(job, config, dataset, params, stats, key) -> Any:
         return job.model.apply(variables["params"], variables["stats"], x, train=False)[0]
 
     variables = {"params": params, "stats": stats}
-    ones = np.ones((1, *dataset.input_shape), np.float32)
+    ones = jax.numpy.ones((1, *dataset.input_shape))
     return bilevel.criteria.synflow_masks(forward, variables, ones, prune.density)["params"]

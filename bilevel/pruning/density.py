@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-__all__ = ["cubic", "exponential", "geometric", "geometric_rounds", "one_shot"]
+__all__ = ["cubic", "cubic_rounds", "exponential", "geometric", "geometric_rounds", "one_shot"]
 
 
 def _check(name: str, value: float) -> None:
@@ -111,3 +111,18 @@ def cubic(
     left = jnp.clip(updates * every - since, 0, updates * every) / (updates * every)
     sparsity = (1 - final) + ((1 - initial) - (1 - final)) * left**3
     return 1 - sparsity
+
+
+def cubic_rounds(final: float, updates: int, initial: float = 1.0) -> list[float]:
+    """The ``updates + 1`` densities that :func:`cubic` takes, ``initial`` and ``final`` exactly.
+
+    Example:
+      >>> import bilevel
+      >>> [round(d, 4) for d in bilevel.density.cubic_rounds(0.1, 3)]
+      [1.0, 0.3667, 0.1333, 0.1]
+    """
+    _check("final", final)
+    _check("initial", initial)
+    if updates < 1:
+        raise ValueError(f"updates must be >= 1, got {updates}")
+    return [final + (initial - final) * (1 - i / updates) ** 3 for i in range(updates + 1)]

@@ -103,16 +103,16 @@ def _alive(masks: dict[str, Any], chain: Chain) -> np.ndarray:
         if name not in masks:
             raise ValueError(f"{name} is no leaf; there are {', '.join(masks)}")
     made, read = masks[chain.producer], masks[chain.consumer]
-    alive = None
+    if made is None and read is None:
+        raise ValueError(f"neither {chain.producer} nor {chain.consumer} is masked")
+    alive: Any = None
     if made is not None:
         alive = np.asarray(made).any(tuple(range(made.ndim - 1)))
     if read is not None:
-        width = read.shape[-2] if alive is None else len(alive)
-        used = np.moveaxis(np.asarray(read), -2, -1).reshape(-1, read.shape[-2]).any(0)
-        used = used.reshape(-1, width).any(0)
-        alive = used if alive is None else alive & used
-    if alive is None:
-        raise ValueError(f"neither {chain.producer} nor {chain.consumer} is masked")
+        inputs = np.moveaxis(np.asarray(read), -2, 0).reshape(read.shape[-2], -1).any(1)
+        width = inputs.size if alive is None else alive.size
+        inputs = inputs.reshape(-1, width).any(0)
+        alive = inputs if alive is None else alive & inputs
     return alive
 
 

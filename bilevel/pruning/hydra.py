@@ -37,6 +37,7 @@ class Hydra:
     tx: optax.GradientTransformation
     density: float
     scope: str
+    compatibility: str | None
     rule: masks_lib.Rule | None
     axis_name: str | None
 
@@ -45,7 +46,10 @@ class Hydra:
     ) -> HydraState:
         """Starts from a dense model; default scores are :func:`bilevel.criteria.popup`."""
         params, stats = jax.tree.map(jnp.array, (params, stats))
-        scores = criteria.popup(params, self.rule) if scores is None else scores
+        if scores is None:
+            alias = self.compatibility is not None
+            start = masks_lib.prunable if alias else criteria.popup
+            scores = start(params, self.rule)
         scores = jax.tree.map(jnp.array, scores)
         drop = masks_lib.drop_counts(scores, self.density, self.scope)
         drop = jax.tree.map(lambda j: jnp.asarray(j, jnp.int32), drop)
@@ -69,8 +73,11 @@ class Hydra:
         masks = masks_lib.from_counts(scores, state.drop, self.scope)
         flips = masks_lib.count(jax.tree.map(jnp.logical_xor, state.masks, masks))
         metrics = {"loss": value, "density": masks_lib.density(masks), "flips": flips}
+        params = state.params
+        if self.compatibility:
+            params = masks_lib.map_leaves(lambda s, p: p if s is None else s, scores, params)
         state = state._replace(
-            count=state.count + 1, stats=stats, scores=scores, masks=masks, opt=opt
+            count=state.count + 1, params=params, stats=stats, scores=scores, masks=masks, opt=opt
         )
         return state, metrics
 
@@ -80,6 +87,7 @@ def hydra(
     density: float,
     *,
     scope: str = "layer",
+    compatibility: str | None = None,
     rule: masks_lib.Rule | None = None,
     axis_name: str | None = None,
 ) -> Hydra:
@@ -97,6 +105,8 @@ def hydra(
       tx: Optimizer of the scores.
       density: Share of each layer to keep, in (0, 1].
       scope: ``"layer"`` as in the paper, or ``"global"``.
+      compatibility: ``"official"`` for what the BiP authors' Hydra computes: scores and weights are
+        one tensor, so that the weights move with the scores. Their masks are cut globally.
       rule: Which leaves are prunable.
       axis_name: Mapped axis to average over inside the user's own ``pmap`` or ``shard_map``.
 
@@ -119,4 +129,6 @@ def hydra(
     if not 0 < density <= 1:
         raise ValueError(f"density must be in (0, 1], got {density}")
     masks_lib.check_structure("weight", scope)
-    return Hydra(tx, density, scope, rule, axis_name)
+    if compatibility not in (None, "official"):
+        raise ValueError(f"compatibility must be None or 'official', got {compatibility!r}")
+    return Hydra(tx, density, scope, compatibility, rule, axis_name)

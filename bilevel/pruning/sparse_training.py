@@ -99,7 +99,8 @@ def _with_rate(tx: optax.GradientTransformation) -> optax.GradientTransformation
     """``tx`` with its updates multiplied by ``update(..., rate=)``."""
     tx = optax.with_extra_args_support(tx)
 
-    def update(updates, state, params=None, *, rate, **extra_args):
+    def update(updates, state, params=None, **extra_args):
+        rate = extra_args.pop("rate")
         updates, state = tx.update(updates, state, params, **extra_args)
         return jax.tree.map(lambda u: u * rate.astype(u.dtype), updates), state
 
@@ -115,11 +116,11 @@ def _magnitude_masks(masks: Any, params: Any, drop: Any) -> Any:
 def _gradual(state: SparseState, ramp: Gradual) -> SparseState:
     since = state.count - ramp.start
     due = (since >= 0) & (since % ramp.every == 0) & (since <= ramp.updates * ramp.every)
-    n = sum(m.size for m in jax.tree.leaves(state.masks))
+    densities = density_lib.cubic_rounds(ramp.final, ramp.updates)
+    drops = jnp.array([masks_lib.drop_counts(state.masks, d) for d in densities], jnp.int32)
 
     def prune(masks, params):
-        kept = density_lib.cubic(state.count, **ramp._asdict())
-        masks = _magnitude_masks(masks, params, jnp.floor((1 - kept) * n).astype(jnp.int32))
+        masks = _magnitude_masks(masks, params, drops[since // ramp.every])
         return masks, masks_lib.apply(masks, params)
 
     masks, params = jax.lax.cond(due, prune, lambda m, p: (m, p), state.masks, state.params)

@@ -1,0 +1,107 @@
+"""The pruning main: every method runs, rounds resume bit-identically, what it leaves is right."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import bilevel
+from configs.pruning import digits
+from experiments import prune, pruning, pruning_plots, runtime
+
+
+def config(method, **changes):
+    c = digits.get_config("smoke")
+    c.model.options = {"widths": (16, 8)}
+    c.epochs, c.batch_size, c.log_every = 0.5, 128, 2
+    c.prune.rewind_epochs = 0.2
+    c.prune.method = method
+    for key, value in changes.items():
+        c.prune[key] = value
+    return c
+
+
+@pytest.mark.parametrize("method", pruning.METHODS)
+def test_every_method_ends_at_its_density(method):
+    result = prune.run(config(method, density=0.5), quiet=True)
+    total, goal = 64 * 16 + 16 * 8 + 8 * 10, 1.0 if method == "dense" else 0.5
+    assert abs(result.final["density"] - goal) <= 3 / total
+    assert 0 <= result.final["test/accuracy"] <= 1
+    steps = {"dense": 0, "bip": 10, "gmp": 15, "hydra": 10, "omp": 3}
+    if method in steps:
+        assert result.final["gradients"] == steps[method]
+    if method in pruning.AT_INIT:
+        assert result.final["gradients"] == 5
+    if method.startswith("imp"):
+        assert result.final["gradients"] == 3 * 3
+
+
+@pytest.mark.parametrize("method", ["imp", "bip"])
+def test_a_stopped_run_resumes_bit_identically(method, tmp_path):
+    c = config(method, density=0.5)
+    whole = prune.run(c, tmp_path / "whole", quiet=True)
+    stops = [7, 9]  # In the dense stage's successor: a round of IMP, the steps of BiP.
+    for stop in stops:
+        with pytest.raises(runtime.Preempted):
+            prune.run(c, tmp_path / "parts", quiet=True, stop=lambda t, s=stop: t >= s)
+    parts = prune.run(c, tmp_path / "parts", quiet=True)
+    for name in ("test/accuracy", "test/loss", "density"):
+        assert whole.final[name] == parts.final[name]
+    with (
+        np.load(tmp_path / "whole" / "pruned.npz") as a,
+        np.load(tmp_path / "parts" / "pruned.npz") as b,
+    ):
+        assert sorted(a) == sorted(b)
+        assert all(np.array_equal(a[k], b[k]) for k in a)
+    left = {p.name for p in (tmp_path / "whole").iterdir()}
+    assert left >= {"config.json", "final.json", "layers.png", "pruned.npz", "report.txt", "stages"}
+    assert json.loads((tmp_path / "whole" / "final.json").read_text())["density"] <= 0.51
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "bop"}, "unknown method 'bop'; the nearest are omp"),
+        ({"method": "imp", "rewind_epochs": 9.0}, r"rewind_epochs must be in \[0, 0.5\), got 9"),
+        ({"method": "imp", "density": 0.0}, r"density must be in \(0, 1\], got 0"),
+    ],
+)
+def test_bad_configs(changes, message):
+    with pytest.raises(ValueError, match=message):
+        prune.run(config(**changes), quiet=True)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    prune.run(config("omp", density=0.5), tmp_path, quiet=True)
+    other = config("omp", density=0.5)
+    other.model.options = {"widths": (16, 9)}
+    with pytest.raises(ValueError, match="holds a run of another config"):
+        prune.run(other, tmp_path, quiet=True)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ValueError, match="of another model or optimizer"):
+        prune.run(other, tmp_path, quiet=True)
+
+
+def test_path_hits_its_stops():
+    got = pruning.path(0.02, (0.2, 0.1, 0.05, 0.02))
+    assert len(got) == 17
+    assert {0.2, 0.1, 0.05, 0.02} <= set(got)
+    assert got[:7] == pruning.path(0.2, (0.2, 0.1, 0.05, 0.02))
+
+
+def test_pictures(tmp_path):
+    masks = {
+        k: {"w": jax.random.bernoulli(jax.random.key(i), 0.5, (9, 9))} for i, k in enumerate("ab")
+    }
+    values = pruning_plots.overlap(masks, tmp_path / "overlap.png")
+    assert values[0, 0] == 1
+    assert values[0, 1] == values[1, 0] < 1
+    params = {"w": np.ones((9, 9), np.float32)}
+    reports = {k: bilevel.sparsity_report(params, m) for k, m in masks.items()}
+    pruning_plots.layers(reports, tmp_path / "layers.png")
+    points = {"BiP": [(80.0, [0.9, 0.91]), (90.0, [0.8, 0.82])]}
+    pruning_plots.against(points, tmp_path / "sparsity.png", "sparsity (%)", log=False)
+    assert all(
+        (tmp_path / f"{n}.png").stat().st_size > 1000 for n in ("overlap", "layers", "sparsity")
+    )

@@ -1,0 +1,84 @@
+"""Sparse storage, and models that are physically smaller with the same outputs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.sparse
+
+import bilevel
+from bilevel import export
+from experiments import models
+
+
+def test_csr_and_bcsr_equal_scipys():
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((12, 20)).astype(np.float32) * (rng.random((12, 20)) < 0.1)
+    ours, theirs = export.to_csr(w), scipy.sparse.csr_array(w)
+    for field in ("data", "indices", "indptr"):
+        assert np.array_equal(getattr(ours, field), getattr(theirs, field))
+    assert np.array_equal(export.to_dense(ours), w)
+    ours, theirs = export.to_bcsr(w, (3, 4)), scipy.sparse.bsr_array(w, blocksize=(3, 4))
+    assert np.array_equal(ours.indptr, theirs.indptr)
+    assert np.array_equal(export.to_dense(ours), w)
+    assert export.to_csr(w).nbytes < w.nbytes / 2
+    with pytest.raises(ValueError, match="matrix of blocks"):
+        export.to_bcsr(w, (5, 4))
+
+
+CNN = [
+    export.Chain("conv_0/kernel", ("conv_0/bias",), "conv_1/kernel"),
+    export.Chain("conv_1/kernel", ("conv_1/bias",), "hidden/kernel"),
+]
+RESNET = [
+    export.Chain(
+        f"block_{i}_{j}/conv_0/kernel",
+        tuple(f"block_{i}_{j}/norm_0/{k}" for k in ("scale", "bias", "mean", "var")),
+        f"block_{i}_{j}/conv_1/kernel",
+    )
+    for i in range(3)
+    for j in range(3)
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "chains", "structure"),
+    [("cnn", CNN, "filter"), ("cnn", CNN, "channel"), ("resnet20", RESNET, "filter")],
+)
+def test_smaller_model_has_the_masked_models_outputs(name, chains, structure):
+    model = models.build(name, input_shape=(16, 16, 3), num_classes=5)
+    params, stats = model.init(jax.random.key(0))
+    keys = iter(jax.random.split(jax.random.key(1), 200))
+    noisy = lambda x: x + 0.3 * jax.random.uniform(next(keys), x.shape)  # noqa: E731
+    params, stats = jax.tree.map(noisy, (params, stats))  # Biases and norms that matter.
+    scores = bilevel.masks.prunable(params, structure=structure)
+    masks = bilevel.masks.from_scores(scores, 0.5, structure=structure)
+    masks = export.tie(params, masks, chains) if structure == "filter" else masks
+    small, small_stats = export.shrink(params, stats, masks, chains)
+    x = jax.random.normal(jax.random.key(2), (4, 16, 16, 3))
+    masked, _ = model.apply(bilevel.masks.apply(masks, params), stats, x, train=False)
+    smaller, _ = jax.jit(lambda p, s, x: model.apply(p, s, x, train=False))(small, small_stats, x)
+    np.testing.assert_allclose(smaller, masked, rtol=1e-4, atol=1e-5 * np.abs(masked).max())
+    count = lambda tree: sum(v.size for v in jax.tree.leaves(tree))  # noqa: E731
+    assert count(small) < 0.75 * count(params)
+
+
+def test_a_filter_that_only_has_a_bias_left_is_silenced():
+    params = {"a": jnp.ones((3, 4)), "b": jnp.arange(4.0), "c": jnp.ones((4, 2))}
+    masks = {"a": jnp.array([[True, False, True, True]] * 3), "b": None, "c": None}
+    chains = [export.Chain("a", ("b",), "c")]
+    tied = export.tie(params, masks, chains)
+    assert np.array_equal(tied["b"], [True, False, True, True])
+    small, _ = export.shrink(params, {}, tied, chains)
+    assert np.array_equal(small["b"], [0.0, 2.0, 3.0])
+
+
+def test_bad_chains():
+    params = {"a": jnp.ones((3, 4)), "c": jnp.ones((4, 2))}
+    masks = {"a": jnp.zeros((3, 4), bool), "c": None}
+    with pytest.raises(ValueError, match="no channel is left between a and c"):
+        export.shrink(params, {}, masks, [export.Chain("a", (), "c")])
+    with pytest.raises(ValueError, match="x is no leaf; there are a, c"):
+        export.shrink(params, {}, masks, [export.Chain("a", (), "x")])
+    with pytest.raises(ValueError, match="neither a nor c"):
+        export.shrink(params, {}, {"a": None, "c": None}, [export.Chain("a", (), "c")])

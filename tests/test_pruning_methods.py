@@ -1,0 +1,309 @@
+"""What solvers do beyond the records: hypergradient, devices, rounds, populations, errors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen, nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+import bilevel
+import optim
+from tests.test_pruning_bip import at, gap, load, mlp_loss, torch_sgd
+
+
+def problem(seed=0, n=32):
+    rng = np.random.default_rng(seed)
+    params = {
+        f"fc{i}": {
+            "kernel": rng.standard_normal(s).astype(np.float32) / 2,
+            "bias": np.zeros(s[0], np.float32),
+        }
+        for i, s in enumerate([(12, 6), (3, 12)])
+    }
+
+    def batch():
+        x = rng.standard_normal((n, 6)).astype(np.float32)
+        return x, (x[:, 0] > 0).astype(np.int32) + (x[:, 1] > 0)
+
+    return params, batch
+
+
+@pytest.mark.parametrize("alias", [False, True])
+def test_hydra_replays_the_authors_code(alias):
+    record = load(f"hydra_mlp_official_{'alias' if alias else 'clone'}")
+    with jax.enable_x64(True):
+        solver = bilevel.hydra(
+            torch_sgd(record["lr_w"], record),
+            float(record["k"]),
+            scope="global",
+            compatibility="official" if alias else None,
+        )
+        params, _, scores, _ = at(record, 0)
+        state = solver.init(mlp_loss, params, scores=scores)
+        step = jax.jit(solver.step)
+        for t in range(len(record["loss_u"])):
+            batch = record["xu"][t].astype(float), record["yu"][t]
+            state, metrics = step(state, batch)
+            params, _, scores, masks = at(record, t + 1)
+            assert all(map(np.array_equal, *map(jax.tree.leaves, (state.masks, masks))))
+            assert gap(state.scores, scores) < 1e-9
+            assert gap(state.params, params) < 1e-9
+            assert abs(float(metrics["loss"]) - record["loss_u"][t]) < 1e-9
+
+
+def test_hypergradient_against_finite_differences_of_the_true_objective():
+    # Lower level: min over theta of f(m theta) + gamma/2 |theta|^2 with f(z) = b'z + h/2 z'Az. The
+    # paper drops the Hessian of f: its hypergradient is exact for h = 0, and off by O(h) else.
+    rng = np.random.default_rng(0)
+    n, gamma = 5, 0.7
+    with jax.enable_x64(True):
+        root = rng.standard_normal((n, n))
+        A, b, c = root @ root.T, rng.standard_normal(n), rng.standard_normal(n)
+        m = np.array([1.0, 0.0, 1.0, 1.0, 0.0])
+
+        def solve(m, h):
+            M = jnp.diag(m)
+            return jnp.linalg.solve(h * M @ A @ M + gamma * jnp.eye(n), -m * b)
+
+        def loss(params, batch):
+            z = params["w"][:, 0]
+            return (b @ z + 0.5 * batch * z @ A @ z) + 0 * c @ z
+
+        def true(h, eps=1e-6):
+            def value(m):
+                return loss({"w": (m * solve(m, h))[:, None]}, h)
+
+            steps = np.eye(n) * eps
+            return np.array([(value(m + e) - value(m - e)) / (2 * eps) for e in steps])
+
+        def paper(h):
+            # A step of size one down the scores shows the hypergradient.
+            solver = bilevel.bip(optax.sgd(0.0), optax.sgd(1.0), 0.6, gamma=gamma)
+            theta = solve(m, h)[:, None]
+            state = solver.init(loss, {"w": theta}, scores={"w": jnp.asarray(m + 1.0)[:, None]})
+            state = state._replace(masks={"w": jnp.asarray(m)[:, None] > 0})
+            new, _ = solver.step(state, (h, h))
+            return np.asarray(state.scores["w"] - new.scores["w"])[:, 0]
+
+        assert np.abs(paper(0.0) - true(0.0)).max() < 1e-8
+        gaps = [np.abs(paper(h) - true(h)).max() for h in (2e-4, 1e-4)]
+        assert gaps[1] > 1e-5
+        assert 1.8 < gaps[0] / gaps[1] < 2.2
+
+
+def bip_solver(axis_name=None):
+    lower = optax.chain(optax.add_decayed_weights(1e-3), optax.sgd(0.1, momentum=0.9))
+    return bilevel.bip(lower, optax.sgd(1.0, momentum=0.9), 0.3, gamma=2.0, axis_name=axis_name)
+
+
+def test_eight_devices_equal_one_and_pmap_and_shard_map():
+    params, batch = problem()
+    solver, mapped = bip_solver(), bip_solver("data")
+    batches = [(batch(), batch()) for _ in range(4)]
+    one = solver.init(mlp_loss, params)
+    step = jax.jit(solver.step)
+    mesh = optim.parallel.data_mesh()
+    whole, split = (NamedSharding(mesh, PartitionSpec(*p)) for p in ((), ("data",)))
+    many = jax.device_put(one, whole)
+    rows = jax.tree.map(lambda x: jnp.stack([x] * 8), one)
+    pmapped = jax.pmap(mapped.step, axis_name="data")
+    spec = PartitionSpec()
+    sharded = jax.jit(
+        jax.shard_map(
+            mapped.step, mesh=mesh, in_specs=(spec, PartitionSpec("data")), out_specs=(spec, spec)
+        )
+    )
+    inside = many
+    for b in batches:
+        one, metrics = step(one, b)
+        many, _ = step(many, jax.device_put(b, split))
+        inside, _ = sharded(inside, jax.device_put(b, split))
+        rows, _ = pmapped(rows, jax.tree.map(lambda x: x.reshape(8, -1, *x.shape[1:]), b))
+    assert float(metrics["flips"]) >= 0
+    for other in (many, inside, jax.tree.map(lambda x: x[0], rows)):
+        for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+
+
+def test_bip_resumes_bit_identically_and_stacks_of_densities_equal_single_runs():
+    params, batch = problem()
+    solver = bip_solver()
+    data = [(batch(), batch()) for _ in range(6)]
+    run = optim.loop.run
+    options = {"steps_per_call": 3}
+    whole = run(solver.step, solver.init(mlp_loss, params), lambda s: iter(data[s:]), 6, **options)
+    kept = {}
+    hook = (3, lambda t, s: kept.setdefault(t, jax.tree.map(np.array, s)))
+    first = solver.init(mlp_loss, params)
+    run(solver.step, first, lambda s: iter(data[s:]), 6, hooks=[hook], **options)
+    again = run(solver.step, kept[3], lambda s: iter(data[s:]), 6, start=3, **options)
+    assert all(map(np.array_equal, jax.tree.leaves(whole), jax.tree.leaves(again)))
+
+    states = [solver.init(mlp_loss, params, density=d) for d in (0.3, 0.1)]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *states)
+    stacked = run(
+        solver.step, stacked, lambda s: iter(data[s:]), 6, replicas=2, vmap=True, **options
+    )
+    assert gap(jax.tree.map(lambda x: x[0], stacked.params), whole.params) < 1e-5
+    each = [jax.tree.map(lambda x, i=i: x[i], stacked.masks) for i in (0, 1)]
+    kept = [int(bilevel.masks.count(masks)) for masks in each]
+    total = sum(x.size for x in jax.tree.leaves(states[0].scores))
+    assert kept == [total - int(0.7 * total), total - int(0.9 * total)]
+
+
+def test_rounds_do_not_recompile_and_rewind_what_they_say():
+    params, batch = problem()
+    tx = optax.chain(optax.add_decayed_weights(1e-2), optax.sgd(0.1, momentum=0.9))
+    solver = bilevel.sparse_training(tx)
+    traces = []
+
+    @jax.jit
+    def step(state, batch):
+        traces.append(0)
+        return solver.step(state, batch)
+
+    b = batch()
+    state = solver.init(mlp_loss, params)
+    start = jax.tree.map(np.array, state.params)
+    for _ in range(3):
+        state, _ = step(state, b)
+    state = bilevel.set_anchor(state)
+    anchor = jax.tree.map(np.array, state.params)
+    kernels = bilevel.masks.prunable(params)
+    for density in (0.8, 0.64, 0.5):
+        for _ in range(3):
+            state, _ = step(state, b)
+        before = state
+        drop = bilevel.masks.drop_counts(kernels, density)
+        state = bilevel.next_round(before, np.int32(drop))
+        expected = bilevel.masks.apply(state.masks, anchor)
+        assert all(map(np.array_equal, *map(jax.tree.leaves, (state.params, expected))))
+        assert float(bilevel.masks.density(state.masks)) == pytest.approx(density, abs=0.01)
+        grown = jax.tree.map(lambda new, old: (new & ~old).any(), state.masks, before.masks)
+        assert not any(jax.tree.leaves(grown))
+        moments = [x for x in jax.tree.leaves(state.opt.inner_state) if x.ndim]
+        assert all((x == 0).all() for x in moments)
+        state, _ = step(state, b)
+        zero = bilevel.masks.apply(jax.tree.map(jnp.logical_not, state.masks), state.params)
+        dead = bilevel.masks.map_leaves(lambda m, z: None if m is None else z, state.masks, zero)
+        assert all((x == 0).all() for x in jax.tree.leaves(dead))
+    assert len(traces) == 1
+    tuned = bilevel.next_round(before, np.int32(drop), style="finetune", rate=2.0)
+    expected = bilevel.masks.apply(tuned.masks, before.params)
+    assert all(map(np.array_equal, *map(jax.tree.leaves, (tuned.params, expected))))
+    fresh = bilevel.next_round(before, np.int32(drop), style="reinit", fresh=start)
+    expected = bilevel.masks.apply(tuned.masks, start)
+    assert all(map(np.array_equal, *map(jax.tree.leaves, (fresh.params, expected))))
+    doubled, _ = step(tuned, b)
+    single, _ = step(tuned._replace(rate=jnp.float32(1.0)), b)
+    moved = [jax.tree.map(lambda a, c: a - c, s.params, tuned.params) for s in (doubled, single)]
+    assert gap(moved[0], jax.tree.map(lambda x: 2 * np.asarray(x), moved[1])) < 1e-6
+
+
+def test_gradual_pruning_follows_the_cubic_and_ends_at_its_density():
+    params, batch = problem()
+    ramp = bilevel.Gradual(0.1, start=2, updates=3, every=2)
+    solver = bilevel.sparse_training(optax.sgd(0.05), gradual=ramp)
+    state, step, b = solver.init(mlp_loss, params), jax.jit(solver.step), batch()
+    total = sum(x.size for x in jax.tree.leaves(bilevel.masks.prunable(params)))
+    for t in range(11):
+        state, metrics = step(state, b)
+        target = float(bilevel.density.cubic(t, **ramp._asdict()))
+        assert abs(float(metrics["density"]) - target) <= 1.01 / total
+
+
+class Net(nnx.Module):
+    def __init__(self, rngs):
+        self.embed = nnx.Embed(7, 4, rngs=rngs)
+        self.norm = nnx.LayerNorm(4, rngs=rngs)
+        self.dense = nnx.Linear(4, 6, rngs=rngs)
+        self.head = nnx.Linear(6, 3, use_bias=False, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(nnx.relu(self.dense(self.norm(self.embed(x)))))
+
+
+class LinenNet(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        x = linen.LayerNorm()(linen.Embed(7, 4)(x))
+        return linen.Dense(3, use_bias=False)(linen.relu(linen.Dense(6)(x)))
+
+
+@pytest.mark.parametrize("kind", ["nnx", "linen"])
+def test_flax_models_with_biases_norms_and_embeddings(kind):
+    x, y = np.arange(8) % 7, np.arange(8) % 3
+    if kind == "nnx":
+        graph, params, rest = nnx.split(Net(nnx.Rngs(0)), nnx.Param, ...)
+
+        def apply(params, x):
+            return nnx.merge(graph, params, rest)(x)
+
+    else:
+        module = LinenNet()
+        params = module.init(jax.random.key(0), x)["params"]
+
+        def apply(params, x):
+            return module.apply({"params": params}, x)
+
+    def loss(params, batch):
+        logits = apply(params, batch[0])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch[1]).mean()
+
+    with jax.numpy_rank_promotion("allow"):
+        scores = bilevel.criteria.magnitude(params)
+        assert sorted(np.shape(s) for s in jax.tree.leaves(scores)) == [(4, 6), (6, 3)]
+        masks = bilevel.masks.from_scores(scores, 0.25)
+        tx = bilevel.sparse(optax.adamw(0.1), masks)
+        state = tx.init(params)
+        grads = jax.grad(loss)(params, (x, y))
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        report = bilevel.sparsity_report(params, masks)
+        assert report.prunable.kept == 42 - int(0.75 * 42)
+        zeros = sum(int((v == 0).sum()) for v in jax.tree.leaves(bilevel.masks.prunable(params)))
+        assert zeros == int(0.75 * 42)
+        solver = bilevel.bip(optax.sgd(0.1), optax.sgd(1.0), 0.25)
+        bip_state, metrics = solver.step(solver.init(loss, params), ((x, y), (x, y)))
+        assert np.isfinite(float(metrics["loss_upper"]))
+        assert jax.tree.structure(solver.export(bip_state)[0]) == jax.tree.structure(params)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"density": 0.0}, r"density must be in \(0, 1\], got 0.0"),
+        ({"density": 1.2}, r"density must be in \(0, 1\], got 1.2"),
+        ({"gamma": 0.0}, "gamma must be > 0, got 0.0"),
+        ({"implicit": "exact"}, "implicit must be"),
+        ({"compatibility": "torch"}, "compatibility must be"),
+        ({"structure": "rows"}, "structure must be"),
+        ({"lower_steps": 0}, "lower_steps must be >= 1"),
+        ({"scope": "all"}, "scope must be"),
+    ],
+)
+def test_bip_refuses_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        bilevel.bip(optax.sgd(0.1), optax.sgd(0.1), **{"density": 0.5, **options})
+
+
+def test_bip_refuses_bad_batches_losses_and_models():
+    params, batch = problem()
+    solver = bip_solver()
+    state, b = solver.init(mlp_loss, params), batch()
+    with pytest.raises(ValueError, match=r"batch must be \(batch_lower, batch_upper\)"):
+        solver.step(state, {"x": b})
+    with pytest.raises(ValueError, match="differ in structure"):
+        solver.step(state, (b, {"x": b[0]}))
+    with pytest.raises(ValueError, match="loss must return a scalar"):
+        solver.step(solver.init(lambda p, b: b[0], params), (b, b))
+    with pytest.raises(ValueError, match="no leaf is prunable"):
+        solver.init(mlp_loss, {"bias": jnp.ones(3)})
+    with pytest.raises(ValueError, match="scores do not fit"):
+        solver.init(mlp_loss, params, scores={"fc0": None})
+    with pytest.raises(ValueError, match="style must be"):
+        bilevel.next_round(None, 1, style="forget")
+    with pytest.raises(ValueError, match="fresh parameters"):
+        bilevel.next_round(None, 1, style="reinit")
