@@ -135,9 +135,10 @@ def _train(
     stopped: list[int] = []
     if place is not None:
         store = checkpoints.Checkpoints(place, keep=config.keep)
-        found = store.restore((state, np.float32(0.0)))
+        found = store.restore((state, jax.numpy.float32(0.0)))
         if found is not None:
             (state, spent), start = found
+            spent = float(spent)
     if start < stage.steps and (stage.step, prepare, mesh) not in _compiled:
         few = min(stage.steps, start + config.log_every)
         loop(jax.tree.map(jax.numpy.copy, state), few, start)
@@ -145,7 +146,7 @@ def _train(
     clock = time.process_time()
 
     def seconds():
-        return np.float32(spent + time.process_time() - clock)
+        return jax.numpy.float32(spent + time.process_time() - clock)
 
     def save(step, state):
         if store is not None:

@@ -28,13 +28,13 @@ def test_every_method_ends_at_its_density(method):
     total, goal = 64 * 16 + 16 * 8 + 8 * 10, 1.0 if method == "dense" else 0.5
     assert abs(result.final["density"] - goal) <= 3 / total
     assert 0 <= result.final["test/accuracy"] <= 1
-    steps = {"dense": 0, "bip": 10, "gmp": 15, "hydra": 10, "omp": 3}
+    steps = {"dense": 0, "bip": 12, "gmp": 18, "hydra": 12, "omp": 4}
     if method in steps:
         assert result.final["gradients"] == steps[method]
     if method in pruning.AT_INIT:
-        assert result.final["gradients"] == 5
+        assert result.final["gradients"] == 6
     if method.startswith("imp"):
-        assert result.final["gradients"] == 3 * 3
+        assert result.final["gradients"] == 3 * 4
 
 
 @pytest.mark.parametrize("method", ["imp", "bip"])
