@@ -71,6 +71,19 @@ def test_selection_is_the_stable_sorts(shapes):
             for absolute in (True, False):
                 got = np.concatenate([np.ravel(m) for m in drop(leaves, j, absolute)])
                 assert np.array_equal(got, stable(leaves, j, absolute)), (kind, j, absolute)
+                got = select.drop_smallest_on_host(leaves, j, absolute)
+                got = np.concatenate([np.ravel(m) for m in got])
+                assert np.array_equal(got, stable(leaves, j, absolute)), (kind, j, absolute)
+
+
+def test_large_concrete_scores_take_the_partition_and_traced_ones_do_not():
+    x = np.random.default_rng(0).standard_normal(2**20).astype(np.float32)
+    assert select.on_host([x])
+    assert not select.on_host([x[1:]])
+    masks = bilevel.masks.from_scores({"w": x}, 0.1)
+    assert int(masks["w"].sum()) == 2**20 - int(0.9 * 2**20)
+    traced = jax.eval_shape(lambda w: bilevel.masks.from_scores({"w": w}, 0.1), x)
+    assert traced["w"].shape == x.shape
 
 
 def test_one_program_for_every_density_and_stacks_of_them():

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from bilevel.pruning.select import drop_smallest
+from bilevel.pruning.select import drop_smallest, drop_smallest_on_host, on_host
 
 __all__ = [
     "apply",
@@ -350,6 +350,9 @@ def from_scores(
     if p not in (1, 2):
         raise ValueError(f"p must be 1 or 2, got {p}")
     counts = drop_counts(scores, density, scope, structure, **axes)
+    leaves, treedef = jax.tree.flatten(scores)
+    if structure == "weight" and scope != "layer" and not min_keep and on_host(leaves):
+        return jax.tree.unflatten(treedef, drop_smallest_on_host(leaves, counts, absolute))
     return from_counts(scores, counts, scope, structure, min_keep, absolute=absolute, p=p, **axes)
 
 

@@ -6,16 +6,17 @@ small sample's quantiles, and interpolating, a few passes find it exactly, where
 million numbers takes seconds on a CPU (``benchmarks/pruning.py`` has the measurement).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-__all__ = ["Threshold", "drop_smallest", "find", "keys"]
+__all__ = ["Threshold", "drop_smallest", "drop_smallest_on_host", "find", "keys", "on_host"]
 
 _SAMPLE = 4096
+_LARGE = 2**20
 
 
 class Threshold(NamedTuple):
@@ -170,3 +171,36 @@ def drop_smallest(leaves: list[jax.Array], j: jax.Array | int, absolute: bool) -
         return kept
 
     return lax.cond(ties == 0, without_ties, with_ties)
+
+
+def on_host(leaves: list[Any]) -> bool:
+    """Whether numpy's partition is the faster way: many concrete floats in a CPU's memory."""
+    if any(isinstance(x, jax.core.Tracer) for x in leaves):
+        return False
+    single = all(not isinstance(x, jax.Array) or len(x.devices()) == 1 for x in leaves)
+    floats = all(x.dtype in (np.float32, np.float64) for x in leaves)
+    large = sum(x.size for x in leaves) >= _LARGE
+    return jax.default_backend() == "cpu" and single and floats and large
+
+
+def drop_smallest_on_host(leaves: list[Any], j: int, absolute: bool) -> list[jax.Array]:
+    """:func:`drop_smallest` by one partition in numpy: the same masks, in a fifth of the time."""
+    views = [np.asarray(x) for x in leaves]
+    flat = np.concatenate([x.ravel() for x in views])
+    if absolute:
+        np.abs(flat, out=flat)
+    if j == flat.size:
+        return [jnp.zeros(x.shape, bool) for x in views]
+    flat.partition(j)
+    threshold = flat[j]
+    ties = int((flat[:j] == threshold).sum())
+    masks = []
+    for x in views:
+        x = np.abs(x) if absolute else x
+        mask = ~(x < threshold)
+        if ties:
+            first = np.flatnonzero(x == threshold)[:ties]
+            mask.reshape(-1)[first] = False
+            ties -= len(first)
+        masks.append(jnp.asarray(mask))
+    return masks
