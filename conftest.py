@@ -3,9 +3,10 @@
 import os
 from pathlib import Path
 
-os.environ.setdefault(
-    "NPROC", "2"
-)  # XLA:CPU splits work by core count, and the split changes bits.
+# XLA:CPU splits work by core count, and the split changes bits.
+os.environ.setdefault("NPROC", "2")
+# Nine tenths of the time is the compilation of programs that then run for milliseconds.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
 
 import jax
 

@@ -268,8 +268,8 @@ def frugal(
       >>> state[0].inner[0].mu.shape  # One slot for the two matrices.
       (1, 2, 2)
       >>> updates, state = tx.update(params, state, params)
-      >>> optax.apply_updates(params, updates)["bias"].round(3)
-      Array([0.9, 0.9], dtype=float32)
+      >>> [f"{x:.3f}" for x in optax.apply_updates(params, updates)["bias"]]
+      ['0.900', '0.900']
 
     References:
       Zmushko et al., `FRUGAL: Memory-Efficient Optimization by Reducing State Overhead for Scalable
