@@ -106,9 +106,10 @@ def main() -> None:
         outputs = [p.communicate(timeout=300)[0].strip().splitlines()[-1] for p in processes]
         print(f"SIGTERM to process 1: statuses {[p.returncode for p in processes]}")
         print("  with: " + "; ".join(o[:60] for o in outputs))
-        codes = finish(start(workdir, 2, steps=1000, every=100))
-        same = rows(workdir)[-1] == rows(folder / "calm")[-1]
-        print(f"  rerun: statuses {codes}, same last line: {same}")
+        for run in ("rerun", "once more"):
+            codes = finish(start(workdir, 2, steps=1000, every=100))
+            same = rows(workdir) == rows(folder / "calm")
+            print(f"  {run}: statuses {codes}, same lines: {same}")
 
 
 if __name__ == "__main__":

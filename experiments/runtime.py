@@ -1,6 +1,7 @@
 """What every main shares: processes, signals, the compilation cache, one-line errors."""
 
 import hashlib
+import itertools
 import os
 import signal
 import sys
@@ -90,7 +91,9 @@ def preemption() -> Callable[[int], bool]:
     In a run of several processes the first to be told makes all agree on one later step.
     """
     if jax.process_count() > 1:
-        return multihost_utils.reached_preemption_sync_point
+        # Processes agree on one of the coming polls by its number, so that must rise by ones.
+        poll = itertools.count()
+        return lambda step: multihost_utils.reached_preemption_sync_point(next(poll))
     told = []
 
     def note(signum, _):

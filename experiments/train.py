@@ -153,6 +153,8 @@ def run_population(
         )
         if stopped:
             save(stopped[0], state)
+            if store is not None:
+                store.close()
             raise runtime.Preempted(stopped[0])
         finals = {
             f"{split}/{k}": v
@@ -169,8 +171,9 @@ def run_population(
     sizes = supervised.sizes(state, many)
     results = []
     for r, (file, folder) in enumerate(zip(files, folders, strict=True)):
-        last = next(row for row in reversed(file.rows) if "loss" in row)
-        final = {f"train/{k}": float(last[k]) for k in ("loss", "accuracy")}
+        # Only the first process has the lines of a run that was already complete.
+        last = next((row for row in reversed(file.rows) if "loss" in row), {})
+        final = {f"train/{k}": float(last.get(k, "nan")) for k in ("loss", "accuracy")}
         final |= {k: float(v[r] if np.ndim(v) else v) for k, v in finals.items()} | sizes
         if folder is not None and lead:
             records.draw_curves(file.rows, folder / "curves.png", str(folder))
