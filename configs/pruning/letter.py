@@ -3,7 +3,7 @@
     python -m experiments.prune --config=configs/pruning/letter.py --data_dir=DATA \
         --config.prune.method=bip --config.prune.density=0.02
 
-Expected: MEASURED
+No result is recorded yet.
 """
 
 from configs.pruning.common import pruning

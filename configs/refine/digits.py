@@ -3,7 +3,7 @@
     python -m experiments.refine --config=configs/refine/digits.py
 
 A pilot with linear decay at each learning rate, refinement from the norms of the best one, then
-five seeds of each schedule at each learning rate. Expected: results/refine/digits.
+five seeds of each schedule at each learning rate. No result is recorded yet.
 """
 
 from ml_collections import ConfigDict
