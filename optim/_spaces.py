@@ -25,6 +25,8 @@ class Space(NamedTuple):
 
 
 class Leaf(NamedTuple):
+    """A projectable leaf: its path, and whether its first axis stacks layers."""
+
     path: str
     stacked: bool
 
@@ -35,8 +37,7 @@ def _per_tensor(leaf: Leaf, f: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def zeros(low: jax.ShapeDtypeStruct, owners: list[Any]) -> jax.Array:
-    # Zeros sharded as their owners are, on the axes that the low-dimensional array shares with
-    # them: the last ones, of equal size.
+    """Zeros sharded as their owners are, on the last axes, where both have the same size."""
     shardings = {getattr(x, "sharding", None) for x in owners if not isinstance(x, jax.core.Tracer)}
     shape, ndim = owners[0].shape, len(low.shape)
     lead = ndim - len(shape)
@@ -51,6 +52,8 @@ def zeros(low: jax.ShapeDtypeStruct, owners: list[Any]) -> jax.Array:
 
 
 def leafwise(subspace: Subspace, inner, free, leaves: list[Leaf], density: float) -> Space:
+    """The space of a subspace that each leaf selects by itself."""
+
     def select(key, interval, step, grads):
         out = {}
         for leaf, g in zip(leaves, grads, strict=True):
@@ -97,6 +100,7 @@ def leafwise(subspace: Subspace, inner, free, leaves: list[Leaf], density: float
 def blockwise(
     block: Block, inner, elementwise, free, leaves: list[Leaf], xs: list[Any], density: float
 ) -> Space:
+    """The space of whole tensors, selected among all leaves ``xs``."""
     plan = _blocks.plan(
         block,
         density,
