@@ -11,7 +11,16 @@ import optax
 import pytest
 
 from configs import digits
-from experiments import checkpoints, optimizers, records, runtime, supervised, train
+from experiments import (
+    checkpoints,
+    data,
+    models,
+    optimizers,
+    records,
+    runtime,
+    supervised,
+    train,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +71,20 @@ def test_a_run_leaves_its_files_and_repeats_them(tmp_path):
     again = train.run(config_of(), None, quiet=True)
     assert untimed(again.history) == untimed(result.history)
     assert again.final == result.final
+
+
+def test_evaluation_counts_every_example_once():
+    config = config_of(eval_batch_size=100)  # 144 examples: the second batch is padded.
+    state, _ = supervised.start(supervised.job_of(config, None), [config])
+    means = supervised.job_of(config, None).evaluate(state, "valid")
+    dataset = data.load("digits")
+    model = models.build("mlp", input_shape=(8, 8, 1), num_classes=10, widths=(16,))
+    x = dataset.valid["image"].astype(np.float32) / 16.0
+    logits, _ = model.apply(state.params, state.stats, x, train=False)
+    label = dataset.valid["label"]
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    np.testing.assert_allclose(means["loss"], loss.mean(), rtol=1e-5)
+    np.testing.assert_allclose(means["accuracy"], (logits.argmax(-1) == label).mean(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("at", [10, 25])
@@ -327,7 +350,6 @@ def test_linen_models_train_in_the_same_loop():
     from flax import linen
 
     import optim
-    from experiments import data, models
 
     class Net(linen.Module):
         @linen.compact
