@@ -111,7 +111,7 @@ def machine() -> str:
         models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
         name = models[0] if models else name
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cores} cores of {name}, CPU only"
+    return f"{cores} core{'s' * (cores > 1)} of {name}, CPU only"
 
 
 def source() -> str:

@@ -18,15 +18,15 @@ TABLE = {
     },
     "grid": {
         "AdamW": (
-            "optimizer.learning_rate=[3e-5, 1e-4, 3e-4, 1e-3, 3e-3],"
+            "optimizer.learning_rate=[1e-4, 3e-4, 1e-3, 3e-3, 1e-2],"
             "optimizer.weight_decay=[0.0, 0.1, 1.0, 10.0]"
         ),
         "SGDM": (
             "optimizer.learning_rate=[3e-3, 1e-2, 3e-2, 1e-1, 3e-1],"
-            "optimizer.weight_decay=[0.0, 1e-5, 1e-4, 1e-3]"
+            "optimizer.weight_decay=[0.0, 1e-4, 1e-3, 1e-2]"
         ),
         "Lion": (
-            "optimizer.learning_rate=[3e-5, 1e-4, 3e-4, 1e-3, 3e-3],"
+            "optimizer.learning_rate=[1e-4, 3e-4, 1e-3, 3e-3, 1e-2],"
             "optimizer.weight_decay=[0.0, 0.1, 1.0, 10.0]"
         ),
     },
