@@ -153,12 +153,16 @@ def torch_runners(shapes) -> dict:
 
 
 def timing(report, shapes, runners: dict, baseline: str, partners: dict) -> None:
-    """Rounds of one step of each, in turns; ratios are medians over rounds."""
+    """Rounds of one step of each, in random order; ratios are medians over rounds.
+
+    The order matters: whoever comes after one that allocates pays for the memory given back.
+    """
     times = {name: [] for name in runners}
+    rng = np.random.default_rng(0)
     for round_ in range(ROUNDS.value + 3):
-        for name, run in runners.items():
+        for name in rng.permutation(list(runners)):
             start = time.perf_counter()
-            run()
+            runners[name]()
             if round_ >= 3:
                 times[name].append(time.perf_counter() - start)
 

@@ -58,11 +58,6 @@ def widen(*arrays: jax.Array) -> list[jax.Array]:
     return [jnp.asarray(x, dtype) for x in arrays]
 
 
-def sign(x: jax.Array) -> jax.Array:
-    """``jnp.sign``, which XLA does not vectorize on CPU, as two selections."""
-    return jnp.where(x > 0, jnp.ones_like(x), jnp.where(x < 0, -jnp.ones_like(x), x))
-
-
 def bias_correction(decay: Any, count: jax.typing.ArrayLike, dtype: Any) -> jax.Array:
     """Returns ``1 - decay**count``, exact to rounding also where ``decay**count`` is near 1."""
     if isinstance(decay, float | int):

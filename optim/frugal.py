@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim import _check, _leaves, _masks, _spaces, _traits, subspaces
+from optim import _check, _masks, _spaces, _traits, subspaces
 from optim.subspaces import Block, Subspace
 
 __all__ = ["ScaleByFrugalState", "frugal", "scale_by_frugal"]
 
 _FREE: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "sign_sgd": _leaves.sign,
+    "sign_sgd": jnp.sign,
     "sgd": lambda g: g,
     "none": jnp.zeros_like,
 }

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from optim import _check, _leaves
+from optim import _check
 
 __all__ = [
     "Kappa",
@@ -95,7 +95,7 @@ def _elementwise(name, value, grad, conjugate, problem, box=True):
     )
 
 
-l1 = _elementwise("l1", jnp.abs, _leaves.sign, jnp.zeros_like, "min f(x), every |x_i| <= 1/lam")
+l1 = _elementwise("l1", jnp.abs, jnp.sign, jnp.zeros_like, "min f(x), every |x_i| <= 1/lam")
 
 l2_squared = _elementwise(
     "l2_squared",
@@ -137,7 +137,7 @@ def dead_zone(e: float) -> Kappa:
     return _elementwise(
         f"dead_zone({e:g})",
         lambda c: jnp.maximum(jnp.abs(c) - e, 0.0),
-        lambda c: jnp.where(jnp.abs(c) > e, _leaves.sign(c), jnp.zeros_like(c)),
+        lambda c: jnp.where(jnp.abs(c) > e, jnp.sign(c), jnp.zeros_like(c)),
         lambda y: e * jnp.abs(y),
         f"min f(x) + {e:g} |x|_1, every |x_i| <= 1/lam",
     )
@@ -170,7 +170,7 @@ def lp(p: float) -> Kappa:
     def grad(tree):
         norm = _norm(tree, p)
         norm = jnp.where(norm > 0, norm, 1.0)
-        return jax.tree.map(lambda c: _leaves.sign(c) * _power(jnp.abs(c) / norm, p - 1), tree)
+        return jax.tree.map(lambda c: jnp.sign(c) * _power(jnp.abs(c) / norm, p - 1), tree)
 
     return Kappa(
         f"lp({p:g})",
@@ -204,7 +204,7 @@ def top_k(k: int) -> Kappa:
     def grad(tree):
         vector, treedef = jnp.ravel(flat(tree)), jax.tree.structure(tree)
         _, chosen = jax.lax.top_k(jnp.abs(vector), min(k, vector.size))
-        signs = jnp.zeros_like(vector).at[chosen].set(_leaves.sign(vector[chosen]))
+        signs = jnp.zeros_like(vector).at[chosen].set(jnp.sign(vector[chosen]))
         leaves, start = [], 0
         for c in jax.tree.leaves(tree):
             leaves.append(signs[start : start + c.size].reshape(c.shape).astype(c.dtype))

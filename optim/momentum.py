@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim import _check, _leaves
+from optim import _check
 
 __all__ = ["MomentumState", "scale_by_momentum"]
 
@@ -80,7 +80,7 @@ def scale_by_momentum(
         if nesterov:
             out = jax.tree.map(lambda b, g: g + momentum * b, trace, updates)
         if sign:
-            out = jax.tree.map(_leaves.sign, out)
+            out = jax.tree.map(jnp.sign, out)
         return out, MomentumState(jnp.asarray(optax.safe_increment(state.count)), trace)
 
     return optax.GradientTransformation(init_fn, update_fn)

@@ -20,8 +20,8 @@ TABLE = {
     },
     # One grid for all, wide enough for each.
     "grid": (
-        "optimizer.learning_rate=[3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1],"
-        "optimizer.weight_decay=[0.0, 1e-3, 1e-1]"
+        "optimizer.learning_rate=[3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0],"
+        "optimizer.weight_decay=[0.0, 1e-3, 1e-1, 1.0]"
     ),
     "seeds": range(5),
     "metric": "test/accuracy",
@@ -31,5 +31,5 @@ TABLE = {
     "also": {"state bytes per parameter": "state_bytes_per_parameter"},
     "packed": 16,
     "plots": ("points", "grid"),
-    "scales": {"cpu": {"about": "2 CPU cores, no data needed", "minutes": 4}},
+    "scales": {"cpu": {"about": "2 CPU cores, no data needed", "minutes": 1}},
 }
