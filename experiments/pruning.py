@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -217,17 +218,23 @@ def plan(job: Job, config: ConfigDict, dataset: data.Dataset) -> tuple[Any, list
     ]
     setting = f"{method} {prune.to_json_best_effort(sort_keys=True)}"
     if method.startswith("imp") or method == "omp":
-        style = {"imp_finetune_lr2": "finetune", "imp_reinit": "reinit"}.get(method, "rewind")
+        usual = "finetune" if method == "imp_finetune_lr2" else "rewind"
         rate = 2.0 if method.endswith("lr2") else 1.0
-        fresh = job.model.init(to_fresh)[0] if style == "reinit" else None
         densities = [prune.density] if method == "omp" else path(prune.density, prune.through)
         for i, density in enumerate(densities):
-            drop = bilevel.masks.drop_counts(chosen, density)
+            # The control of the lottery tickets: their masks, on other initial weights.
+            control = method == "imp_reinit" and i == len(densities) - 1
+            style = "reinit" if control else usual
             enter = functools.partial(
-                bilevel.next_round, drop=np.int32(drop), style=style, rate=rate, fresh=fresh
+                bilevel.next_round,
+                drop=_drop(chosen, density, prune.allocator, dataset.num_classes),
+                style=style,
+                rate=rate,
+                fresh=job.model.init(to_fresh)[0] if control else None,
             )
             batches = feed(config.seed, (i + 1) * (T - rewind))
-            stages.append(Stage(f"{style} {rate} {density}", enter, dense.step, batches, rewind, T))
+            key = f"{style} {rate} {prune.allocator} {density}"
+            stages.append(Stage(key, enter, dense.step, batches, rewind, T))
     elif method == "bip":
         solver = bip_of(job, config)
         # Two orders of the same training set, as in the authors' program.
@@ -260,6 +267,20 @@ def plan(job: Job, config: ConfigDict, dataset: data.Dataset) -> tuple[Any, list
         stages.append(Stage(setting, enter, solver.step, feed(config.seed, T), 0, T))
         stages.append(Stage("tune", tune, dense.step, feed(config.seed, 2 * T), 0, T))
     return state, stages
+
+
+def _drop(chosen: Any, density: float, allocator: str, classes: int) -> Any:
+    """Returns what ``bilevel.next_round`` drops."""
+    if allocator == "global":
+        return np.int32(bilevel.masks.drop_counts(chosen, density))
+    if allocator != "lottery":
+        raise ValueError(
+            f"prune.allocator of IMP and OMP must be global or lottery, got {allocator!r}"
+        )
+    leaves = jax.tree_util.tree_flatten_with_path(chosen)[0]
+    last = [re.escape(bilevel.masks.path_name(p)) for p, x in leaves if x.shape[-1] == classes]
+    densities = bilevel.allocate.lottery(chosen, density, f"^({'|'.join(last)})$")
+    return jax.tree.map(np.int32, bilevel.masks.drop_counts(chosen, densities, "layer"))
 
 
 def _at_init(job, config, dataset, params, stats, key) -> Any:

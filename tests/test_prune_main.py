@@ -37,6 +37,17 @@ def test_every_method_ends_at_its_density(method):
         assert result.final["gradients"] == 3 * 4
 
 
+def test_lottery_tickets_and_their_control():
+    options = {"density": 0.512, "rewind_epochs": 0.0, "allocator": "lottery"}
+    imp, control = (prune.run(config(m, **options), quiet=True) for m in ("imp", "imp_reinit"))
+    got = [imp.final[f"density/layers_{i}/kernel"] for i in range(3)]
+    np.testing.assert_allclose(got, [0.512, 0.512, 0.9**3], atol=1 / 80)
+    # The same masks by the same rounds; the last is trained from other weights.
+    assert imp.history[:-1] == control.history[:-1]
+    assert imp.final["density"] == control.final["density"]
+    assert imp.final["test/loss"] != control.final["test/loss"]
+
+
 @pytest.mark.parametrize("method", ["imp", "bip"])
 def test_a_stopped_run_resumes_bit_identically(method, tmp_path):
     c = config(method, density=0.5)
@@ -64,6 +75,7 @@ def test_a_stopped_run_resumes_bit_identically(method, tmp_path):
     [
         ({"method": "bop"}, "unknown method 'bop'; the nearest are omp"),
         ({"method": "imp", "rewind_epochs": 9.0}, r"rewind_epochs must be in \[0, 0.5\), got 9"),
+        ({"method": "omp", "allocator": "erk"}, "must be global or lottery, got 'erk'"),
         ({"method": "imp", "density": 0.0}, r"density must be in \(0, 1\], got 0"),
     ],
 )

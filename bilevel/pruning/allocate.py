@@ -9,7 +9,7 @@ import numpy as np
 
 from bilevel.pruning import masks as masks_lib
 
-__all__ = ["erk", "lamp", "min_threshold", "uniform", "uniform_plus"]
+__all__ = ["erk", "lamp", "lottery", "min_threshold", "uniform", "uniform_plus"]
 
 
 def _leaves(params: Any) -> tuple[list[Any], list[str], Any]:
@@ -36,6 +36,13 @@ def _share(raw: np.ndarray, sizes: np.ndarray, density: float) -> np.ndarray:
             return np.where(dense, 1.0, scale * raw)
         # The largest first, and only those: the others are rescaled before they are judged.
         dense |= over & (raw == raw[over].max())
+
+
+def _matches(pattern: str | None, names: list[str]) -> np.ndarray:
+    found = np.array([pattern is not None and bool(re.search(pattern, n)) for n in names])
+    if pattern is not None and not found.any():
+        raise ValueError(f"{pattern!r} matches none of {', '.join(names)}")
+    return found
 
 
 def uniform(params: Any, density: float) -> Any:
@@ -78,14 +85,7 @@ def uniform_plus(
     leaves, names, treedef = _leaves(params)
     _check(density)
     sizes = np.array([x.size for x in leaves], float)
-
-    def matches(pattern):
-        found = np.array([pattern is not None and bool(re.search(pattern, n)) for n in names])
-        if pattern is not None and not found.any():
-            raise ValueError(f"{pattern!r} matches none of {', '.join(names)}")
-        return found
-
-    first, head = matches(dense), matches(last)
+    first, head = _matches(dense, names), _matches(last, names)
     fixed = first.copy()
     out = np.ones(len(leaves))
     for _ in range(2):
@@ -129,6 +129,40 @@ def erk(params: Any, density: float, *, power: float = 1.0, kernel: bool = True)
     raw = np.array([(np.sum(s) / np.prod(s)) ** power for s in shapes])
     out = _share(raw, np.array([x.size for x in leaves], float), density)
     return jax.tree.unflatten(treedef, [float(d) for d in out])
+
+
+def lottery(params: Any, density: float, last: str, *, fraction: float = 0.2) -> Any:
+    r"""Layer-wise IMP's: rounds prune ``fraction`` of each layer, and half of that of the last.
+
+    .. math::
+      d_l = d, \qquad d_{last} = (1 - f/2)^r \text{ after the } r = \log d / \log (1 - f)
+      \text{ rounds}
+
+    Args:
+      params: Prunable parameters.
+      density: Density :math:`d` of all layers but the last, in (0, 1].
+      last: Regular expression of the last layer's path.
+      fraction: Share :math:`f` that a round prunes, in (0, 1).
+
+    Raises:
+      ValueError: When the pattern matches nothing.
+
+    Example:
+      >>> import jax.numpy as jnp, bilevel
+      >>> params = {"hidden": jnp.ones((4, 4)), "last": jnp.ones((4, 2))}
+      >>> bilevel.allocate.lottery(params, 0.64, last="last")
+      {'hidden': 0.64, 'last': 0.81...}
+
+    References:
+      Frankle and Carbin, The Lottery Ticket Hypothesis, ICLR 2019.
+    """
+    _, names, treedef = _leaves(params)
+    _check(density)
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction must be in (0, 1), got {fraction}")
+    slow = _matches(last, names)
+    kept = density ** (np.log1p(-fraction / 2) / np.log1p(-fraction))
+    return jax.tree.unflatten(treedef, [float(kept if s else density) for s in slow])
 
 
 def lamp(params: Any) -> Any:

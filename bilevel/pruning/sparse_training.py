@@ -110,7 +110,8 @@ def _with_rate(tx: optax.GradientTransformation) -> optax.GradientTransformation
 def _magnitude_masks(masks: Any, params: Any, drop: Any) -> Any:
     """The largest weights among those still kept: pruned ones are zero and go first."""
     chosen = masks_lib.map_leaves(lambda m, p: None if m is None else p, masks, params)
-    return masks_lib.from_counts(chosen, drop)
+    one_count = jax.tree_util.treedef_is_leaf(jax.tree.structure(drop))
+    return masks_lib.from_counts(chosen, drop, "global" if one_count else "layer")
 
 
 def _gradual(state: SparseState, ramp: Gradual) -> SparseState:
@@ -141,8 +142,8 @@ def next_round(
 
     Args:
       state: State at the end of a round.
-      drop: How many entries are dropped in all, from :func:`bilevel.masks.drop_counts`; data, so
-        that every round runs the same program.
+      drop: How many entries are dropped in all (or a tree of how many of each leaf), from
+        :func:`bilevel.masks.drop_counts`; data, so that every round runs the same program.
       style: ``"rewind"``: weights, statistics and schedule go back to the anchor; ``"finetune"``:
         the weights stay, the schedule goes back; ``"reinit"``: the weights are ``fresh``, the
         control experiment of the lottery-ticket paper. Momentum starts from zero in all.

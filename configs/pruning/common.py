@@ -23,7 +23,9 @@ def pruning() -> ConfigDict:
         "structure": "weight",  # Of BiP: weight, filter, channel or N:M.
         "rewind_epochs": 2.0,  # What IMP and OMP rewind to.
         "through": (),  # Densities that IMP's rounds hit on their way.
-        "allocator": "global",  # Of random: global or erk.
+        # Of random: global or erk. Of IMP and OMP: global, or lottery: each layer alike, but the
+        # last one at half the rate.
+        "allocator": "global",
         "mask_learning_rate": 10.0,  # BiP's beta; 0.1 and 0.01 of it after 50 and 75 %.
         "inverse_gamma": 1e-4,  # BiP's 1/gamma; 0 drops the implicit term.
         "second_order": True,

@@ -12,8 +12,8 @@ from flax import nnx
 class MLP(nnx.Module):
     """ReLU layers of the given ``widths``, then a linear one; ``widths=()`` is linear.
 
-    Kernels are He-normal, biases zero. The defaults on 784 inputs and 10 classes are
-    LeNet-300-100: 266,610 parameters.
+    Kernels are drawn by ``init`` of ``flax.nnx.initializers``, biases are zero. The defaults on
+    784 inputs and 10 classes are LeNet-300-100: 266,610 parameters.
 
     References:
       LeCun et al., *Gradient-Based Learning Applied to Document Recognition*, 1998.
@@ -25,6 +25,7 @@ class MLP(nnx.Module):
         num_classes: int,
         *,
         widths: Sequence[int] = (300, 100),
+        init: str = "he_normal",
         dtype: Any = None,
         rngs: nnx.Rngs,
     ):
@@ -34,7 +35,7 @@ class MLP(nnx.Module):
             layer = nnx.Linear(
                 sizes[i],
                 sizes[i + 1],
-                kernel_init=nnx.initializers.he_normal(),
+                kernel_init=getattr(nnx.initializers, init)(),
                 dtype=dtype,
                 rngs=rngs,
             )

@@ -1,0 +1,38 @@
+"""Lottery tickets of LeNet-300-100 on MNIST, and the control with new initial weights.
+
+python -m experiments.reproduce --table=pruning_tickets --data_dir=DATA
+"""
+
+ROUNDS = (3, 7, 12, 15, 18)
+
+TABLE = {
+    "title": "Lottery tickets: LeNet-300-100 on MNIST",
+    "main": "prune",
+    "config": "configs/pruning/mnist_lenet300.py",
+    "protocol": (
+        "Gaussian Glorot initialisation, Adam at 1.2e-3 throughout, batches of 60 from 55,000 "
+        "images. Each round prunes a fifth of each layer's smallest weights, a tenth of the last "
+        "layer's, and starts again from the initial weights; with new weights, the last mask is "
+        "trained from another initialisation. 18,320 iterations a round where the paper has "
+        "50,000, accuracy at their end; columns are the share of the weights that is kept."
+    ),
+    "base": f"prune.through={tuple(0.8**r for r in ROUNDS)}",
+    "rows": {
+        "dense": "prune.method=dense",
+        "IMP": "prune.method=imp",
+        "IMP's masks, new weights": "prune.method=imp_reinit",
+    },
+    "columns": {
+        # The last layer keeps 0.9**r.
+        f"{100 * (0.8**r * 265_200 + 0.9**r * 1_000) / 266_200:.1f} %": f"prune.density={0.8**r}"
+        for r in ROUNDS
+    },
+    "seeds": range(3),
+    "metric": "test/accuracy",
+    "select": "test/accuracy",
+    "unit": "%",
+    "digits": 2,
+    "also": {"seconds": "seconds"},
+    "plots": ("columns",),
+    "scales": {"cpu": {"about": "one CPU core, needs MNIST", "minutes": 14}},
+}
