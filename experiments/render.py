@@ -100,7 +100,7 @@ def _number(run: Mapping[str, Any], name: str) -> float | None:
     """A metric of a finished run; ``None`` for one that diverged or failed."""
     if run["status"] != "done":
         return None
-    if name == "seconds":
+    if name == "seconds" and name not in run["final"]:
         return run["seconds"]
     if name not in run["final"]:
         raise ValueError(f"runs report no {name!r}; there are: {', '.join(sorted(run['final']))}")
@@ -305,7 +305,8 @@ def _compact(summary) -> str:
     if not summary.n:
         return "–"
     spread = summary.std if summary.n > 1 else 0.0
-    return f"{summary.mean:.4g}" + (f" ± {spread:.2g}" if spread else "")
+    mean = f"{summary.mean:.0f}" if summary.mean >= 1e4 else f"{summary.mean:.4g}"
+    return mean + (f" ± {spread:.2g}" if spread else "")
 
 
 def _p_text(p: float) -> str:

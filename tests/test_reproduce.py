@@ -348,3 +348,9 @@ def test_kill_at_any_moment(define, tmp_path):
     assert all((folder / f"{d}.json").read_bytes() == content for d, content in before.items())
     # What was made twice was under way when it was killed: at most one pack of two each time.
     assert len(_made(tmp_path)) - len(set(_made(tmp_path))) <= 6
+
+
+def test_seconds_are_the_mains_own_where_it_reports_them():
+    run = {"status": "done", "seconds": 1.0, "final": {"loss": 2.0}}
+    assert render._number(run, "seconds") == 1.0
+    assert render._number(run | {"final": {"seconds": 3.0}}, "seconds") == 3.0
