@@ -155,12 +155,13 @@ def torch_runners(shapes) -> dict:
 def timing(report, shapes, runners: dict, baseline: str, partners: dict) -> None:
     """Rounds of one step of each, in random order; ratios are medians over rounds.
 
-    The order matters: whoever comes after one that allocates pays for the memory given back.
+    Order and pauses matter: who comes next pays for memory given back and for spinning threads.
     """
     times = {name: [] for name in runners}
     rng = np.random.default_rng(0)
     for round_ in range(ROUNDS.value + 3):
         for name in rng.permutation(list(runners)):
+            time.sleep(0.02)
             start = time.perf_counter()
             runners[name]()
             if round_ >= 3:
@@ -236,7 +237,8 @@ def main(_) -> None:
     report(
         f"{MACHINE.value or device.device_kind}; jax {jax.__version__}, optax {optax.__version__}."
     )
-    report(f"`python -m benchmarks.optimizers{'' if not ADAMP.value else ' --adamp_path=DIR'}`")
+    paths = " --adamp_path=DIR" * bool(ADAMP.value) + " --diffgrad_path=DIR" * bool(DIFFGRAD.value)
+    report(f"`python -m benchmarks.optimizers{paths}`")
     traffic(report)
     if device.platform == "gpu":
         bandwidth(report)
@@ -246,10 +248,15 @@ def main(_) -> None:
         timing(report, large, runners, "optax.adamw", {"optim.lion": "optax.lion"})
         del runners
         small = transformer(512, 3, 1024)
-        names = ["optax.adamw", *AUTHORS]
-        runners = {name: jax_runner(CONTESTANTS[name][0], small) for name in names}
+        same = {  # The authors' rows: the first axis.
+            "optax.adamw": optax.adamw(1e-3),
+            "optim.adamp": optim.adamp(1e-3, weight_decay=1e-2, channel_axis=0),
+            "optim.sgdp": optim.sgdp(1e-3, 0.9, weight_decay=1e-4, channel_axis=0),
+            "optim.diffgrad": optim.diffgrad(1e-3),
+        }
+        runners = {name: jax_runner(tx, small) for name, tx in same.items()}
         runners |= torch_runners(small)
-        if len(runners) > len(names):
+        if len(runners) > len(same):
             timing(report, small, runners, "optax.adamw", AUTHORS)
     if OUT.value:
         Path(OUT.value).write_text("\n".join(lines) + "\n", encoding="utf-8")
