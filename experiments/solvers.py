@@ -28,7 +28,8 @@ def build(name: str, options: Mapping[str, Any], task: Task, batch_size: int = 0
       name: A key of ``SOLVERS``.
       options: Its arguments. A step size is a number, ``{"power": (scale, exponent)}`` or
         ``{"power": (scale, exponent, offset)}`` for ``bilevel.power``, or an optimizer with its
-        learning rate, ``{"adam": 0.01}``.
+        learning rate, ``{"adam": 0.01}``; on one line ``(power, scale, exponent)``,
+        ``(adam, 0.01)``.
       task: Tells SABA how many components there are.
       batch_size: Samples of a component; 0 for all.
 
@@ -56,18 +57,22 @@ def build(name: str, options: Mapping[str, Any], task: Task, batch_size: int = 0
 
 
 def _value(key: str, value: Any) -> Any:
-    if not isinstance(value, Mapping):
+    if isinstance(value, Mapping):
+        if len(value) != 1:
+            raise ValueError(f"{key} must be a number or {{name: arguments}}, got {dict(value)}")
+        ((kind, arguments),) = value.items()
+    elif isinstance(value, tuple) and value and isinstance(value[0], str):
+        kind, *arguments = value
+    else:
         return value
-    if len(value) != 1:
-        raise ValueError(f"{key} must be a number or {{name: arguments}}, got {dict(value)}")
-    ((kind, arguments),) = value.items()
+    arguments = [float(a) for a in np.atleast_1d(arguments)]
     if kind == "power":
-        return bilevel.power(*map(float, arguments))
+        return bilevel.power(*arguments)
     known = optimizers.optimizers()
     if kind not in known:
         names = {**known, "power": None}
         raise ValueError(f"{key}: unknown {kind!r}; the nearest are {nearest(kind, names)}")
-    return known[kind](float(arguments))
+    return known[kind](*arguments)
 
 
 def _blocks(size: int, batch_size: int) -> int:

@@ -146,6 +146,33 @@ def test_batches_are_a_function_of_seed_and_step_and_differ_between_oracles():
     assert take(t.data, None, None)[0]["x"].shape == t.data["valid"]["x"].shape
 
 
+def test_svm_keeps_its_weights_in_their_interval():
+    for form in ("hinge", "constrained"):
+        t = problems.build("svm", data="digits", form=form, bounds=(-5.5, -5.2))
+        assert -5.5 <= t.x0.min() < t.x0.max() <= -5.2
+        far = t.x0 + np.where(np.arange(t.x0.size) % 2, 1.0, -1.0).astype(np.float32)
+        if form == "hinge":
+            x = t.problem.project_x(far)
+        else:
+            x, y = jax.jit(t.problem.project_xy)(far, t.y0)
+            assert float(jnp.max(t.problem.constraint(x, y))) < 1e-5
+        np.testing.assert_array_equal(x, np.where(np.arange(x.size) % 2, -5.2, -5.5).astype("f4"))
+
+
+def test_step_sizes_on_one_line():
+    short = {"alpha": ("adam", 0.1), "gamma": ("power", 2.0, -0.5), "inner_steps": 1}
+    assert float(solvers._value("gamma", short["gamma"])(3)) == 1.0
+    t = problems.build("p1")
+    with pytest.raises(ValueError, match="alpha: unknown 'adm'; the nearest are adam"):
+        solvers.build("implicit", short | {"alpha": ("adm", 0.1)}, t)
+    ends = []
+    for options in (short, short | {"alpha": {"adam": 0.1}, "gamma": {"power": (2.0, -0.5)}}):
+        solver = solvers.build("implicit", options, t)
+        ends.append(jax.jit(solver.step)(solver.init(t.problem, t.x0, t.y0), None)[0])
+    np.testing.assert_array_equal(ends[0].x, ends[1].x)
+    assert not np.array_equal(ends[0].x, t.x0)
+
+
 def test_auc_and_gradient_counts():
     scores, positive = jnp.array([0.1, 0.4, 0.4, 0.9]), jnp.array([False, True, False, True])
     assert float(task.auc(scores, positive)) == 0.875

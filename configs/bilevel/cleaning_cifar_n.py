@@ -25,7 +25,7 @@ SOLVERS = {
 
 def get_config(arg: str = ""):
     """Returns the config; see the head of this file for ``arg``."""
-    config = common.bilevel()
+    config = common.get_config()
     config.problem.options = {
         "data": "cifar10",
         "noise": "worse_label",

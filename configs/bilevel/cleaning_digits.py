@@ -28,7 +28,7 @@ SOLVERS = {
 
 def get_config(arg: str = ""):
     """Returns the config; ``arg`` is a solver, ``smoke`` for a run of a second, or both."""
-    config = common.bilevel()
+    config = common.get_config()
     config.problem.options = {"train": 700, "valid": 700, "noise": 0.5}
     config.steps = 500
     common.choose(config, arg, SOLVERS)

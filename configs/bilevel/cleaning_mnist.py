@@ -18,7 +18,7 @@ SOLVERS = cleaning_digits.SOLVERS
 def get_config(arg: str = ""):
     """Returns the config; see the head of this file for ``arg``."""
     words = arg.split(",")
-    config = common.bilevel()
+    config = common.get_config()
     config.problem.options = {
         "data": "fashion_mnist" if "fashion" in words else "mnist",
         "train": 5000,

@@ -39,7 +39,7 @@ PROBLEMS = ("p1", "p2a", "p2b", "p3", "p4", "p5")
 def get_config(arg: str = ""):
     """Returns the config; see the head of this file for ``arg``."""
     words = arg.split(",")
-    config = common.bilevel()
+    config = common.get_config()
     config.x64 = True
     config.steps = 2000
     rest = [word for word in words if word not in (*PROBLEMS, "noisy")]

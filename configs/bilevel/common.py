@@ -3,8 +3,8 @@
 from ml_collections import ConfigDict, config_dict
 
 
-def bilevel() -> ConfigDict:
-    """Returns the default config of ``experiments.solve``."""
+def get_config() -> ConfigDict:
+    """Returns the default config of ``experiments.solve``, from which tables start."""
     placeholder = config_dict.placeholder
     return ConfigDict(
         {

@@ -46,7 +46,7 @@ SOLVERS = {
 
 def get_config(arg: str = ""):
     """Returns the config; see the head of this file for ``arg``."""
-    config = common.bilevel()
+    config = common.get_config()
     config.x64 = True
     config.steps = 3000
     config.log_every = 100

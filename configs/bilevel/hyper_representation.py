@@ -24,7 +24,7 @@ SOLVERS = {
 
 def get_config(arg: str = ""):
     """Returns the config; ``arg`` is a solver, ``smoke`` for a run of a second, or both."""
-    config = common.bilevel()
+    config = common.get_config()
     config.problem.name = "hyper_representation"
     config.problem.options = {"data": "digits", "tasks": 20, "ways": 5, "shots": 5}
     config.steps = 500

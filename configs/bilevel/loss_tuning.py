@@ -28,7 +28,7 @@ SOLVERS = {
 def get_config(arg: str = ""):
     """Returns the config; see the head of this file for ``arg``."""
     words = arg.split(",")
-    config = common.bilevel()
+    config = common.get_config()
     config.problem.name = "loss_tuning"
     config.problem.options = {"data": "digits", "train": 700, "valid": 700, "imbalance": 0.05}
     config.batch_size = 128

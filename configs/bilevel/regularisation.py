@@ -27,7 +27,7 @@ SOLVERS = {
 
 def get_config(arg: str = ""):
     """Returns the config; ``arg`` is a solver, ``smoke`` for a run of a second, or both."""
-    config = common.bilevel()
+    config = common.get_config()
     config.problem.name = "regularisation"
     config.problem.options = {"data": "digits", "train": 700, "valid": 700}
     config.steps = 400

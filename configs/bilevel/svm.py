@@ -40,7 +40,7 @@ def get_config(arg: str = ""):
     """Returns the config; see the head of this file for ``arg``."""
     words = arg.split(",")
     data = [word for word in words if word in DATA] or ["diabetes"]
-    config = common.bilevel()
+    config = common.get_config()
     config.seed = 1
     config.steps = 2000
     config.log_every = 100

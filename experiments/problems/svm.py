@@ -5,9 +5,11 @@ r"""Linear SVM: the penalty of each training sample's slack is learned, with or 
   \quad\text{s.t.}\quad (w, b, \xi) \in \arg\min \tfrac12\|w\|^2
     + \tfrac12 \sum_i e^{C_i} \xi_i^2, \quad t_i (w^\top z_i + b) \ge 1 - \xi_i
 
-s is a leaky ReLU of slope .01. Methods that keep a constraint solve this form. The slacks can be
-eliminated, :math:`\xi_i = \max(0, 1 - t_i (w^\top z_i + b))`, and the others solve the same problem
-as a squared hinge (``form="hinge"``).
+with every C_i in an interval, and s a leaky ReLU of slope .01. F sees the direction of w alone:
+without bounds C grows, and with it the curvature of the lower level, until its steps diverge.
+Methods that keep a constraint solve this form. The slacks can be eliminated,
+:math:`\xi_i = \max(0, 1 - t_i (w^\top z_i + b))`, and the others solve the same problem as a
+squared hinge (``form="hinge"``).
 """
 
 from pathlib import Path
@@ -65,6 +67,7 @@ def svm(
     flip: float = 0.0,
     train: int = 500,
     valid: int = 150,
+    bounds: tuple[float, float] = (-8.0, -4.0),
     multiplier_bound: float = 10.0,
 ) -> Task:
     """Returns the task.
@@ -77,6 +80,7 @@ def svm(
       flip: Share of training labels that are flipped, in [0, 1).
       train: Number of training samples.
       valid: Number of validation samples; the rest is for test.
+      bounds: The box of every C_i; equal bounds fix all of them.
       multiplier_bound: r of the constrained form.
     """
     if form not in ("constrained", "hinge"):
@@ -103,7 +107,8 @@ def svm(
     def upper(x, y, batch=None):
         return jnp.sum(loss(y, val))
 
-    x0 = rng.uniform(-6, -5, train).astype(np.float32)
+    box = projections.box(*bounds)
+    x0 = np.clip(rng.uniform(-6, -5, train), *bounds).astype(np.float32)
     w0 = np.ones(z.shape[1], np.float32)
     if form == "hinge":
 
@@ -111,14 +116,14 @@ def svm(
             slack = jnp.maximum(0, 1 - margin(y, splits["train"]))
             return 0.5 * jnp.sum(y["w"] ** 2) + 0.5 * jnp.sum(jnp.exp(x) * slack**2)
 
-        problem = bilevel.Problem(upper=upper, lower=lower)
+        problem = bilevel.Problem(upper=upper, lower=lower, project_x=box)
         y0 = {"w": w0, "b": np.float32(0)}
     else:
         onto = projections.svm(z, t)
 
         def project_xy(x, y):
             w, b, xi = onto((y["w"], y["b"], y["xi"]))
-            return x, {"w": w, "b": b, "xi": xi}
+            return box(x), {"w": w, "b": b, "xi": xi}
 
         problem = bilevel.Problem(
             upper=upper,
