@@ -18,7 +18,7 @@ OPTIMIZERS = {
 # Multiples of 3, as in the paper.
 RATES = {
     "SGDM": "optimizer.learning_rate=[0.0037, 0.0111, 0.0333, 0.1, 0.3, 0.9]",
-    "Adam": "optimizer.learning_rate=[0.00037, 0.00111, 0.00333, 0.01, 0.03]",
+    "Adam": "optimizer.learning_rate=[0.00037, 0.00111, 0.00333, 0.01, 0.03, 0.09]",
 }
 
 

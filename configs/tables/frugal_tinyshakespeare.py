@@ -24,7 +24,7 @@ TABLE = {
         "Lion": "optimizer.name=lion",
         "signSGD": "optimizer.name=sign_sgd",
     },
-    "grid": "optimizer.learning_rate=[1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2]",
+    "grid": "optimizer.learning_rate=[1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1]",
     "tune_seeds": (0,),
     "seeds": range(3),
     "metric": "valid/loss",
