@@ -174,7 +174,7 @@ def shapes(p: Plan) -> tuple[jax.ShapeDtypeStruct, ...]:
     return tuple(low)
 
 
-def _places(p: Plan, g: Group, active: jax.Array) -> list[tuple[int, jax.Array, jax.Array]]:
+def places(p: Plan, g: Group, active: jax.Array) -> list[tuple[int, jax.Array, jax.Array]]:
     # (member, whether active, its slot or the offset of its first entry) of those that can fit.
     here = active[np.array(g.members)].astype(jnp.int32)
     size = [math.prod(p.members[i].shape) for i in g.members]
@@ -188,7 +188,7 @@ def _places(p: Plan, g: Group, active: jax.Array) -> list[tuple[int, jax.Array, 
     ]
 
 
-def _layers(p: Plan, g: Group, active: jax.Array) -> tuple[jax.Array, jax.Array]:
+def layers_of(p: Plan, g: Group, active: jax.Array) -> tuple[jax.Array, jax.Array]:
     # Of a stacked leaf: the layer in each slot, and the slot of each layer (-1: none).
     layer = np.array([p.members[i].layer for i in g.members])
     here = jnp.zeros(len(layer), bool).at[layer].set(active[np.array(g.members)])
@@ -224,10 +224,10 @@ def down(p: Plan, leaves: list[Any], active: jax.Array) -> tuple[jax.Array, ...]
         low = jnp.zeros(shape.shape, shape.dtype)
         first = p.members[g.members[0]]
         if first.layer is not None:
-            inside, _ = _layers(p, g, active)
+            inside, _ = layers_of(p, g, active)
             low = jnp.take(leaves[first.leaf], inside, axis=0, mode="clip")
         else:
-            for i, here, start in _places(p, g, active):
+            for i, here, start in places(p, g, active):
                 x = leaves[p.members[i].leaf]
                 low = _write(low, x[None] if g.slots else x.reshape(-1), here, start)
         out.append(low)
@@ -236,24 +236,39 @@ def down(p: Plan, leaves: list[Any], active: jax.Array) -> tuple[jax.Array, ...]
 
 def up(
     p: Plan,
-    low: tuple[jax.Array, ...],
     leaves: list[Any],
     active: jax.Array,
     free: Callable[[jax.Array], jax.Array],
+    direction: Callable[..., jax.Array],
 ) -> list[Any]:
-    """``low`` at the active tensors, ``free(gradient)`` at the others."""
+    """``direction`` at the active tensors, ``free(gradient)`` at the others.
+
+    ``direction(n, gradient, pick)`` is that of a tensor, or of a stacked leaf, of group ``n``;
+    ``pick`` takes its part of an array that the group stores.
+    """
     out = [free(x) for x in leaves]
-    for g, u in zip(p.groups, low, strict=True):
+    for n, g in enumerate(p.groups):
         first = p.members[g.members[0]]
         if first.layer is not None:
-            _, slot = _layers(p, g, active)
+            _, slot = layers_of(p, g, active)
+
+            def layers(x, slot=slot):
+                return jnp.take(x, jnp.maximum(slot, 0), axis=0, mode="clip")
+
+            kept = direction(n, leaves[first.leaf], layers)
             slot = slot.reshape(-1, *(1,) * len(first.shape))
-            kept = jnp.take(u, jnp.maximum(slot.reshape(-1), 0), axis=0, mode="clip")
             out[first.leaf] = jnp.where(slot >= 0, kept, out[first.leaf])
             continue
-        for i, here, start in _places(p, g, active):
+        for i, here, start in places(p, g, active):
             m = p.members[i]
-            length = 1 if g.slots else math.prod(m.shape)
-            kept = jax.lax.dynamic_slice_in_dim(u, start, length, 0).reshape(m.shape)
+
+            def tensor(x, start=start, m=m, slots=g.slots):
+                if x.ndim == 0:  # Shared by a flat buffer.
+                    return x
+                size = 1 if slots else math.prod(m.shape)
+                x = jax.lax.dynamic_slice_in_dim(x, start, size, 0)
+                return x[0] if slots else x.reshape(m.shape)
+
+            kept = direction(n, leaves[m.leaf], tensor)
             out[m.leaf] = jnp.where(here, kept, out[m.leaf])
     return out

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from optim import _blocks
+from optim import _blocks, _inplace
+from optim._traits import Traits
 from optim.subspaces import Block, Subspace
 
 
@@ -17,11 +18,11 @@ class Space(NamedTuple):
     """A subspace of all projectable leaves together, for leaves of known shapes."""
 
     select: Callable[..., Any]  # (key, interval, step, gradients) -> selection
-    down: Callable[..., Any]  # (leaves, selection) -> low
-    up: Callable[..., list[Any]]  # (low directions, low gradients, gradients, selection) -> updates
     shapes: Callable[[Any, Any], Any]  # (leaves, selection) -> shapes of low
     owners: Callable[[Any], Any]  # leaves -> for each low array the leaves it serves
-    inner: optax.GradientTransformationExtraArgs
+    init: Callable[[Any], Any]  # low -> state of ``inner``
+    # (gradients, state, selection, whether the state begins, parameters or None) -> updates, state
+    step: Callable[..., Any]
 
 
 class Leaf(NamedTuple):
@@ -49,6 +50,18 @@ def zeros(low: jax.ShapeDtypeStruct, owners: list[Any]) -> jax.Array:
     return jnp.zeros(
         low.shape, low.dtype, device=NamedSharding(of.mesh, PartitionSpec(*(None,) * lead, *spec))
     )
+
+
+def _through(down, up, inner) -> Callable[..., Any]:
+    def step(grads, state, selection, fresh, params, **extra):
+        low = down(grads, selection)
+        p_low = None if params is None else down(params, selection)
+        begun = inner.init(low if p_low is None else p_low)
+        state = jax.tree.map(lambda a, b: jnp.where(fresh, a, b), begun, state)
+        directions, state = inner.update(low, state, p_low, **extra)
+        return up(directions, low, grads, selection), state
+
+    return step
 
 
 def leafwise(subspace: Subspace, inner, free, leaves: list[Leaf], density: float) -> Space:
@@ -94,11 +107,11 @@ def leafwise(subspace: Subspace, inner, free, leaves: list[Leaf], density: float
     def shapes(xs, selection):
         return jax.eval_shape(down, xs, selection)
 
-    return Space(select, down, up, shapes, owners, inner)
+    return Space(select, shapes, owners, inner.init, _through(down, up, inner))
 
 
 def blockwise(
-    block: Block, inner, elementwise, free, leaves: list[Leaf], xs: list[Any], density: float
+    block: Block, inner, traits: Traits, free, leaves: list[Leaf], xs: list[Any], density: float
 ) -> Space:
     """The space of whole tensors, selected among all leaves ``xs``."""
     plan = _blocks.plan(
@@ -107,7 +120,7 @@ def blockwise(
         [leaf.path for leaf in leaves],
         xs,
         [leaf.stacked for leaf in leaves],
-        elementwise,
+        traits.elementwise,
     )
     # Of a group with slots every slot is a tensor of its own to ``inner``.
     mapped = [bool(g.slots) for g in plan.groups]
@@ -134,11 +147,37 @@ def blockwise(
         ]
         return tuple(u for u, _ in pairs), tuple(s for _, s in pairs)
 
+    def down(xs, active):
+        return _blocks.down(plan, xs, active)
+
+    def up(directions, low, grads, active):
+        def direction(n, g, pick):
+            return pick(directions[n])
+
+        return _blocks.up(plan, grads, active, free, direction)
+
+    mapped_inner = optax.GradientTransformationExtraArgs(init, update)
+    gathered = _through(down, up, mapped_inner)
+    simple = traits.elementwise and not traits.reads_params
+
+    def step(grads, state, active, fresh, params, **extra):
+        def in_place(grads, state, active, fresh):
+            return _inplace.step(plan, inner, free, grads, state, active, fresh, **extra)
+
+        def default(grads, state, active, fresh):
+            return gathered(grads, state, active, fresh, params, **extra)
+
+        # Of arrays with explicit axes no piece can be taken.
+        explicit = any(a is not None for g in grads for a in jax.typeof(g).sharding.spec)
+        args = grads, state, active, fresh
+        if explicit or not simple or not _inplace.possible(plan, inner, **extra):
+            return default(*args)
+        return jax.lax.platform_dependent(*args, cpu=in_place, default=default)
+
     return Space(
         lambda key, interval, step, grads: plan.choose(interval, key),
-        lambda xs, active: _blocks.down(plan, xs, active),
-        lambda d, low, grads, active: _blocks.up(plan, d, grads, active, free),
         lambda xs, active: _blocks.shapes(plan),
         lambda xs: tuple([xs[plan.members[i].leaf] for i in g.members] for g in plan.groups),
-        optax.GradientTransformationExtraArgs(init, update),
+        init,
+        step,
     )

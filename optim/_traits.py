@@ -1,11 +1,12 @@
 """What a gradient transformation does with its inputs, read off its jaxpr."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.extend.core import Literal
 
 # They keep the shape and mix the entries.
 _MIXING = {"sort", "rev", "dot_general", "cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp"}
@@ -53,3 +54,30 @@ def _alone(eqn: Any) -> bool:
         return False
     inner_call = any(hasattr(getattr(v, "jaxpr", v), "eqns") for v in eqn.params.values())
     return inner_call or not (tensors and () in out)
+
+
+def late_direction(update: Callable[..., Any], g: Any, state: Any) -> Callable[..., Any] | None:
+    """Splits ``u, new = update(g, state)``: a function ``(g, state, new) -> u`` that reads scalars
+    of ``state`` alone, or None if there is none. Adam's direction is one of its new moments;
+    Lion's is not one of its new momentum."""
+    closed = jax.make_jaxpr(update)(g, state)
+    jaxpr = closed.jaxpr
+    u, *new = jaxpr.outvars
+    kept = [i for i, v in enumerate(new) if not isinstance(v, Literal)]
+    known = [new[i] for i in kept]
+    needed, eqns = {v for v in [u] if not isinstance(v, Literal)}.difference(known), []
+    for eqn in reversed(jaxpr.eqns):
+        if needed.intersection(eqn.outvars):
+            eqns.insert(0, eqn)
+            read = {v for v in eqn.invars if not isinstance(v, Literal)}
+            needed |= read.difference(known)
+    if any(v in needed and v.aval.shape for v in jaxpr.invars[1:]):
+        return None
+    rest = jaxpr.replace(invars=jaxpr.invars + known, outvars=[u], eqns=eqns)
+
+    def direction(g, state, new_state):
+        new_leaves = jax.tree.leaves(new_state)
+        args = *jax.tree.leaves((g, state)), *(new_leaves[i] for i in kept)
+        return jax.core.eval_jaxpr(rest, closed.consts, *args)[0]
+
+    return direction

@@ -120,9 +120,7 @@ def scale_by_frugal(
 
     def space(leaves, xs):
         if isinstance(chosen, Block):
-            return _spaces.blockwise(
-                chosen, low_inner, traits.elementwise, free, leaves, xs, density
-            )
+            return _spaces.blockwise(chosen, low_inner, traits, free, leaves, xs, density)
         return _spaces.leafwise(chosen, low_inner, free, leaves, density)
 
     def key_of(interval):
@@ -139,11 +137,11 @@ def scale_by_frugal(
         low = s.shapes(xs, selection)
         # Nothing of the low state is used before the first step sets it.
         low = jax.tree.map(_spaces.zeros, low, s.owners(xs))
-        return ScaleByFrugalState(zero, selection, s.inner.init(low), rest_inner.init(others))
+        return ScaleByFrugalState(zero, selection, s.init(low), rest_inner.init(others))
 
     def update_fn(updates, state, params=None, **extra):
         leaves, grads, others, hidden, treedef = split(updates)
-        p_hidden = p_others = p_low = None
+        p_hidden = p_others = None
         if params is not None:
             _, p_hidden, p_others, _, _ = split(params)
         s = space(leaves, grads)
@@ -155,14 +153,10 @@ def scale_by_frugal(
             lambda: s.select(key_of(interval), interval, state.count, grads),
             lambda: state.selection,
         )
-        low = s.down(grads, selection)
-        if params is not None and traits.reads_params:
-            p_low = s.down(p_hidden, selection)
         fresh = change if reset else state.count == 0
-        begun = s.inner.init(low if p_low is None else p_low)
-        inner_state = jax.tree.map(lambda a, b: jnp.where(fresh, a, b), begun, state.inner)
-        directions, inner_state = s.inner.update(low, inner_state, p_low, **extra)
-        full = [projectable_scale * u for u in s.up(directions, low, grads, selection)]
+        p_read = p_hidden if traits.reads_params else None
+        full, inner_state = s.step(grads, state.inner, selection, fresh, p_read, **extra)
+        full = [projectable_scale * u for u in full]
 
         others, regular_state = rest_inner.update(others, state.regular, p_others, **extra)
         rest = iter(jax.tree.leaves(others))
@@ -210,9 +204,14 @@ def frugal(
     equal shape share slots and the assignment is data; with the deterministic orders there are as
     many slots as can be active at once. If slots would cost more bytes than the largest active set
     (models whose tensors all differ) and ``inner`` is elementwise, the active tensors share one
-    flat buffer of that size. :func:`optim.state_bytes` says the result for a model. A step needs
-    :math:`4 \rho` temporary bytes a parameter, the gathered gradients, and for adaptive directions
-    no more than AdamW's traffic: see ``benchmarks/frugal.py``.
+    flat buffer of that size. :func:`optim.state_bytes` says the result for a model.
+
+    On CPU a donated step needs no temporary if ``inner`` is elementwise and its direction follows
+    from the gradient and the new state, as those of Adam, momentum and
+    :func:`optim.scale_by_lion_k` do (not of ``optax.scale_by_lion``, which reads the old one): 12
+    bytes a parameter for gradients and parameters, 8 for the directions at all tensors and
+    :math:`20 \rho` for the moments are moved, beside AdamW's 40. Otherwise the gradients of the
+    active tensors are gathered first, :math:`4 \rho` temporary bytes a parameter.
 
     **Sharding.** State created outside of ``jit`` is sharded as its parameter on the axes that it
     shares with it: all axes of a tensor in a slot, the axis of ``columns`` and ``rows`` that is

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import optim
 from experiments.models import llama
-from optim import _blocks, _traits
+from optim import _blocks, _inplace, _traits
 
 GAP = 2
 ASCENDING = optim.subspaces.block("ascending")
@@ -108,23 +108,28 @@ def test_tensors_of_different_shapes_share_one_buffer(order):
     assert len(jax.eval_shape(whole.init, params)[0].inner) == 8
 
 
+WIDE = {f"m{i}": (2048, 1024) for i in range(8)}
+
+
 @pytest.mark.parametrize(
     ("options", "shapes", "temporary", "accessed"),
     [
-        # Read p, g, direction and write p: 16. Two moments and the direction: 36 rho, and where
-        # tensors are separate the gathered gradient is written in a loop, which XLA's count takes
-        # to run for all of them (8), and read twice instead of g.
-        (dict(subspace="block"), {f"m{i}": (256, 256) for i in range(8)}, 1.0, 24 + 40 * 0.25),
+        # Read p, g and write p: 12. Adam's two moments are read at every tensor, active or not: 8.
+        # Their update, 20 rho, is a loop over pieces, which XLA counts once.
+        (dict(subspace="block"), WIDE, 0.0, 20),
         (
-            dict(subspace="block", stacked=lambda *_: True),
-            {"m": (8, 256, 256)},
-            1.0,
-            16 + 36 * 0.25,
+            dict(subspace=optim.subspaces.block("ascending")),
+            {f"m{i}": (2048 + 8 * i, 1024) for i in range(8)},
+            0.0,
+            20,
         ),
-        (dict(subspace="columns"), {f"m{i}": (256, 256) for i in range(2)}, 1.0, 16 + 37 * 0.25),
+        (dict(inner=optim.scale_by_lion_k()), WIDE, 0.0, 16),
+        (dict(subspace="block", stacked=lambda *_: True), {"m": (8, 2048, 1024)}, 0.0, 16),
+        # The low-dimensional gradient is gathered.
+        (dict(subspace="columns"), {f"m{i}": (2048, 1024) for i in range(2)}, 1.0, 16 + 37 * 0.25),
         (dict(subspace="block", density=0.0), {"m": (256, 256)}, 0.0, 12),
     ],
-    ids=["block", "stacked", "columns", "density0"],
+    ids=["block", "flat", "lion", "stacked", "columns", "density0"],
 )
 def test_traffic_of_the_donated_step(options, shapes, temporary, accessed):
     tx = optim.frugal(1e-3, **options)
@@ -137,7 +142,34 @@ def test_traffic_of_the_donated_step(options, shapes, temporary, accessed):
     compiled = jax.jit(step, donate_argnums=(0, 1)).lower(*args).compile()
     n = sum(math.prod(s) for s in shapes.values())
     assert compiled.memory_analysis().temp_size_in_bytes / n <= temporary + 0.05
-    assert compiled.cost_analysis()["bytes accessed"] / n <= accessed * 1.02
+    assert compiled.cost_analysis()["bytes accessed"] / n <= accessed * 1.08
+
+
+@pytest.mark.parametrize("inner", [optax.scale_by_adam(), optim.scale_by_lion_k()])
+@pytest.mark.parametrize("layout", ["slots", "flat"])
+def test_steps_in_place_equal_gathered_ones(layout, inner, monkeypatch):
+    if layout == "slots":
+        shapes = {f"m{i}": (5, 3) for i in range(3)} | {"conv": (3, 7, 2, 4), "one": (1, 6)}
+        shapes |= {"empty": (0, 3), "layers": (4, 5, 2)}
+        options = dict(density=0.6, stacked=lambda path, leaf: path[-1].key == "layers")
+    else:
+        shapes = {f"m{i}": (3 + i, 5) for i in range(5)}
+        options = dict(density=0.4, subspace=optim.subspaces.block("mirror"))
+    params, grads = tree(shapes), [tree(shapes, i) for i in range(5)]
+
+    def updates():
+        tx = optim.scale_by_frugal(inner, update_gap=GAP, **options)
+        state, out, update = tx.init(params), [], jax.jit(tx.update)
+        for g in grads:
+            u, state = update(g, state)
+            out.append(u)
+        return out
+
+    ours = updates()
+    monkeypatch.setattr(_inplace, "possible", lambda *_, **__: False)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), ours, updates()
+    )
 
 
 # The subspace changes.
