@@ -16,8 +16,9 @@ from experiments import render, stats
 __all__ = ["png"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+# Cycles of unequal lengths: no two of many methods look the same.
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+LINES = ("-", "--", "-.", ":", (0, (5, 1)))
 
 
 def png(results: Mapping[str, Any]) -> bytes:
@@ -39,7 +40,9 @@ def png(results: Mapping[str, Any]) -> bytes:
         # One legend serves all panels: a method looks the same in each.
         handles, labels = axes[0].get_legend_handles_labels()
         if len(labels) > 1:
-            figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6))
+            fit = int(figure.get_figwidth() / (0.55 + 0.085 * max(map(len, labels))))
+            ncols = min(len(labels), max(fit, 1))
+            figure.legend(handles, labels, loc="outside lower center", ncols=ncols)
         out = io.BytesIO()
         figure.savefig(out, format="png", dpi=150, metadata={"Software": None})
     return out.getvalue()
@@ -108,6 +111,24 @@ def _columns(axis, table, cells, runs):
     axis.set_title("mean, 95 % interval", fontsize=10)
 
 
+def _zoom(axis, table, cells, runs):
+    """The same, cut to the better half of the methods in every setting."""
+    _columns(axis, table, cells, runs)
+    middle, ends = [], []
+    for column in table["columns"]:
+        means = [c.summary.mean for c in cells if c.column == column and c.summary.n]
+        if means:
+            middle.append(np.median(means))
+            ends += [min(means), max(means)]
+    if middle:
+        up = table["direction"] == "max"
+        cut, best = (min(middle), max(ends)) if up else (max(middle), min(ends))
+        margin = 0.15 * (best - cut)
+        limits = _scale(table) * np.array([cut - margin, best + margin])
+        axis.set_ylim(*sorted(limits))
+    axis.set_title("the better half", fontsize=10)
+
+
 def _grid(axis, table, cells, runs):
     """Best of the other hyperparameters at each value of the first; the chosen one is ringed."""
     scale, tuning = _scale(table), table["tune_seeds"] or table["seeds"]
@@ -165,4 +186,10 @@ def _history(axis, table, cells, runs):
     axis.set_title("reported runs: mean, 95 % interval", fontsize=10)
 
 
-_PANELS = {"points": _points, "columns": _columns, "grid": _grid, "history": _history}
+_PANELS = {
+    "points": _points,
+    "columns": _columns,
+    "zoom": _zoom,
+    "grid": _grid,
+    "history": _history,
+}

@@ -22,7 +22,7 @@ __all__ = ["Run", "Table", "definition", "load", "names", "plan"]
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "configs" / "tables"
 SCALES = ("cpu", "gpu", "paper")
-PLOTS = ("points", "columns", "grid", "history")
+PLOTS = ("points", "columns", "zoom", "grid", "history")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +55,9 @@ class Table:
       source: Where they are published, and how the setting compares.
       notes: Sentences under the table: what the numbers say, and what they do not.
       plots: Panels of the picture. ``"points"``: seeds, mean, interval; ``"columns"``: lines over
-        the settings; ``"grid"``: the choosing metric over the first hyperparameter of the
-        grid; ``"history"``: the reported runs over their steps.
+        the settings; ``"zoom"``: the same, cut to the better half of the methods; ``"grid"``:
+        the choosing metric over the first hyperparameter of the grid; ``"history"``: the
+        reported runs over their steps.
       history: Names of x and y in ``Result.history`` for the panel ``"history"``.
       scales: For each scale a dict: ``about`` (what it means, on what machine), ``minutes``
         (estimate until there are measured times), and any fields above that it replaces.
