@@ -6,7 +6,7 @@ python -m experiments.reproduce --table=mnist_accuracy --data_dir=DATA
 ADAPTIVE = "optimizer.learning_rate=[3e-4, 1e-3, 3e-3, 1e-2, 3e-2]"
 SGD = "optimizer.learning_rate=[1e-2, 3e-2, 1e-1, 3e-1, 1.0]"
 DECOUPLED = "optimizer.weight_decay=[0.0, 0.1, 1.0]"
-L2 = "optimizer.weight_decay=[0.0, 1e-4, 1e-3]"
+L2 = "optimizer.weight_decay=[0.0, 1e-3, 1e-2]"
 
 TABLE = {
     "title": "Lion, AdamP, SGDP, diffGrad against AdamW and SGD: LeNet-300-100 on MNIST",
@@ -41,5 +41,10 @@ TABLE = {
     "digits": 2,
     "also": {"state bytes per parameter": "state_bytes_per_parameter"},
     "plots": ("points", "grid"),
+    "notes": (
+        "All but Lion are within 0.1 points of each other; Lion is 0.4 points behind. The "
+        "multi-layer perceptron has no normalization, so AdamP and SGDP gain nothing from their "
+        "projection here.",
+    ),
     "scales": {"cpu": {"about": "2 CPU cores, 3 epochs", "minutes": 6}},
 }

@@ -38,8 +38,13 @@ TABLE = {
     "digits": 2,
     "also": {"state bytes per parameter": "state_bytes_per_parameter"},
     "plots": ("points", "grid"),
+    "notes": (
+        "Lion's rule: its learning rate is ten times lower than AdamW's; its decay is the same "
+        "here, against the rule's 3 to 10 times.",
+        "Lion's state is half of AdamW's, as claimed. Its accuracy is 0.4 points behind.",
+    ),
     "scales": {
-        "cpu": {"about": "2 CPU cores, 3 epochs", "minutes": 10},
+        "cpu": {"about": "2 CPU cores, 3 epochs", "minutes": 4},
         "gpu": {
             "about": "one GPU, 20 epochs, all seeds tune",
             "minutes": 20,
