@@ -16,7 +16,7 @@ from absl import app, flags
 
 import bilevel
 from bilevel import export
-from experiments import models, supervised
+from experiments import models, pruned, supervised
 
 _WHAT = flags.DEFINE_enum("what", "all", ["all", "step", "masks", "export"], "Which part.")
 
@@ -117,15 +117,7 @@ def export_speed(repeats):
     """Inference of VGG-16 with half of the filters of each layer against the masked model."""
     model = models.build("vgg16_bn", input_shape=(32, 32, 3), num_classes=10)
     params, stats = model.init(jax.random.key(0))
-    names = sorted(k for k in params if k.startswith("conv"))
-    chains = [
-        export.Chain(
-            f"{a}/kernel",
-            (f"{a}/bias", *(f"{a.replace('conv', 'norm')}/{k}" for k in FOLLOW)),
-            f"{b}/kernel",
-        )
-        for a, b in zip(names, [*names[1:], "classifier"], strict=True)
-    ]
+    chains = pruned.chains("vgg16_bn", params, stats)
     scores = bilevel.masks.prunable(params, structure="filter")
     masks = bilevel.masks.from_scores(scores, 0.5, structure="filter")
     masks = export.tie(params, masks, chains)
@@ -147,9 +139,6 @@ def export_speed(repeats):
         "largest difference of logits": gap,
         "parameters": sizes,
     }
-
-
-FOLLOW = ("scale", "bias", "mean", "var")
 
 
 def main(_):

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 import bilevel
 import optim
-from experiments import checkpoints, pruning, records, runtime, supervised
+from experiments import checkpoints, data, models, pruned, pruning, records, runtime, supervised
 from experiments.pruning import Job, Stage
 from experiments.train import Result
 
@@ -96,8 +96,19 @@ def run(
         final["dense/accuracy"] = dense["test/accuracy"]
     report = bilevel.sparsity_report(params, masks)
     final |= {f"density/{r.path}": r.density for r in report.layers if r.prunable}
+    small = None
+    if config.prune.method == "bip" and config.prune.structure in ("filter", "channel"):
+        links = pruned.chains(config.model.name, params, stats)
+        if links:
+            arrays: Any = dataset.test
+            x = data.prepare(dataset)(arrays, np.arange(64), None)["x"]
+            small = pruned.smaller(job.model, params, stats, masks, links, x)
+            final["small/accuracy"] = _numbers(evaluate, *small)["test/accuracy"]
+            final["small/parameters"] = models.count(small[0]) / models.count(params)
     if folder is not None and jax.process_index() == 0:
-        _leave(folder, params, stats, masks, report, final)
+        pruned.save(folder, params, stats, masks, report, final)
+        if small is not None:
+            pruned.save_smaller(folder / "small.npz", *small)
     return Result({k: float(v) for k, v in final.items()}, rows)
 
 
@@ -190,36 +201,6 @@ def _numbers(evaluate, params, stats) -> dict[str, float]:
     return {f"test/{k}": float(v) for k, v in evaluate(state, "test").items()}
 
 
-def _leave(folder, params, stats, masks, report, final) -> None:
-    """Writes ``pruned.npz`` (sparse), ``report.txt`` and ``final.json``; draws the densities."""
-    import json
-
-    from experiments import pruning_plots
-
-    arrays: dict[str, Any] = {}
-    for name, x in _named(params).items():
-        mask = _named(masks).get(name)
-        if mask is not None and np.ndim(x) == 2:
-            sparse = bilevel.export.to_csr(x)
-            for field in ("data", "indices", "indptr"):
-                arrays[f"params/{name}/{field}"] = getattr(sparse, field)
-            arrays[f"params/{name}/shape"] = np.array(sparse.shape)
-        else:
-            arrays[f"params/{name}"] = np.asarray(x)
-        if mask is not None:
-            arrays[f"masks/{name}"] = np.packbits(np.asarray(mask))
-    arrays |= {f"stats/{name}": np.asarray(x) for name, x in _named(stats).items()}
-    np.savez_compressed(folder / "pruned.npz", **arrays)
-    records.write_atomically(folder / "report.txt", f"{report}\n")
-    records.write_atomically(folder / "final.json", json.dumps(final, indent=2) + "\n")
-    pruning_plots.layers({folder.name: report}, folder / "layers.png")
-
-
-def _named(tree: Any) -> dict[str, Any]:
-    pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {bilevel.masks.path_name(p): x for p, x in pairs}
-
-
 def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
     """Prunes what the flags say, and prints how it did and where it is left."""
     try:
@@ -233,6 +214,9 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
         if "dense/accuracy" in final:
             print(f"dense accuracy   {100 * final['dense/accuracy']:.2f} %")
         print(f"pruned accuracy  {100 * final['test/accuracy']:.2f} %")
+        if "small/accuracy" in final:
+            share = 100 * final["small/parameters"]
+            print(f"smaller model    {100 * final['small/accuracy']:.2f} %, {share:.1f} % as large")
         print(f"kept             {100 * final['density']:.2f} % of the prunable weights")
         print(f"cost             {final['seconds']:.1f} s, {final['gradients']:.0f} gradients")
         print(f"config, checkpoints, pruned model and report: {workdir}")

@@ -48,6 +48,19 @@ def test_lottery_tickets_and_their_control():
     assert imp.final["test/loss"] != control.final["test/loss"]
 
 
+def test_filters_leave_a_smaller_model(tmp_path):
+    c = config("bip", density=0.5, structure="filter")
+    c.model = {"name": "cnn", "options": {"widths": (4, 5), "hidden": 6}}
+    final = prune.run(c, tmp_path, quiet=True).final
+    assert 0 <= final["small/accuracy"] <= 1
+    with np.load(tmp_path / "small.npz") as small:
+        assert small["params/conv_1/kernel"].shape == (3, 3, 2, 3)
+        assert small["params/hidden/kernel"].shape == (2 * 2 * 3, 6)
+        sizes = [small[name].size for name in small if name.startswith("params/")]
+    dense = (9 * 4 + 4) + (36 * 5 + 5) + (20 * 6 + 6) + (60 + 10)
+    assert final["small/parameters"] == pytest.approx(sum(sizes) / dense)
+
+
 @pytest.mark.parametrize("method", ["imp", "bip"])
 def test_a_stopped_run_resumes_bit_identically(method, tmp_path):
     c = config(method, density=0.5)

@@ -8,7 +8,7 @@ import scipy.sparse
 
 import bilevel
 from bilevel import export
-from experiments import models
+from experiments import models, pruned
 
 
 def test_csr_and_bcsr_equal_scipys():
@@ -26,28 +26,14 @@ def test_csr_and_bcsr_equal_scipys():
         export.to_bcsr(w, (5, 4))
 
 
-CNN = [
-    export.Chain("conv_0/kernel", ("conv_0/bias",), "conv_1/kernel"),
-    export.Chain("conv_1/kernel", ("conv_1/bias",), "hidden/kernel"),
-]
-RESNET = [
-    export.Chain(
-        f"block_{i}_{j}/conv_0/kernel",
-        tuple(f"block_{i}_{j}/norm_0/{k}" for k in ("scale", "bias", "mean", "var")),
-        f"block_{i}_{j}/conv_1/kernel",
-    )
-    for i in range(3)
-    for j in range(3)
-]
-
-
 @pytest.mark.parametrize(
-    ("name", "chains", "structure"),
-    [("cnn", CNN, "filter"), ("cnn", CNN, "channel"), ("resnet20", RESNET, "filter")],
+    ("name", "structure"), [("cnn", "filter"), ("cnn", "channel"), ("resnet20", "filter")]
 )
-def test_smaller_model_has_the_masked_models_outputs(name, chains, structure):
+def test_smaller_model_has_the_masked_models_outputs(name, structure):
     model = models.build(name, input_shape=(16, 16, 3), num_classes=5)
     params, stats = model.init(jax.random.key(0))
+    chains = pruned.chains(name, params, stats)
+    assert len(chains) == {"cnn": 2, "resnet20": 9}[name]
     rng = np.random.default_rng(1)
     noisy = lambda x: np.asarray(x) + rng.uniform(0, 0.3, x.shape).astype(np.float32)  # noqa: E731
     params, stats = jax.tree.map(noisy, (params, stats))  # Biases and norms that matter.
@@ -62,6 +48,20 @@ def test_smaller_model_has_the_masked_models_outputs(name, chains, structure):
     np.testing.assert_allclose(smaller, masked, rtol=1e-4, atol=1e-5 * np.abs(masked).max())
     count = lambda tree: sum(v.size for v in jax.tree.leaves(tree))  # noqa: E731
     assert count(small) < (0.75 if structure == "filter" else 0.95) * count(params)
+
+
+@pytest.mark.parametrize("name", ["vgg16_bn", "wrn16_8", "resnet18", "lenet5", "mlp"])
+def test_chains_of_the_other_models_fit(name):
+    model = models.build(name, input_shape=(32, 32, 3), num_classes=10)
+    params, stats = jax.eval_shape(model.init, jax.random.key(0))
+    chains = pruned.chains(name, params, stats)
+    known = {**pruned.named(params), **pruned.named(stats)}
+    assert len(chains) == {"vgg16_bn": 13, "wrn16_8": 6, "resnet18": 8, "lenet5": 2, "mlp": 0}[name]
+    for chain in chains:
+        width = known[chain.producer].shape[-1]
+        assert all(known[b].shape == (width,) for b in chain.between)
+        assert known[chain.consumer].shape[-2] % width == 0
+        assert len(chain.between) == {"vgg16_bn": 5, "lenet5": 1}.get(name, 4)
 
 
 def test_a_filter_that_only_has_a_bias_left_is_silenced():

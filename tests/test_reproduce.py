@@ -178,12 +178,6 @@ def test_one_diverged_seed_of_a_population(define, tmp_path):
     assert "| 2 of 3 |" in render.markdown(results)
 
 
-def test_seconds_are_those_that_the_main_reports():
-    run = {"status": "done", "seconds": 9.0, "final": {"loss": 1.0}}
-    assert render._number(run, "seconds") == 9.0
-    assert render._number({**run, "final": {"seconds": 2.0}}, "seconds") == 2.0
-
-
 def test_training_with_a_planted_divergence(define, tmp_path, monkeypatch):
     table = define(
         main="train",

@@ -1,5 +1,6 @@
 """What a mask leaves: per layer and in total, and how compressible a layer still is."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -48,6 +49,7 @@ class Report(NamedTuple):
         return "\n".join(lines)
 
 
+@functools.partial(jax.jit, static_argnames=("p", "q", "axis"))
 def pq_index(
     x: jax.Array, mask: jax.Array | None = None, p: float = 0.5, q: float = 1.0, axis: Any = None
 ):

@@ -1,0 +1,97 @@
+"""What pruning leaves: the pruned model, a physically smaller one, and what they cost."""
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import bilevel
+from bilevel import export
+from experiments import models, pruning_plots, records
+
+NORM = ("scale", "bias", "mean", "var")
+
+
+def named(tree: Any) -> dict[str, Any]:
+    """Returns the leaves of a tree by their paths."""
+    pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {bilevel.masks.path_name(p): x for p, x in pairs}
+
+
+def chains(model: str, params: Any, stats: Any) -> list[export.Chain]:
+    """Returns the convolutions of a model whose channels only one layer reads.
+
+    In residual networks these are the first of each block, since the shortcut reads the others;
+    of a model with another shape of names, none.
+    """
+    known = {**named(params), **named(stats)}
+    tops = sorted({name.split("/")[0] for name in known})
+
+    def chain(producer, norm, consumer):
+        between = (f"{producer}/bias", *(f"{norm}/{k}" for k in NORM))
+        between = tuple(name for name in between if name in known)
+        return export.Chain(f"{producer}/kernel", between, f"{consumer}/kernel")
+
+    blocks = [t for t in tops if t.startswith("block_")]
+    if blocks:
+        # Before the activation, or before the convolution.
+        norm = "norm_1" if model.startswith("wrn") else "norm_0"
+        return [chain(f"{b}/conv_0", f"{b}/{norm}", f"{b}/conv_1") for b in blocks]
+    layers = [t for t in tops if t.startswith("conv_")]
+    if not layers:
+        return []
+    layers.append("hidden" if "hidden" in tops else "classifier")
+    return [chain(a, a.replace("conv", "norm"), b) for a, b in itertools.pairwise(layers)]
+
+
+def smaller(
+    model: models.Model, params: Any, stats: Any, masks: Any, links: list[export.Chain], x: Any
+) -> tuple[Any, Any]:
+    """Cuts pruned filters and channels out; checks that the outputs at ``x`` stay.
+
+    The outputs are those of the model whose pruned filters are silent (``bilevel.export.tie``).
+
+    Raises:
+      RuntimeError: When the outputs differ by more than 1e-5 of the largest.
+    """
+    masks = export.tie(params, masks, links)
+    small = export.shrink(params, stats, masks, links)
+    forward = jax.jit(lambda params, stats: model.apply(params, stats, x, train=False)[0])
+    want, got = forward(bilevel.masks.apply(masks, params), stats), forward(*small)
+    gap = float(jnp.abs(got - want).max() / jnp.abs(want).max())
+    if not gap <= 1e-5:
+        raise RuntimeError(f"outputs of the smaller model differ by {gap:.1e} of the largest")
+    return small
+
+
+def save(
+    folder: Path, params: Any, stats: Any, masks: Any, report: bilevel.Report, final: Any
+) -> None:
+    """Writes ``pruned.npz`` (sparse), ``report.txt`` and ``final.json``; draws the densities."""
+    arrays: dict[str, Any] = {}
+    kept = named(masks)
+    for name, x in named(params).items():
+        if name in kept and np.ndim(x) == 2:
+            sparse = export.to_csr(x)
+            for field in ("data", "indices", "indptr"):
+                arrays[f"params/{name}/{field}"] = getattr(sparse, field)
+            arrays[f"params/{name}/shape"] = np.array(sparse.shape)
+        else:
+            arrays[f"params/{name}"] = np.asarray(x)
+        if name in kept:
+            arrays[f"masks/{name}"] = np.packbits(np.asarray(kept[name]))
+    arrays |= {f"stats/{name}": np.asarray(x) for name, x in named(stats).items()}
+    np.savez_compressed(folder / "pruned.npz", **arrays)
+    records.write_atomically(folder / "report.txt", f"{report}\n")
+    records.write_atomically(folder / "final.json", json.dumps(final, indent=2) + "\n")
+    pruning_plots.layers({folder.name: report}, folder / "layers.png")
+
+
+def save_smaller(file: Path, params: Any, stats: Any) -> None:
+    """Writes the arrays of a smaller model by path, ``params/...`` and ``stats/...``."""
+    arrays: dict[str, Any] = named({"params": params, "stats": stats})
+    np.savez_compressed(file, **arrays)
