@@ -37,13 +37,15 @@ class Report(NamedTuple):
 
     def __str__(self) -> str:
         names = ("leaf", "shape", "kept", "density", "flops", "bytes", "PQ")
-        head = "{:32} {:>18} {:>12} {:>8} {:>12} {:>12} {:>6}".format(*names)
+        rows = (*self.layers, self.prunable, self.total)
+        labels = [r.path + (" (not prunable)" if not r.prunable else "") for r in rows]
+        width = max(map(len, labels))
+        head = f"{{:{width}}} {{:>18}} {{:>12}} {{:>8}} {{:>12}} {{:>12}} {{:>6}}".format(*names)
         lines: list[str] = [head]
-        for row in (*self.layers, self.prunable, self.total):
+        for label, row in zip(labels, rows, strict=True):
             shape = "x".join(map(str, row.shape)) or "-"
-            rule = "" if row.prunable or not row.shape else " (not prunable)"
             lines.append(
-                f"{row.path + rule:32} {shape:>18} {row.kept:>12} {row.density:>8.4f} "
+                f"{label:{width}} {shape:>18} {row.kept:>12} {row.density:>8.4f} "
                 f"{row.flops:>12} {row.bytes:>12} {row.pq_index:>6.3f}"
             )
         return "\n".join(lines)

@@ -5,6 +5,10 @@
 
 The first is for an accelerator (not run here): both stages have the 100 epochs of the paper's BiP
 (its dense training has 200) and the decay of its dense training (5e-4; its BiP has 1e-4).
+The second makes 23 dense steps and 23 of BiP, in two minutes on one core of an AMD EPYC, CPU only;
+with ``--config.prune.structure=filter --config.prune.density=0.5`` it leaves a model half as large:
+test accuracy 22.3 % before, 20.9 % after, 20.2 % of the smaller model, which loses the offsets of
+the pruned filters too.
 """
 
 from configs.pruning.common import pruning
