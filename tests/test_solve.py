@@ -1,5 +1,6 @@
 """The bilevel main: every config runs, resumes bit for bit, and says what is wrong."""
 
+import contextlib
 import importlib.util
 import json
 from pathlib import Path
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import bilevel
 from experiments import problems, solve, solve_plots, solvers
 from experiments.problems import constrained, task
 
@@ -193,6 +195,37 @@ def test_llc_optimum():
     np.testing.assert_allclose(dy["y1"] - 1, 0, atol=1e-6)
     np.testing.assert_allclose(dy["y2"] - 1, 0, atol=1e-6)
     assert abs(float(t.problem.constraint(x, y)[0])) < 1e-6
+
+
+def test_diagnose_flags_the_authors_llc_steps_and_passes_the_tuned_ones():
+    tuned = dict(module_of("constrained").SOLVERS["llc"])
+    official = {"alpha": 0.008, "beta": 0.02, "eta": 0.01, "gamma1": 10.0, "gamma2": 10.0}
+    with jax.enable_x64(True):
+        t = constrained.llc()
+        best = np.full(100, -0.3), {"y1": np.full(100, 0.7), "y2": np.full(100, -0.4)}
+        for options in (official | {"c": ("power", 0.025, 0.3)}, tuned):
+            solver = solvers.build("lv_hba", {k: v for k, v in options.items() if k != "name"}, t)
+            state = solver.init(t.problem, *best)
+            state = state._replace(lam=-jnp.ones(1), z=-jnp.ones(1), count=jnp.array(1499))
+            stable = options["c"] == tuned["c"]
+            with contextlib.nullcontext() if stable else pytest.warns(match="locally unstable"):
+                found = bilevel.diagnose(t.problem, solver, state)
+            assert found.stable == stable
+            if not stable:
+                assert 1.011 <= found.spectral_radius <= 1.014  # Of the authors' map, by hand.
+
+
+def test_llsc_with_orthonormal_rows_is_the_same_problem():
+    with jax.enable_x64(True):
+        plain, other = (constrained.llsc(seed=3, orthonormal=o) for o in (False, True))
+        assert (plain.project_theta is None, other.project_theta is None) == (False, True)
+        rng = np.random.default_rng(0)
+        x, y = rng.normal(size=(2, 100))
+        m = constrained.llsc_matrices()
+        rows = jax.jacobian(other.problem.constraint, 1)(x, y)
+        away = np.linalg.pinv(m["A"]) @ plain.problem.constraint(x, y)  # To the set, in y.
+        np.testing.assert_allclose(rows.T @ other.problem.constraint(x, y), away, atol=1e-9)
+        np.testing.assert_allclose(rows @ rows.T, np.eye(90), atol=1e-12)
 
 
 def test_bad_input():

@@ -75,6 +75,7 @@ def llsc(
     matrices: str | dict = "",
     seed: int = 0,
     multiplier_bound: float = math.inf,
+    orthonormal: bool = False,
 ) -> Task:
     """``F = sin(c'x + d'y) + log(|x + y|^2 + 1)``, ``f = .5 |x - y|^2``, Ay + Hx = 0, Bx = 0.
 
@@ -83,6 +84,9 @@ def llsc(
         ``(n,)``; empty for random ones.
       seed: Of the start, standard normal and then projected.
       multiplier_bound: r; the authors' script has none.
+      orthonormal: Writes the same set as V'y + S^-1 U'Hx = 0, A = USV', so that the multipliers
+        follow at large steps, and leaves theta to them as in the paper. The authors' script
+        projects theta onto the set instead: g is then zero and the multipliers never learn.
     """
     if matrices and isinstance(matrices, str):
         with np.load(matrices) as stored:
@@ -95,10 +99,14 @@ def llsc(
         return jnp.sin(c @ x + d @ y) + jnp.log(jnp.sum((x + y) ** 2) + 1)
 
     onto = projections.affine(np.block([[H, A], [B, np.zeros_like(A)]]))
+    rows, coupling = A, H
+    if orthonormal:
+        u, s, rows = np.linalg.svd(A, full_matrices=False)
+        coupling = (u / s).T @ H
     problem = bilevel.Problem(
         upper=upper,
         lower=lambda x, y, batch=None: 0.5 * jnp.sum((x - y) ** 2),
-        constraint=lambda x, y, batch=None: A @ y + H @ x,
+        constraint=lambda x, y, batch=None: rows @ y + coupling @ x,
         project_xy=projections.joint(onto),
         multiplier_bound=multiplier_bound,
         equality=True,
@@ -113,6 +121,8 @@ def llsc(
 
     x0, y0 = np.random.default_rng(seed).normal(size=(2, n))
     x0, y0 = jax.device_get(jax.jit(onto)((x0, y0)))
+    if orthonormal:
+        return Task(problem, x0, y0, evaluate)
     lower_set = projections.affine(A)
     return Task(problem, x0, y0, evaluate, project_theta=lambda theta, x: lower_set(theta, -H @ x))
 
