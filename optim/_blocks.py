@@ -262,12 +262,15 @@ def up(
         for i, here, start in places(p, g, active):
             m = p.members[i]
 
-            def tensor(x, start=start, m=m, slots=g.slots):
+            def tensor(x, here=here, start=start, m=m, slots=g.slots):
                 if x.ndim == 0:  # Shared by a flat buffer.
                     return x
                 size = 1 if slots else math.prod(m.shape)
+                whole = x.shape[0] == size and x.shape != (1,)
                 x = jax.lax.dynamic_slice_in_dim(x, start, size, 0)
-                return x[0] if slots else x.reshape(m.shape)
+                x = x[0] if slots else x.reshape(m.shape)
+                # Were it equal for all tensors, XLA would keep it instead of computing it twice.
+                return jnp.where(here, x, 0) if whole else x
 
             kept = direction(n, leaves[m.leaf], tensor)
             out[m.leaf] = jnp.where(here, kept, out[m.leaf])

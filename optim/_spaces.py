@@ -167,10 +167,8 @@ def blockwise(
         def default(grads, state, active, fresh):
             return gathered(grads, state, active, fresh, params, **extra)
 
-        # Of arrays with explicit axes no piece can be taken.
-        explicit = any(a is not None for g in grads for a in jax.typeof(g).sharding.spec)
         args = grads, state, active, fresh
-        if explicit or not simple or not _inplace.possible(plan, inner, **extra):
+        if not simple or not _inplace.possible(plan, inner, **extra):
             return default(*args)
         return jax.lax.platform_dependent(*args, cpu=in_place, default=default)
 

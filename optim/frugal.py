@@ -1,5 +1,6 @@
 """FRUGAL: a state-full optimizer on a small subspace, a state-free rule on the rest."""
 
+import functools
 import numbers
 import warnings
 from collections.abc import Callable
@@ -132,14 +133,15 @@ def scale_by_frugal(
         leaves, xs, others, _, _ = split(params, warn=True)
         s = space(leaves, xs)
         zero = jnp.zeros([], jnp.int32)
-        shapes = jax.eval_shape(lambda xs: s.select(key_of(zero), zero, zero, xs), xs)
+        like = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in xs]
+        shapes = jax.eval_shape(lambda xs: s.select(key_of(zero), zero, zero, xs), like)
         selection = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        low = s.shapes(xs, selection)
+        low = s.shapes(like, selection)
         # Nothing of the low state is used before the first step sets it.
         low = jax.tree.map(_spaces.zeros, low, s.owners(xs))
         return ScaleByFrugalState(zero, selection, s.init(low), rest_inner.init(others))
 
-    def update_fn(updates, state, params=None, **extra):
+    def update(updates, state, params, **extra):
         leaves, grads, others, hidden, treedef = split(updates)
         p_hidden = p_others = None
         if params is not None:
@@ -163,6 +165,14 @@ def scale_by_frugal(
         out = treedef.unflatten([full.pop(0) if h else next(rest) for h in hidden])
         count = jnp.asarray(optax.safe_increment(state.count))
         return out, ScaleByFrugalState(count, selection, inner_state, regular_state)
+
+    def update_fn(updates, state, params=None, **extra):
+        # Where axes are explicit the compiler decides inside; the state stays as it is laid out.
+        specs = jax.tree.map(lambda x: jax.typeof(x).sharding.spec, (updates, state))
+        if not any(axis for spec in jax.tree.leaves(specs) for axis in spec):
+            return update(updates, state, params, **extra)
+        auto = jax.sharding.auto_axes(functools.partial(update, **extra), out_sharding=specs)
+        return auto(updates, state, params)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -256,8 +266,10 @@ def frugal(
     Notes:
       The authors' SGD starts its momentum from a clone of a tensor; see
       :func:`optim.scale_by_momentum`. Their random blocks are drawn from all tensors at once; see
-      ``stratify``. Their decay default is 0.01 for AdamW. Under ``jax.vmap`` over runs the change
-      becomes a select, so that a costly one (``svd``) is computed at every step.
+      ``stratify``. Their decay default is 0.01 for AdamW. ``optax.inject_hyperparams`` needs
+      ``static_args=("density", "projectable")``, and ``optax.tree.map_params`` raises
+      ``ValueError``: the state is not shaped like the parameters. Under ``jax.vmap`` over runs the
+      change becomes a select, so that a costly one (``svd``) is computed at every step.
 
     Example:
       >>> import jax.numpy as jnp, optax, optim

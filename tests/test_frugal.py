@@ -526,12 +526,12 @@ def test_nothing_projectable_warns():
         optim.frugal(0.1).init({"b": jnp.ones(3), "norm": jnp.ones((2, 2))})
 
 
-def test_optax_habits():
-    """An injected rate, accumulation over two steps."""
-    make = lambda learning_rate: optim.frugal(learning_rate, density=0.5, update_gap=GAP)  # noqa: E731
-    base = run(make(0.1), grads=GRADS[:3])[0]
-    injected = optax.inject_hyperparams(make)(learning_rate=0.1)
-    twice = [g for g in GRADS[:3] for _ in range(2)]
-    for tx, grads in ((injected, GRADS[:3]), (optax.MultiSteps(make(0.1), 2), twice)):
-        got = run(tx, grads=grads)[0]
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, base)
+def test_injected_arguments():
+    """All but those that decide shapes, or are functions, which optax takes for schedules."""
+    options = dict(density=0.5, update_gap=GAP, state_free_scale=0.5)
+    static = ("density", "projectable")
+    injected = optax.inject_hyperparams(optim.frugal, static_args=static)(0.1, **options)
+    base = run(optim.frugal(0.1, **options), grads=GRADS[:3])[0]
+    got, state = run(injected, grads=GRADS[:3])
+    assert state.hyperparams["update_gap"] == GAP
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, base)
