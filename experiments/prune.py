@@ -15,7 +15,17 @@ from ml_collections import ConfigDict
 
 import bilevel
 import optim
-from experiments import checkpoints, data, models, pruned, pruning, records, runtime, supervised
+from experiments import (
+    checkpoints,
+    data,
+    models,
+    pruned,
+    pruning,
+    pruning_plots,
+    records,
+    runtime,
+    supervised,
+)
 from experiments.pruning import Job, Stage
 from experiments.train import Result
 
@@ -107,6 +117,7 @@ def run(
             final["small/parameters"] = models.count(small[0]) / models.count(params)
     if folder is not None and jax.process_index() == 0:
         pruned.save(folder, params, stats, masks, report, final)
+        pruning_plots.layers({folder.name: report}, folder / "layers.png")
         if small is not None:
             pruned.save_smaller(folder / "small.npz", *small)
     return Result({k: float(v) for k, v in final.items()}, rows)

@@ -11,7 +11,7 @@ import numpy as np
 
 import bilevel
 from bilevel import export
-from experiments import models, pruning_plots, records
+from experiments import models, records
 
 NORM = ("scale", "bias", "mean", "var")
 
@@ -71,7 +71,7 @@ def smaller(
 def save(
     folder: Path, params: Any, stats: Any, masks: Any, report: bilevel.Report, final: Any
 ) -> None:
-    """Writes ``pruned.npz`` (sparse), ``report.txt`` and ``final.json``; draws the densities."""
+    """Writes ``pruned.npz`` (matrices as CSR, masks as bits), ``report.txt``, ``final.json``."""
     arrays: dict[str, Any] = {}
     kept = named(masks)
     for name, x in named(params).items():
@@ -88,7 +88,37 @@ def save(
     np.savez_compressed(folder / "pruned.npz", **arrays)
     records.write_atomically(folder / "report.txt", f"{report}\n")
     records.write_atomically(folder / "final.json", json.dumps(final, indent=2) + "\n")
-    pruning_plots.layers({folder.name: report}, folder / "layers.png")
+
+
+def load(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Returns parameters, statistics and masks by path, as :func:`save` wrote them.
+
+    Raises:
+      ValueError: When the folder holds no finished run.
+    """
+    file = folder / "pruned.npz"
+    if not file.exists():
+        raise ValueError(f"there is no {file}: {folder} is no finished run of experiments.prune")
+    with np.load(file) as z:
+        arrays = dict(z)
+
+    def part(prefix):
+        return {k.removeprefix(prefix): x for k, x in arrays.items() if k.startswith(prefix)}
+
+    params, stats, bits = part("params/"), part("stats/"), part("masks/")
+    for name in [n.removesuffix("/indptr") for n in params if n.endswith("/indptr")]:
+        data, indices, indptr = (params.pop(f"{name}/{k}") for k in ("data", "indices", "indptr"))
+        rows, columns = (int(n) for n in params.pop(f"{name}/shape"))
+        sparse = export.CSR(data, indices, indptr, (rows, columns), (1, 1))
+        params[name] = export.to_dense(sparse)
+
+    def mask(name, x):
+        if name not in bits:
+            return None
+        return np.unpackbits(bits[name], count=x.size).reshape(x.shape).astype(bool)
+
+    params = dict(sorted(params.items()))
+    return params, stats, {name: mask(name, x) for name, x in params.items()}
 
 
 def save_smaller(file: Path, params: Any, stats: Any) -> None:

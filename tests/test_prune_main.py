@@ -8,7 +8,7 @@ import pytest
 
 import bilevel
 from configs.pruning import digits
-from experiments import prune, pruning, pruning_plots, runtime
+from experiments import prune, pruned, pruning, pruning_plots, runtime
 
 
 def config(method, **changes):
@@ -78,6 +78,14 @@ def test_a_stopped_run_resumes_bit_identically(method, tmp_path):
     ):
         assert sorted(a) == sorted(b)
         assert all(np.array_equal(a[k], b[k]) for k in a)
+    params, _, masks = pruned.load(tmp_path / "whole")
+    assert float(bilevel.masks.density(masks)) == pytest.approx(whole.final["density"])
+    for x, mask in zip(params.values(), masks.values(), strict=True):
+        assert mask is None or (np.count_nonzero(x) and not x[~mask].any())
+    for file in pruning_plots.of_runs([tmp_path / "whole", tmp_path / "parts"], tmp_path):
+        assert file.stat().st_size > 1000
+    with pytest.raises(ValueError, match="is no finished run"):
+        pruned.load(tmp_path)
     left = {p.name for p in (tmp_path / "whole").iterdir()}
     assert left >= {"config.json", "final.json", "layers.png", "pruned.npz", "report.txt", "stages"}
     assert json.loads((tmp_path / "whole" / "final.json").read_text())["density"] <= 0.51
@@ -125,8 +133,12 @@ def test_pictures(tmp_path):
     params = {"w": np.ones((9, 9), np.float32)}
     reports = {k: bilevel.sparsity_report(params, m) for k, m in masks.items()}
     pruning_plots.layers(reports, tmp_path / "layers.png")
-    points = {"BiP": [(80.0, [0.9, 0.91]), (90.0, [0.8, 0.82])]}
-    pruning_plots.against(points, tmp_path / "sparsity.png", "sparsity (%)", log=False)
-    assert all(
-        (tmp_path / f"{n}.png").stat().st_size > 1000 for n in ("overlap", "layers", "sparsity")
-    )
+    finals = [{"density": d, "seconds": 3.0, "test/accuracy": 0.5 + d} for d in (0.2, 0.1, 0.1)]
+    runs = [
+        {"row": "BiP", "column": c, "status": "done", "final": f}
+        for c, f in zip("xyy", finals, strict=True)
+    ]
+    table = {"name": "digits", "rows": {"BiP": ""}, "columns": dict.fromkeys("xyz")}
+    files = pruning_plots.of_table({"table": table, "runs": runs}, tmp_path)
+    assert [f.name for f in files] == ["digits_sparsity.png", "digits_seconds.png"]
+    assert all(f.stat().st_size > 1000 for f in tmp_path.iterdir())
