@@ -166,12 +166,12 @@ def scale_by_frugal(
         count = jnp.asarray(optax.safe_increment(state.count))
         return out, ScaleByFrugalState(count, selection, inner_state, regular_state)
 
-    def update_fn(updates, state, params=None, **extra):
+    def update_fn(updates, state, params=None, **extra) -> Any:
         # Where axes are explicit the compiler decides inside; the state stays as it is laid out.
         specs = jax.tree.map(lambda x: jax.typeof(x).sharding.spec, (updates, state))
         if not any(axis for spec in jax.tree.leaves(specs) for axis in spec):
             return update(updates, state, params, **extra)
-        auto = jax.sharding.auto_axes(functools.partial(update, **extra), out_sharding=specs)
+        auto: Any = jax.sharding.auto_axes(functools.partial(update, **extra), out_sharding=specs)
         return auto(updates, state, params)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
