@@ -129,13 +129,15 @@ def _job(text: str, data_dir: str | None) -> Job:
     return Job(model, loss, optimizer, make, prepare_pair, epoch, steps)
 
 
+def mask_rate(peak: float, steps: int) -> optax.Schedule:
+    """The authors' learning rate of the scores: a tenth from half of the steps, then another."""
+    return optax.piecewise_constant_schedule(peak, {steps // 2: 0.1, steps * 3 // 4: 0.1})
+
+
 @functools.lru_cache(maxsize=64)
 def _bip(job: Job, text: str) -> Any:
     prune = ConfigDict(json.loads(text))
-    half = job.steps // 2
-    rate = optax.piecewise_constant_schedule(
-        prune.mask_learning_rate, {half: 0.1, job.steps * 3 // 4: 0.1}
-    )
+    rate = mask_rate(prune.mask_learning_rate, job.steps)
     return bilevel.bip(
         job.optimizer(1),
         optax.sgd(rate, momentum=0.9),

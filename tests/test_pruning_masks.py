@@ -10,6 +10,7 @@ import pytest
 
 import bilevel
 from bilevel.pruning import select
+from experiments import pruning
 
 REFERENCE = Path(__file__).parent / "reference" / "pruning"
 
@@ -126,8 +127,30 @@ def test_imp_prunes_a_fifth_of_what_is_left():
     total = sum(a.size for a in alive)
     drop = total - kept + int(np.ceil(0.2 * kept))
     masks = bilevel.masks.from_counts(weights, drop)
+    openlth = bilevel.masks.from_counts(weights, drop + 1)  # It also drops its threshold.
     for i in range(2):
         assert np.array_equal(masks[i], record[f"imp_exact{i}"])
+        assert np.array_equal(openlth[i], record[f"imp_openlth{i}"])
+
+
+def test_granet_and_n_of_m_decay_records():
+    record = load("extras")
+    masks, weights, grads = (
+        {"a": record[f"{k}0"], "none": none, "b": record[f"{k}1"]}
+        for k, none in (("mask_in", None), ("w", 1.0), ("granet_grad", 1.0))
+    )
+    masks = jax.tree.map(lambda m: m.astype(bool), masks)
+    with jax.enable_x64(True):
+        for fraction, name in ((0.0, "pruned"), (float(record["granet_drop"]), "out")):
+            got = bilevel.granet(masks, weights, grads, float(record["granet_density"]), fraction)
+            for i, leaf in enumerate("ab"):
+                assert np.array_equal(got[leaf], record[f"granet_{name}{i}"])
+        for kind, name in (("linear", "linear"), ("exponential", "exp")):
+            got = bilevel.density.residue(record["nm_t"], float(record["nm_beta"]), kind=kind)
+            np.testing.assert_allclose(got, record[f"nm_mdgf_{name}"], atol=1e-9)
+    for kind in ("sparsify", "fine", "densify"):
+        got = bilevel.density.n_of_m(1, 16, epochs=200, dense=10, finetune=20, kind=kind)
+        assert np.array_equal(got, record[f"nm_sdgf_{kind}"])
 
 
 def test_erk_and_minimum_threshold_records():
@@ -156,10 +179,17 @@ def test_density_records():
         for held, name in ((True, "cubic_stepwise"), (False, "cubic_continuous")):
             got = 1 - bilevel.density.cubic(record["t"], final, held=held, **ramp)
             np.testing.assert_allclose(got, record[name], atol=1e-9)
+        early = 1 - bilevel.density.cubic(record["t"] + 1, final, held=False, **ramp)
+        np.testing.assert_allclose(early, record["jaxpruner_poly3"], atol=1e-9)
     imp = record["imp_density_20pct"]
     np.testing.assert_allclose(bilevel.density.geometric(len(imp) - 1), imp[1:], rtol=1e-9)
     got = bilevel.density.exponential(float(record["synflow_rho"]), 100)
     np.testing.assert_allclose(got, record["synflow_exp"], rtol=1e-9)
+    got = bilevel.density.linear(float(record["synflow_rho"]), 100)
+    np.testing.assert_allclose(got, record["synflow_linear"], rtol=1e-9)
+    epochs, lr = int(record["bip_epochs"]), float(record["bip_lr"])
+    got = [pruning.mask_rate(lr, epochs)(e) for e in range(epochs)]
+    np.testing.assert_allclose(got, record["bip_mask_lr_step"], rtol=1e-6)
 
 
 def test_cubic_ends_on_its_last_update():
@@ -231,6 +261,9 @@ def test_snip_grasp_synflow_records(saliency):
                 reference = record[f"{key}{i}"]
                 scale = np.abs(reference).max()
                 assert np.abs(sign * got[n]["kernel"] - reference).max() < 1e-9 * scale
+        raw = sum(record[f"snip_raw{i}"].sum() for _, i in names)
+        for n, i in names:
+            np.testing.assert_allclose(snip[n]["kernel"] * raw, record[f"snip_raw{i}"], rtol=1e-9)
         iterated = bilevel.criteria.synflow_masks(
             forward, params, one, float(record["synflow_density"]), int(record["synflow_iters"])
         )

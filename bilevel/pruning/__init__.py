@@ -2,6 +2,7 @@
 
 from bilevel.pruning import allocate, criteria, density, export, masks
 from bilevel.pruning.bip import bip
+from bilevel.pruning.granet import granet
 from bilevel.pruning.hydra import hydra
 from bilevel.pruning.report import Report, pq_index, sap_count, sparsity_report
 from bilevel.pruning.sparse_training import Gradual, next_round, set_anchor, sparse_training
@@ -14,6 +15,7 @@ __all__ = [
     "criteria",
     "density",
     "export",
+    "granet",
     "hydra",
     "masks",
     "next_round",

@@ -1,11 +1,21 @@
-"""Densities over rounds or steps: one-shot, geometric (IMP), exponential, cubic (GMP)."""
+"""Densities over rounds or steps: one-shot, geometric (IMP), exponential, cubic (GMP), N:M."""
 
 import math
 from typing import Any
 
 import jax.numpy as jnp
 
-__all__ = ["cubic", "cubic_rounds", "exponential", "geometric", "geometric_rounds", "one_shot"]
+__all__ = [
+    "cubic",
+    "cubic_rounds",
+    "exponential",
+    "geometric",
+    "geometric_rounds",
+    "linear",
+    "n_of_m",
+    "one_shot",
+    "residue",
+]
 
 
 def _check(name: str, value: float) -> None:
@@ -67,6 +77,86 @@ def exponential(density: float, rounds: int) -> list[float]:
     if rounds < 1:
         raise ValueError(f"rounds must be >= 1, got {rounds}")
     return [density ** (r / rounds) for r in range(1, rounds + 1)]
+
+
+def linear(density: float, rounds: int) -> list[float]:
+    r"""Equal steps, the other mode of SynFlow's code: :math:`1 - (1 - \rho) r / R`.
+
+    Example:
+      >>> import bilevel
+      >>> bilevel.density.linear(0.5, 2)
+      [0.75, 0.5]
+    """
+    _check("density", density)
+    if rounds < 1:
+        raise ValueError(f"rounds must be >= 1, got {rounds}")
+    return [1 - (1 - density) * (r / rounds) for r in range(1, rounds + 1)]
+
+
+def residue(step: Any, rate: float, *, kind: str = "linear") -> Any:
+    r"""What is left of pruned weights when a mask fades in (MdGf): their factor :math:`\delta`.
+
+    .. math::
+      \delta_t = \max(0, 1 - \beta t) \quad \text{or} \quad e^{-\beta t}, \qquad
+      z = \theta \odot (m + (1 - m)\, \delta_t)
+
+    Args:
+      step: Step :math:`t`, a number or an array.
+      rate: :math:`\beta > 0`.
+      kind: ``"linear"`` or ``"exponential"``.
+
+    Example:
+      >>> import bilevel
+      >>> float(bilevel.density.residue(5, 0.1))
+      0.5
+
+    References:
+      Kao et al., Training Recipe for N:M Structured Sparsity with Decaying Pruning Mask, 2022.
+    """
+    if not rate > 0:
+        raise ValueError(f"rate must be > 0, got {rate}")
+    if kind not in ("linear", "exponential"):
+        raise ValueError(f"kind must be 'linear' or 'exponential', got {kind!r}")
+    t = rate * jnp.asarray(step)
+    return jnp.maximum(0.0, 1 - t) if kind == "linear" else jnp.exp(-t)
+
+
+def n_of_m(
+    n: int, m: int, *, epochs: int, dense: int, finetune: int, kind: str = "sparsify"
+) -> list[tuple[int, int, int]]:
+    """Stages of N:M masks that grow sparser (SdGf): triples of first epoch, N and M.
+
+    The stages share the epochs after the dense ones and before the fine-tuning evenly.
+
+    Args:
+      n, m: The structure at the end.
+      epochs: Of the whole run.
+      dense: Epochs before the first stage.
+      finetune: Epochs at the end that are not shared out; the last stage holds in them.
+      kind: ``"sparsify"``, M-1:M, M/2:M, M/4:M, ..., N:M; ``"fine"``, 8N:8M, 4N:4M, 2N:2M, N:M,
+        one density in ever finer groups; or ``"densify"``, N:8M, N:4M, N:2M, N:M.
+
+    Example:
+      >>> import bilevel
+      >>> bilevel.density.n_of_m(1, 4, epochs=12, dense=2, finetune=1)
+      [(2, 3, 4), (5, 2, 4), (8, 1, 4)]
+
+    References:
+      Kao et al., Training Recipe for N:M Structured Sparsity with Decaying Pruning Mask, 2022.
+    """
+    if not 0 < n < m:
+        raise ValueError(f"n must be in (0, m={m}), got {n}")
+    if not dense + finetune < epochs or min(dense, finetune) < 0:
+        raise ValueError(f"dense + finetune must be in [0, {epochs}), got {dense} and {finetune}")
+    if kind == "sparsify":
+        halves = [m >> i for i in range(1, m.bit_length()) if m >> i > n]
+        stages = [(k, m) for k in dict.fromkeys([m - 1, *halves, n])]
+    elif kind in ("fine", "densify"):
+        stages = [(n * k if kind == "fine" else n, m * k) for k in (8, 4, 2, 1)]
+    else:
+        raise ValueError(f"kind must be 'sparsify', 'fine' or 'densify', got {kind!r}")
+    span = epochs - dense - finetune
+    return [(dense + i * span // len(stages), *stage) for i, stage in enumerate(stages)]
 
 
 def cubic(
