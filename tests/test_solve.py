@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import inspect
 import json
 from pathlib import Path
 
@@ -86,6 +87,23 @@ def test_every_solver_of_every_config_can_be_built():
             config = config_of(name, f"{solver},smoke")
             assert config.steps == 4
             assert solvers.build(config.solver.name, config.solver.options, nothing).step
+
+
+@pytest.mark.parametrize(
+    ("name", "arg", "key", "value"),
+    [
+        ("loss_tuning", "mnist", "data", "mnist"),
+        ("cleaning_mnist", "mlp,fashion", "data", "fashion_mnist"),
+        ("svm", "fourclass,flip", "flip", 0.4),
+        ("closed_form", "p1,noisy", "noisy", True),
+        ("constrained", "llsc_long", "orthonormal", True),
+    ],
+)
+def test_words_of_the_configs(name, arg, key, value):
+    config = config_of(name, arg)
+    assert config.problem.options[key] == value
+    taken = inspect.signature(problems.PROBLEMS[config.problem.name]).parameters
+    assert set(config.problem.options) <= set(taken)
 
 
 def test_cleaning_learns_resumes_and_leaves_its_files(tmp_path):

@@ -6,9 +6,9 @@
 Argument: a solver (lv_hba, penalty, implicit, unrolled), a data set (diabetes, fourclass,
 breast_cancer, digits), ``flip`` (40 % of the training labels flipped: hyper-cleaning), ``smoke``,
 with commas. LV-HBA solves the constrained form, the others the same problem with the slacks
-eliminated. Measured on diabetes after 2000 steps (seeds 1, 2, test accuracy;
-2 cores of an AMD EPYC, CPU, shared): lv_hba 76.3 ± 4.8 %, penalty 77.5 ± 6.6 %,
-unrolled 78.0 ± 6.0 %: no difference beside the spread of two splits.
+eliminated. Over 20 seeds and at equal time:
+``python -m experiments.reproduce --table=bilevel_svm --data_dir=DATA``; hyper-cleaning:
+``--table=bilevel_cleaning``.
 """
 
 from configs.bilevel import common
