@@ -1,9 +1,13 @@
 """Kills a training run at random moments, repeats its command, and compares with a calm run.
 
     python -m benchmarks.kill_and_resume --kills=10
+    python -m benchmarks.kill_and_resume --kills=3 --config=configs/frugal_tinyshakespeare.py \\
+        --data_dir=DATA --set=steps=60 --set=batch_size=8 --set=optimizer.density=0.25 \\
+        --set=optimizer.update_gap=7 --set=schedule.warmup=5
 
 Ends with status 0 if the final parameters and every line of metrics.jsonl but its time fields are
-bit-identical to those of a run that was never killed.
+bit-identical to those of a run that was never killed. The second form changes FRUGAL's subspace
+between the saves.
 """
 
 import json
@@ -12,27 +16,21 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 from absl import app, flags
+from ml_collections import ConfigDict
 
-from configs import digits
 from experiments import checkpoints, records, supervised
 
 # A save every ten steps: many a kill hits one.
-OVERRIDES = {"log_every": 5, "eval_every": 10, "save_every": 10}
+OFTEN = ("log_every=5", "eval_every=10", "save_every=10")
 
 
-def command(workdir: Path, epochs: int) -> list[str]:
-    """Returns the command of the run that is killed."""
-    overrides = [f"--config.{key}={value}" for key, value in OVERRIDES.items()]
-    overrides.append(f"--config.epochs={epochs}")
-    return [sys.executable, "-m", "experiments.train", f"--workdir={workdir}", *overrides]
-
-
-def run_killed(workdir: Path, kills: int, epochs: int, seed: int) -> int:
+def run_killed(command: list[str], workdir: Path, kills: int, seed: int) -> int:
     """Repeats the command until it ends, killing it up to ``kills`` times; returns how often."""
     rng, done, log = random.Random(seed), 0, workdir / "metrics.jsonl"
 
@@ -41,9 +39,7 @@ def run_killed(workdir: Path, kills: int, epochs: int, seed: int) -> int:
 
     while True:
         before = written()
-        process = subprocess.Popen(
-            command(workdir, epochs), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         if done < kills:
             # The first kill is before the first step; the others are a while after one.
             while process.poll() is None and not (
@@ -56,18 +52,16 @@ def run_killed(workdir: Path, kills: int, epochs: int, seed: int) -> int:
         if code == 0:
             return done
         if done == kills:
-            raise RuntimeError(f"status {code} from {' '.join(command(workdir, epochs))}")
+            raise RuntimeError(f"status {code} from {' '.join(command)}")
         done += 1
 
 
-def outcome(workdir: Path, epochs: int) -> tuple[list[dict], dict[str, np.ndarray]]:
+def outcome(workdir: Path, data_dir: str | None) -> tuple[list[dict], dict[str, np.ndarray]]:
     """Returns the lines of metrics.jsonl without time fields, and the final state by path."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     lines = [{k: v for k, v in row.items() if k not in records.TIME_FIELDS} for row in lines]
-    config = digits.get_config()
-    config.update(OVERRIDES)
-    config.epochs = float(epochs)
-    state, _ = supervised.start(supervised.job_of(config, None), [config])
+    config = ConfigDict(json.loads((workdir / "config.json").read_text()))
+    state, _ = supervised.start(supervised.job_of(config, data_dir), [config])
     store = checkpoints.Checkpoints(workdir / "checkpoints", best="valid/accuracy")
     restored = store.restore(state)
     store.close()
@@ -77,11 +71,23 @@ def outcome(workdir: Path, epochs: int) -> tuple[list[dict], dict[str, np.ndarra
     return lines, {jax.tree_util.keystr(path): np.asarray(x) for path, x in leaves}
 
 
-def compare(folder: Path, kills: int, epochs: int, seed: int = 0) -> tuple[int, list[str]]:
+def compare(
+    folder: Path,
+    kills: int,
+    overrides: Sequence[str],
+    config: str = "configs/digits.py",
+    data_dir: str | None = None,
+    seed: int = 0,
+) -> tuple[int, list[str]]:
     """Returns how often the run was killed, and what differs from the calm one."""
-    subprocess.run(command(folder / "calm", epochs), check=True, capture_output=True)
-    done = run_killed(folder / "killed", kills, epochs, seed)
-    (calm, want), (killed, got) = (outcome(folder / n, epochs) for n in ("calm", "killed"))
+    command = [sys.executable, "-m", "experiments.train", f"--config={config}"]
+    command += [f"--config.{override}" for override in (*OFTEN, *overrides)]
+    command += [f"--data_dir={data_dir}"] if data_dir else []
+    calm_command = [*command, f"--workdir={folder / 'calm'}"]
+    subprocess.run(calm_command, check=True, stdout=subprocess.DEVNULL)
+    workdir = folder / "killed"
+    done = run_killed([*command, f"--workdir={workdir}"], workdir, kills, seed)
+    (calm, want), (killed, got) = (outcome(folder / n, data_dir) for n in ("calm", "killed"))
     differences = [f"line {a} became {b}" for a, b in zip(calm, killed, strict=False) if a != b]
     if len(calm) != len(killed):
         differences.append(f"{len(calm)} lines became {len(killed)}")
@@ -91,8 +97,9 @@ def compare(folder: Path, kills: int, epochs: int, seed: int = 0) -> tuple[int, 
 
 def main(_) -> None:
     """Prints what differs, and exits with 1 if anything does."""
+    f = flags.FLAGS
     with tempfile.TemporaryDirectory() as folder:
-        done, differences = compare(Path(folder), flags.FLAGS.kills, 40, flags.FLAGS.seed)
+        done, differences = compare(Path(folder), f.kills, f.set, f.config, f.data_dir, f.seed)
     print(f"{done} kills; {len(differences)} differences from the run that was never killed")
     for difference in differences:
         print(difference)
@@ -102,4 +109,7 @@ def main(_) -> None:
 if __name__ == "__main__":
     flags.DEFINE_integer("kills", 10, "Number of kills.", lower_bound=0)
     flags.DEFINE_integer("seed", 0, "Of the moments.")
+    flags.DEFINE_string("config", "configs/digits.py", "What to train.")
+    flags.DEFINE_multi_string("set", ["epochs=40.0"], "Keys of the config, as key=value.")
+    flags.DEFINE_string("data_dir", None, "Folder of the data sets.")
     app.run(main)

@@ -110,7 +110,7 @@ def test_kill_and_resume(tmp_path):
     # The short form of the script; the long one kills ten times.
     from benchmarks import kill_and_resume
 
-    done, differences = kill_and_resume.compare(tmp_path, kills=1, epochs=8)
+    done, differences = kill_and_resume.compare(tmp_path, kills=1, overrides=["epochs=8.0"])
     assert done == 1
     assert not differences
 
