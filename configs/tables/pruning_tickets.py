@@ -34,7 +34,7 @@ TABLE = {
     "digits": 2,
     "also": {"seconds": "seconds"},
     "notes": (
-        "The paper's claim holds: tickets of 1.9 % of the weights are as good as the dense network, "
+        "The paper's claim holds: tickets of 1.9 % of the weights are as good as the dense one, "
         "those of 3.6 to 21 % better; with new weights the same masks fall behind, the more the "
         "sparser they are.",
     ),
