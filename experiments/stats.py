@@ -135,8 +135,8 @@ def at_edge(point: Mapping[str, Any], grid: Sequence[Mapping[str, Any]]) -> dict
     """
     found = {}
     for key, value in point.items():
-        values = {g[key] for g in grid if key in g}
-        if len(values) < 2 or not all(type(v) in (int, float) for v in values):
+        values = [g[key] for g in grid if key in g]
+        if not all(type(v) in (int, float) for v in values) or len(set(values)) < 2:
             continue
         if value == min(values) and value != 0:
             found[key] = "lowest"

@@ -58,3 +58,5 @@ def test_edges():
     }
     assert stats.at_edge({"lr": 0.1, "wd": 0, "name": "x"}, grid) == {"lr": "lowest"}
     assert stats.at_edge({"lr": 0.1}, [{"lr": 0.1}]) == {}
+    lists = [{"step": ["adam", 0.1]}, {"step": ["adam", 0.3]}]
+    assert stats.at_edge(lists[1], lists) == {}
