@@ -227,8 +227,10 @@ def _finals(table, runs, records, say) -> list[tables.Run]:
     base, result = tables.base_config(table), []
     plain = cache.plain(table.__dict__)
     for row, column in _unique((r.row, r.column) for r in runs):
-        cell = [_entry(table, r, records) for r in runs if (r.row, r.column) == (row, column)]
-        point = render.chosen_point(plain, cell)
+        mine = [r for r in runs if (r.row, r.column) == (row, column)]
+        chosen = render.chosen_point(plain, [_entry(table, r, records) for r in mine])
+        # The point as it was written: in a file, tuples are lists.
+        point = next(r.point for r in mine if cache.plain(r.point) == cache.plain(chosen))
         result += [tables.run(table, base, row, column, point, seed) for seed in table.seeds]
     return result
 
@@ -276,7 +278,7 @@ def _results(table, runs, records) -> dict[str, Any]:
     if "history" in table.plots:
         chosen = {(c.row, c.column): c.chosen for c in render.cells(results)}
         for run, entry in zip(runs, entries, strict=True):
-            if run.point == chosen[run.row, run.column] and run.seed in table.seeds:
+            if entry["point"] == chosen[run.row, run.column] and run.seed in table.seeds:
                 x, y = table.history
                 rows = records[run.digest]["history"]
                 entry["history"] = [[h[x], h[y]] for h in rows if x in h and y in h]

@@ -21,6 +21,7 @@ def get_config():
             "seed": 0,
             "steps": 10,
             "optimizer": {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 0.0},
+            "pair": None,
             "sleep": 0.0,
             "plant": "",
         }
@@ -37,6 +38,8 @@ def run(config, workdir=None, data_dir=None, *, quiet=False):
         with Path(log).open("a") as file:
             file.write(f"{config.to_json(sort_keys=True)}\n")
     time.sleep(config.sleep)
+    if isinstance(config.pair, list):
+        raise TypeError(f"pair must be a tuple, got {config.pair!r}")
     optimizer = config.optimizer
     if config.plant == "diverge" and optimizer.learning_rate > 0.05:
         raise FloatingPointError("loss is nan at step 7")

@@ -155,6 +155,14 @@ def test_tuning_on_one_seed_then_reporting_on_others(define, tmp_path):
     assert 7 not in cell.values
 
 
+def test_hyperparameters_that_are_tuples_stay_tuples(define, tmp_path):
+    table = define(tune_seeds=(7,), grid="pair=[(1.0, 2.0), (3.0, 4.0)]", plots=("history",))
+    results, _ = _execute(table, tmp_path / "out")
+    assert {(r["status"], "history" in r) for r in results["runs"] if r["seed"] != 7} == {
+        ("done", True)
+    }
+
+
 def test_diverged_runs_are_shown(define, tmp_path):
     table = define(base="plant=diverge", rows={**TABLE["rows"], "SGD": "optimizer.name=sgd"})
     results, _ = _execute(table, tmp_path / "out")
