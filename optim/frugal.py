@@ -71,8 +71,8 @@ def scale_by_frugal(
     """
     if isinstance(density, bool) or not isinstance(density, numbers.Real):
         raise ValueError(
-            f"density must be a Python number (it decides shapes; with optax.inject_hyperparams "
-            f"name it in static_args), got {density!r}"
+            f"density must be a Python number in [0, 1] (it decides shapes; with "
+            f"optax.inject_hyperparams name it in static_args), got {density!r}"
         )
     _check.number("density", density, 0, 1)
     _check.number("update_gap", update_gap, 1)
@@ -88,6 +88,11 @@ def scale_by_frugal(
         raise ValueError(
             "reset must be True with block subspaces: another tensor's state is no use"
         )
+    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral | jax.Array):
+        raise ValueError(f"seed must be an integer, got {seed!r}")
+    for name, tx in (("inner", inner), ("regular", regular)):
+        if not isinstance(tx, optax.GradientTransformation) and (tx, name) != (None, "regular"):
+            raise ValueError(f"{name} must be an optax.GradientTransformation, got {tx!r}")
     density = float(density)
     low_inner = optax.with_extra_args_support(inner)
     rest_inner = low_inner if regular is None else optax.with_extra_args_support(regular)

@@ -474,7 +474,10 @@ def test_hidden_matrices():
     ("options", "message"),
     [
         (dict(density=1.5), r"density must be in \[0, 1\], got 1.5"),
-        (dict(density=jnp.float32(0.5)), "density must be a Python number"),
+        (dict(density=-0.1), r"density must be in \[0, 1\], got -0.1"),
+        (dict(density=jnp.float32(0.5)), r"density must be a Python number in \[0, 1\]"),
+        (dict(seed=1.5), "seed must be an integer, got 1.5"),
+        (dict(inner="adam"), "inner must be an optax.GradientTransformation, got 'adam'"),
         (dict(update_gap=0), "update_gap must be >= 1, got 0"),
         (dict(update_gap=1.5), "update_gap must be an integer >= 1, got 1.5"),
         (dict(subspace="colums"), "'colums'; nearest: columns"),
@@ -504,7 +507,10 @@ def test_bad_parts():
 @pytest.mark.parametrize(
     ("options", "params", "message"),
     [
-        (dict(subspace="svd"), {"w": {"c": (3, 3, 2, 2)}}, r"a matrix at w/c, got shape \(3, 3, 2"),
+        *(
+            (dict(subspace=s), {"w": {"c": (3, 3, 2, 2)}}, r"a matrix at w/c, got shape \(3, 3, 2")
+            for s in ("svd", "random_orthogonal", "randperm")
+        ),
         (
             dict(subspace="columns", projectable=lambda path, leaf: True),
             {"b": (3,)},
