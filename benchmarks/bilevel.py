@@ -7,9 +7,10 @@
 it needs torch, cvxpy and ecos) and of ours, on the same problem, in turns, in this process: LLC
 and LLSC in float64, SVM in float32, as theirs. `gradients` compares one step of each solver, on a
 lower level of ten million parameters (a multilayer perceptron on 28 x 28 images) and an upper one
-of a weight for each sample, with the plain gradients that its definition needs; and shows the
-memory it takes beyond its state, in units of y, beside the number of y-gradients of a single inner
-step. Operations are the compiler's count at T = 1 over that of the plain gradients.
+of a weight for each sample, with the plain gradients that its definition needs, each with its
+value, which the step reports. It shows the memory that the step takes beyond its state, in units of
+y, beside the number of y-gradients of a single inner step. Operations are the compiler's count at
+T = 1 over that of the plain gradients.
 Times are CPU seconds of this process, which other work on the machine disturbs least; pin it to one
 core (`taskset -c 0`).
 """
@@ -204,7 +205,7 @@ def in_gradients() -> None:
     x, y = jnp.asarray(x0), jax.tree.map(jnp.asarray, y0)
     kinds = {kind for name in NAMES for kind in needs(name, 1)}
     plain = {
-        (level, arg): jax.jit(jax.grad(getattr(problem, level), arg))
+        (level, arg): jax.jit(jax.value_and_grad(getattr(problem, level), arg))
         .lower(x, y, share[level])
         .compile()
         for level, arg in kinds

@@ -61,7 +61,7 @@ def _value(key: str, value: Any) -> Any:
         if len(value) != 1:
             raise ValueError(f"{key} must be a number or {{name: arguments}}, got {dict(value)}")
         ((kind, arguments),) = value.items()
-    elif isinstance(value, tuple) and value and isinstance(value[0], str):
+    elif isinstance(value, tuple | list) and value and isinstance(value[0], str):
         kind, *arguments = value
     else:
         return value

@@ -29,21 +29,16 @@ class Solver(StochasticJaxSolver):
 
     parameters = {  # noqa: RUF012 (benchopt's interface)
         "method": ["saba", "f2sa", "penalty"],
-        "step_size": [0.1],  # Of the lower level.
-        "outer_step": [0.1],  # Of the upper level.
-        "sigma": [0.1],  # Penalty methods: the lower function weighs 1 / sigma.
-        "decay": [0.0],  # Step sizes and sigma fall as (k + 1)^-decay.
-        "n_inner_steps": [10],
+        "step_size": [0.3],  # Of the lower level.
+        "outer_step": [0.3],  # Of the upper level.
+        "decay": [0.4],  # Penalty methods: both step sizes fall as (k + 1)^-decay.
+        "sigma": [0.01],  # Penalty methods: the lower function weighs 1 / sigma.
+        "n_inner_steps": [1],  # Penalty methods.
         "batch_size": [64],
         **StochasticJaxSolver.parameters,
     }
 
     def build(self):
-        def power(scale, exponent):
-            return bilevel.power(scale, exponent) if exponent else scale
-
-        step = power(self.step_size, -self.decay)
-        sigma = power(self.sigma, -self.decay)
         if self.method == "saba":
             blocks = (
                 -(-n // size)
@@ -53,19 +48,22 @@ class Solver(StochasticJaxSolver):
                 )
             )
             return bilevel.saba(*blocks, rho=self.step_size, gamma=self.outer_step)
+
+        def falling(scale):
+            return bilevel.power(scale, -self.decay) if self.decay else scale
+
+        step, sigma = falling(self.step_size), self.sigma
         if self.method == "f2sa":
-            lam = power(1 / self.sigma, self.decay)
-            # h has the curvature of lam g: its step is the lower level's, divided by lam.
-            alpha = power(self.step_size * self.sigma, -2 * self.decay)
+            # h has the curvature of g / sigma: its step is the lower level's, times sigma.
             return bilevel.f2sa(
-                alpha,
+                falling(self.step_size * sigma),
                 step,
-                lam=lam,
+                lam=1 / sigma,
                 inner_steps=self.n_inner_steps,
-                x_step=power(self.outer_step, -self.decay),
+                x_step=falling(self.outer_step),
             )
         return bilevel.penalty(
-            power(self.outer_step / self.sigma, 0.0),
+            falling(self.outer_step / sigma),
             1.0,
             step,
             sigma,
