@@ -155,6 +155,68 @@ def test_samples_give_each_gradient_its_own_batch():
         )
 
 
+@pytest.mark.parametrize("high", [0.01, 5.0])
+def test_x_stays_in_its_set_and_the_residual_is_of_the_hypergradient(high):
+    problem = Problem(
+        upper=lambda x, y, b: (y - 1) ** 2 - 3 * x,
+        lower=lambda x, y, b: (y - x) ** 2 / 2,
+        project_x=projections.box(0.0, high),
+    )
+    component = (np.int32(0), np.zeros(1))
+    for solver, scale, batch in (
+        (bilevel.f2sa(0.1, 0.2, lam=2.0), 0.1, None),
+        (bilevel.f3sa(0.1, 0.2, 1.0, lam=2.0), 0.1, None),
+        (bilevel.penalty(0.3, 0.8, 0.2, 0.25), 0.3 * 0.25, None),
+        (bilevel.penalty(0.3, 0.8, 0.2, 0.25, eta=1.0), 0.3 * 0.25, None),
+        (bilevel.implicit(alpha=0.1), 0.1, None),
+        (bilevel.unrolled(alpha=0.1), 0.1, None),
+        (bilevel.soba(0.1, 0.1), 0.1, None),
+        (bilevel.saba(1, 1, 0.1, 0.1), 0.1, (component, component)),
+    ):
+        with jax.disable_jit():
+            new, metrics = solver.step(solver.init(problem, 0.0, 0.0), batch)
+        if high < 1:
+            assert float(new.x) == float(metrics["residual"]) == pytest.approx(0.01)
+        else:
+            assert 2 < float(metrics["residual"]) == pytest.approx(float(new.x) / scale, rel=1e-5)
+
+
+def test_ridge_damps_the_linear_system():
+    problem = Problem(
+        upper=lambda x, y, b: (y - 1) ** 2 - 3 * x, lower=lambda x, y, b: (y - x) ** 2 / 2
+    )
+    for ridge, expected in ((0.0, 5.0), (1.0, 4.0)):  # v = -2 / (1 + ridge), d = -3 + v.
+        solver = bilevel.implicit(ridge=ridge)
+        _, metrics = jax.jit(solver.step)(solver.init(problem, 0.0, 0.0), None)
+        assert float(metrics["hypergradient"]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_cold_and_warm_inner_starts_of_the_penalty_method():
+    batch, ends = jax.tree.map(jnp.asarray, next(batches(0))), []
+    for warm in (True, False):
+        solver = bilevel.penalty(0.1, 0.8, 0.1, 0.5, inner_steps=2, warm_start=warm)
+        state = solver.init(PROBLEM, X0, Y0)
+        far = jax.tree.map(lambda a: a + 1, state.wy)
+        step = jax.jit(solver.step)
+        ends.append([step(state._replace(wy=w), batch)[0].wy["b"] for w in (state.wy, far)])
+    assert ends[0][0] == ends[1][0] == ends[1][1] != ends[0][1]
+
+
+def test_what_lv_hba_reports():
+    solver = bilevel.lv_hba(0.05, 0.1, 0.1, gamma1=2.0, gamma2=0.5)
+    batch = jax.tree.map(jnp.asarray, next(batches(0)))
+    old = solver.init(CONSTRAINED, X0, Y0)._replace(lam=jnp.ones(1), z=jnp.full(1, 0.3))
+    new, metrics = jax.jit(solver.step)(old, batch)
+    g = CONSTRAINED.constraint
+    value = lower(old.x, new.theta, batch[1]) + (new.lam * g(old.x, new.theta, None))[0]
+    apart = sum(jnp.sum((new.theta[k] - old.y[k]) ** 2) for k in old.y)
+    value += apart / (2 * 2.0) - jnp.sum((new.lam - old.z) ** 2) / (2 * 0.5)
+    close(metrics["gap"], lower(old.x, old.y, batch[1]) - value, 1e-5)
+    assert float(g(old.x, old.y, None)[0]) < 0 == float(metrics["feasibility"])
+    moved = optax.tree.norm(optax.tree.sub((new.x, new.y), (old.x, old.y)))
+    close(metrics["residual"], moved / 0.05, 1e-5)
+
+
 def test_vmap_over_step_sizes_and_seeds():
     batch = jax.tree.map(jnp.asarray, next(batches(0)))
 
