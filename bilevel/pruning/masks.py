@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from bilevel.pruning.select import drop_smallest, drop_smallest_on_host, on_host
+from bilevel.pruning.select import count_true, drop_smallest, drop_smallest_on_host, on_host
 
 __all__ = [
     "apply",
@@ -379,7 +379,7 @@ def apply(masks: Any, params: Any) -> Any:
 
 def count(masks: Any) -> jax.Array:
     """The number of entries kept."""
-    return sum((m.sum(dtype=jnp.int32) for m in jax.tree.leaves(masks)), jnp.int32(0))
+    return sum((count_true(jnp.asarray(m)) for m in jax.tree.leaves(masks)), jnp.int32(0))
 
 
 def density(masks: Any) -> jax.Array:

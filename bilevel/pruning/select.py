@@ -6,6 +6,7 @@ small sample's quantiles, and interpolating, a few passes find it exactly, where
 million numbers takes seconds on a CPU (``benchmarks/pruning.py`` has the measurement).
 """
 
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -13,10 +14,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-__all__ = ["Threshold", "drop_smallest", "drop_smallest_on_host", "find", "keys", "on_host"]
+__all__ = [
+    "Threshold",
+    "count_true",
+    "drop_smallest",
+    "drop_smallest_on_host",
+    "find",
+    "keys",
+    "on_host",
+]
 
 _SAMPLE = 4096
 _LARGE = 2**20
+_BLOCK = 2**16
 
 
 class Threshold(NamedTuple):
@@ -62,8 +72,9 @@ def _guesses(leaves: list[jax.Array], j: jax.Array, n: int) -> tuple[jax.Array, 
     return sample[low], sample[high]
 
 
-def _count(hits: jax.Array) -> jax.Array:
+def count_true(hits: jax.Array) -> jax.Array:
     """The number of True: XLA:CPU adds bytes four times faster than it adds up one integer."""
+    hits = hits.ravel()
     whole = hits.size // (64 * 256) * (64 * 256)
     rest = hits[whole:].sum(dtype=jnp.int32)
     if not whole:
@@ -93,7 +104,7 @@ def find(leaves: list[jax.Array], j: jax.Array | int, dtype) -> Threshold:
         return Threshold(key, jnp.where(j == n, 0, j - jnp.searchsorted(ordered, key)))
 
     def count(t):
-        return sum(_count(k.ravel() < t) for k in leaves)
+        return sum(count_true(k < t) for k in leaves)
 
     class Search(NamedTuple):
         low: jax.Array  # count(low) <= j
@@ -184,23 +195,50 @@ def on_host(leaves: list[Any]) -> bool:
 
 
 def drop_smallest_on_host(leaves: list[Any], j: int, absolute: bool) -> list[jax.Array]:
-    """:func:`drop_smallest` by one partition in numpy: the same masks, in a fifth of the time."""
+    """:func:`drop_smallest` in numpy: the same masks, in a fraction of the time."""
     views = [np.asarray(x) for x in leaves]
-    flat = np.concatenate([x.ravel() for x in views])
-    if absolute:
-        np.abs(flat, out=flat)
-    if j == flat.size:
+    if j == sum(x.size for x in views):
         return [jnp.zeros(x.shape, bool) for x in views]
-    flat.partition(j)
-    threshold = flat[j]
-    ties = int((flat[:j] == threshold).sum())
+    magnitude = np.abs if absolute else np.asarray
+    flat = [x.reshape(-1) for x in views]
+    threshold, ties = _nth_smallest(flat, j, magnitude)
     masks = []
-    for x in views:
-        x = np.abs(x) if absolute else x
-        mask = ~(x < threshold)
+    for x in flat:
+        mask = np.empty(x.shape, bool)
+        for part in _blocks(x):
+            np.logical_not(magnitude(x[part]) < threshold, out=mask[part])  # NaN is the largest.
         if ties:
-            first = np.flatnonzero(x == threshold)[:ties]
-            mask.reshape(-1)[first] = False
+            first = np.flatnonzero(magnitude(x) == threshold)[:ties]
+            mask[first] = False
             ties -= len(first)
-        masks.append(jnp.asarray(mask))
-    return masks
+        masks.append(mask)
+    return [jnp.asarray(m.reshape(x.shape)) for m, x in zip(masks, views, strict=True)]
+
+
+def _blocks(x: np.ndarray) -> Iterator[slice]:
+    """Parts that fit in a core's cache, where several passes cost little more than one."""
+    return (slice(i, i + _BLOCK) for i in range(0, x.size, _BLOCK))
+
+
+def _nth_smallest(flat: list[np.ndarray], j: int, magnitude: Callable) -> tuple[Any, int]:
+    """The number that ``j`` others come before, and how many of those equal it.
+
+    A sample brackets it; what lies in the bracket is partitioned, the rest only counted.
+    """
+    n = sum(x.size for x in flat)
+    sample = np.sort(magnitude(np.concatenate([x[:: -(-n // (4 * _SAMPLE))] for x in flat])))
+    share, m = j / n, sample.size
+    slack = 4 * np.sqrt(share * (1 - share) * m) + 2
+    low = sample[int(np.clip(share * m - slack, 0, m - 1))]
+    high = sample[int(np.clip(share * m + slack, 0, m - 1))]
+    below, near = 0, []
+    for x in flat:
+        for part in _blocks(x):
+            y = magnitude(x[part])
+            below += np.count_nonzero(y < low)
+            near.append(y[(y >= low) & (y <= high)])
+    middle, rank = np.concatenate(near), j - below
+    if not 0 <= rank < middle.size:  # The sample was unlucky, or holds NaN.
+        middle, rank = magnitude(np.concatenate(flat)), j
+    middle.partition(rank)
+    return middle[rank], int((middle[:rank] == middle[rank]).sum())
