@@ -4,7 +4,9 @@
 
 DATA holds ``cifar-10-batches-bin/`` and ``cifar-n/cifar10n.npz`` (noisylabels.com, CC BY-NC 4.0).
 The label set is ``problem.options.noise``: worse_label (40 % wrong), aggre_label, random_label1...
-Argument: a solver (f2sa, soba, unrolled), ``smoke``, with commas.
+Argument: a solver (f2sa, soba, unrolled), ``smoke``, with commas. Measured with soba, 500 steps
+on 4000 training and 4000 validation samples (``problem.options``; seed 0; 1 core of an AMD EPYC,
+CPU): AUC of the weights .655, test accuracy 39.0 %.
 """
 
 from configs.bilevel import common
