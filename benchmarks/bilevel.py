@@ -123,7 +123,7 @@ def linear_svm(root: Path):
         return (run(steps + 1) - run(1)) / steps
 
     solver = bilevel.lv_hba(0.01, 0.1, 0.01, 10.0, 10.0, power(1.0, 0.5))
-    return theirs, ours(svm.svm("diabetes", str(folder)), solver, 2000, False)
+    return theirs, ours(svm("diabetes", str(folder)), solver, 2000, False)
 
 
 def against_authors(root: Path) -> None:

@@ -12,8 +12,9 @@ fails: the largest gap over x stays 1 (slope 0).
 on P1: in root mean square over the second half of the iterations (and over runs), as theorems bound
 a random iterate. Without noise: Algorithm 1, sigma_k = (k + 1)^-1/3. With one of 16 samples at a
 time, 32 runs: Algorithm 2, alpha, beta, gamma ~ k^-2/5, sigma ~ k^-1/5, eta ~ k^-4/5. Theorems:
-epsilon^-3 and epsilon^-5. The epsilons were fixed beforehand: what sigma_k leaves between about
-10^3 and 5 10^5 iterations, past the start, where P1's strong convexity is what is measured.
+epsilon^-3 and epsilon^-5. The epsilons are what sigma_k leaves between about 10^3 and 5 10^5
+iterations, past the start, where P1's strong convexity is what is measured; they were set after
+looking at the curves.
 """
 
 import argparse
