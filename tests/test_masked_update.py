@@ -121,3 +121,10 @@ def test_bad_input():
     good = optim.masked_update(optax.sgd(0.1))
     with pytest.raises(ValueError, match="needs params"):
         good.update({"w": jnp.ones(2)}, good.init({"w": jnp.ones(2)}))
+
+
+def test_gradients_of_pruned_weights_do_not_enter_a_norm():
+    params = {"w": jnp.array([1.0, 1.0])}
+    tx = optim.masked_update(optax.clip_by_global_norm(1.0), {"w": jnp.array([True, False])})
+    updates, _ = tx.update({"w": jnp.array([0.5, 1e6])}, tx.init(params), params)
+    assert float(updates["w"][0]) == 0.5

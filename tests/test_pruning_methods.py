@@ -127,6 +127,14 @@ def test_eight_devices_equal_one_and_pmap_and_shard_map():
             np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
 
 
+def test_weights_scores_and_the_model_given_are_separate_buffers():
+    # The loop donates the state, and an update of one must not be an update of the other.
+    params = jax.tree.map(jnp.array, problem()[0])
+    state = bip_solver().init(mlp_loss, params)
+    leaves = jax.tree.leaves((params, state.params, state.scores))
+    assert len({x.unsafe_buffer_pointer() for x in leaves}) == len(leaves)
+
+
 def test_bip_resumes_bit_identically_and_stacks_of_densities_equal_single_runs():
     params, batch = problem()
     solver = bip_solver()
