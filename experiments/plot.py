@@ -6,6 +6,7 @@ the same again, for print without colour.
 
 import io
 import itertools
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,7 +37,8 @@ def png(results: Mapping[str, Any]) -> bytes:
         axes = figure.subplots(1, len(table["plots"]), squeeze=False)[0]
         for axis, panel in zip(axes, table["plots"], strict=True):
             _PANELS[panel](axis, table, cells, results["runs"])
-        figure.suptitle(table["title"], fontsize=11)
+        title = textwrap.fill(table["title"], int(11 * figure.get_figwidth()))
+        figure.suptitle(title, fontsize=11)
         # One legend serves all panels: a method looks the same in each.
         handles, labels = axes[0].get_legend_handles_labels()
         if len(labels) > 1:

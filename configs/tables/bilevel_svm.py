@@ -70,5 +70,11 @@ TABLE = {
     "unit": "%",
     "digits": 2,
     "also": {"validation loss": "objective", "seconds": "seconds"},
+    "notes": (
+        "Diabetes: LV-HBA is best, 1.4 points above the penalty method and 2.8 above one C for "
+        "all. Fourclass: LV-HBA is the best that learns a C for each sample, but one C for all is "
+        "3.5 points better: 500 values learned on 150 samples overfit them.",
+        "Most chosen step sizes lie at the edge of the small grid.",
+    ),
     "scales": {"cpu": {"about": "one CPU core, needs the LV-HBA data", "minutes": 12}},
 }
