@@ -10,5 +10,10 @@ TABLE = budgets.table(
     "MLP on Fashion-MNIST",
     "configs/rex/mlp.py:fashion",
     epochs=10,
-    scales={"cpu": {"about": "2 CPU cores", "minutes": 45}},
+    notes=(
+        "REX is first at every budget, as the paper claims (there in 70 % of 28 experiments); linear "
+        "decay is second at most.",
+        "Runs that diverge are those of the highest learning rates.",
+    ),
+    scales={"cpu": {"about": "2 CPU cores", "minutes": 10}},
 )
