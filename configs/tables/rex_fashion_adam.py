@@ -11,8 +11,8 @@ TABLE = budgets.table(
     "configs/rex/mlp.py:fashion",
     epochs=10,
     notes=(
-        "REX is first at every budget but 10 %, where OneCycle is (at 100 % both are equal), as the "
-        "paper claims (there in 70 % of 28 experiments).",
+        "REX is first at every budget but 10 %, where OneCycle is (at 100 % both are equal), as "
+        "the paper claims (there in 70 % of 28 experiments).",
     ),
     scales={"cpu": {"about": "2 CPU cores", "minutes": 10}},
 )
