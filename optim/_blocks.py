@@ -175,7 +175,7 @@ def shapes(p: Plan) -> tuple[jax.ShapeDtypeStruct, ...]:
 
 
 def places(p: Plan, g: Group, active: jax.Array) -> list[tuple[int, jax.Array, jax.Array]]:
-    # (member, whether active, its slot or the offset of its first entry) of those that can fit.
+    """(member, whether active, its slot or the offset of its first entry) of those that can fit."""
     here = active[np.array(g.members)].astype(jnp.int32)
     size = [math.prod(p.members[i].shape) for i in g.members]
     weight = np.ones(len(size), np.int32) if g.slots else np.array(size, np.int32)
@@ -189,7 +189,7 @@ def places(p: Plan, g: Group, active: jax.Array) -> list[tuple[int, jax.Array, j
 
 
 def layers_of(p: Plan, g: Group, active: jax.Array) -> tuple[jax.Array, jax.Array]:
-    # Of a stacked leaf: the layer in each slot, and the slot of each layer (-1: none).
+    """Of a stacked leaf: the layer in each slot, and the slot of each layer (-1: none)."""
     layer = np.array([p.members[i].layer for i in g.members])
     here = jnp.zeros(len(layer), bool).at[layer].set(active[np.array(g.members)])
     inside = jnp.nonzero(here, size=g.slots, fill_value=0)[0]

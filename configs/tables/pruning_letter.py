@@ -3,24 +3,14 @@
 python -m experiments.reproduce --table=pruning_letter --data_dir=DATA
 """
 
-from configs.tables.pruning_digits import COLUMNS, METHODS, PROTOCOL
+from configs.tables import pruning_digits
 
 TABLE = {
+    **pruning_digits.TABLE,
     "title": "Pruning an MLP on letter: accuracy against sparsity",
-    "main": "prune",
     "config": "configs/pruning/letter.py",
     "protocol": "MLP 16-300-100-26 on letter.scale (standardised), 30 epochs of batches of 128. "
-    + PROTOCOL,
-    "base": "prune.through=(0.2, 0.1, 0.05, 0.02)",
-    "rows": METHODS,
-    "columns": COLUMNS,
-    "seeds": range(5),
-    "metric": "test/accuracy",
-    "select": "test/accuracy",
-    "unit": "%",
-    "digits": 2,
-    "also": {"seconds": "seconds", "gradients": "gradients"},
-    "plots": ("columns", "zoom"),
+    + pruning_digits.PROTOCOL,
     "notes": (
         "BiP is not worse than IMP with its default learning rate at any sparsity, for 1/3.3 of "
         "its gradients and 1/2.3 of its seconds at 80 %, 1/7.9 and 1/5.8 at 98 %.",
