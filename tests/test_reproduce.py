@@ -69,7 +69,7 @@ def _made(tmp_path):
 
 
 def test_table_from_runs(define, tmp_path, capsys):
-    table = define(plots=("points", "grid", "history"))
+    table = define(plots=("points", "columns", "zoom", "grid", "history"))
     results, said = _execute(table, tmp_path / "out")
     assert results is not None
     assert "30 runs = 2 methods x 1 settings x 5 trials x 3 seeds; 30 to make, about 2 min" in said
