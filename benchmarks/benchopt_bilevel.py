@@ -6,8 +6,9 @@
 
 It copies ``benchopt_solvers/optim_bilevel.py`` into the checkout and runs each solver on the
 default simulated quadratic for ``--seconds`` (compilation excluded), one after another. The gap
-h(x) - min h is exact: the full-batch problem is a quadratic, solved in float64. Their code is
-loaded through benchopt and stays where it is.
+h(x) - min h is exact: the full-batch problem is a quadratic, solved in float64. Then ours and
+theirs of the same method take turns, and the medians of their CPU seconds an iteration are
+compared. Their code is loaded through benchopt and stays where it is.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import contextlib
 import io
 import json
 import shutil
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -32,6 +34,7 @@ RUNS = {
     "theirs: F2SA, default": ("F2SA", {}),
     "theirs: F2SA, tuned": ("F2SA", {"step_size": 0.1, "delta_lmbda": 0.01}),
 }
+RACES = [("ours: SABA", "theirs: SABA"), ("ours: F2SA", "theirs: F2SA, default")]
 
 
 def exact_gap(objective):
@@ -59,10 +62,8 @@ def exact_gap(objective):
     return lambda x: float(h(np.asarray(x, np.float64)) - best)
 
 
-def measure(solver, objective, gap, seconds):
+def measure(solver, gap, seconds):
     """Runs ``solver`` for ``seconds``; returns ``[(iterations, seconds, gap), ...]``."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        solver.set_objective(**objective.get_objective())  # Compiles.
     rows, spent, begin = [], 0.0, time.perf_counter()
 
     def callback(*_):
@@ -79,10 +80,30 @@ def measure(solver, objective, gap, seconds):
     return rows
 
 
+def race(ours, theirs, rounds, epochs=4):
+    """Returns the median CPU seconds an iteration of both, in turns, and of their ratio."""
+
+    def seconds(solver):
+        marks = []
+
+        def callback(*_):
+            jax.block_until_ready((solver.inner_var, solver.outer_var))
+            marks.append(time.process_time())
+            return len(marks) <= epochs + 1
+
+        solver.run(callback)  # The first epoch is left out: its inputs are not yet on the device.
+        return (marks[-1] - marks[1]) / epochs / solver.eval_freq
+
+    pairs = [(seconds(ours), seconds(theirs)) for _ in range(rounds)]
+    a, b = (statistics.median(p) for p in zip(*pairs, strict=True))
+    return a, b, statistics.median(p / q for p, q in pairs)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--path", required=True, type=Path, help="Checkout of benchmark_bilevel.")
     parser.add_argument("--seconds", type=float, default=25.0, help="Time for each solver.")
+    parser.add_argument("--rounds", type=int, default=15, help="Turns in the comparison of times.")
     parser.add_argument("--solver", nargs="*", help=f"Some of: {', '.join(RUNS)}.")
     parser.add_argument("--set", nargs="*", default=[], help="KEY=VALUE for our solvers.")
     parser.add_argument("--out", type=Path, help="JSON file for the curves.")
@@ -101,19 +122,27 @@ def main():
     objective.set_data(**dataset.get_data())
     gap = exact_gap(objective)
     changes = {k: _number(v) for k, v in (item.split("=", 1) for item in args.set)}
-    curves = {}
+    curves, solvers = {}, {}
     print(f"start gap {gap(objective.outer_var0):.4g}; {jax.devices()}")
     print(f"{'solver':24}{'iterations':>12}{'s/iteration':>14}{'gap':>12}{'to gap 1':>10}"
           f"{'to gap .1':>10}")  # fmt: skip
     for label in args.solver or RUNS:
         name, parameters = RUNS[label]
         parameters = parameters | (changes if name == OURS else {})
-        rows = measure(known[name].get_instance(**parameters), objective, gap, args.seconds)
+        solver = solvers[label] = known[name].get_instance(**parameters)
+        with contextlib.redirect_stdout(io.StringIO()):
+            solver.set_objective(**objective.get_objective())  # Compiles.
+        rows = measure(solver, gap, args.seconds)
         curves[label] = {"parameters": parameters, "rows": rows}
         iterations, spent, last = rows[-1]
         reached = [next((f"{t:.2f}" for _, t, g in rows if g <= level), "-") for level in (1, 0.1)]
         print(f"{label:24}{iterations:12}{spent / max(iterations, 1):14.3g}{last:12.3g}"
               f"{reached[0]:>10}{reached[1]:>10}", flush=True)  # fmt: skip
+    for ours, theirs in RACES:
+        if ours in solvers and theirs in solvers and args.rounds:
+            a, b, ratio = race(solvers[ours], solvers[theirs], args.rounds)
+            print(f"{ours} {a * 1e3:.2f} ms, {theirs} {b * 1e3:.2f} ms an iteration in turns; "
+                  f"ratio {ratio:.3f}", flush=True)  # fmt: skip
     if args.out:
         args.out.write_text(json.dumps(curves, indent=1) + "\n")
 

@@ -49,6 +49,8 @@ def implicit(
 
     A step takes ``inner_steps`` gradients and ``linear_steps`` + 2 (``"normal_cg"``: twice that)
     Hessian-vector products of the lower function, and one gradient of the upper.
+    Hessian-vector products are forward over reverse: ``lower`` must allow forward-mode
+    differentiation, which ``jax.custom_vjp`` does not.
 
     Args:
       linear_solver: ``"cg"``: conjugate gradients, for a lower Hessian that is positive definite.

@@ -22,7 +22,7 @@ from bilevel.problem import (
     start,
 )
 from bilevel.schedules import lv_hba_schedule
-from optim import parallel
+from optim import ordering, parallel
 
 __all__ = ["LVHBAState", "lv_hba"]
 
@@ -127,7 +127,7 @@ def lv_hba(
     for name, value in (("eta", eta), ("gamma1", gamma1), ("gamma2", gamma2), ("c", c)):
         check_number(name, value)
     check_number("beta", beta, strict=False)
-    move = mover(alpha, "alpha")
+    move, plain = mover(alpha, "alpha"), not isinstance(alpha, optax.GradientTransformation)
 
     def init(problem, x0, y0, batch=None):
         if problem.constraint is not None and problem.multiplier_bound is None:
@@ -162,6 +162,7 @@ def lv_hba(
             return parallel.value_and_grad(fun, argnums, has_aux=True, axis_name=axis_name)
 
         (_, slack), d_theta = gradient(lagrangian, 1)(x, theta, lam)
+        d_theta = ordering.after(d_theta, d_theta)  # Whose leaves need all of the old theta.
         theta = jax.tree.map(
             lambda t, d, p: t - jnp.asarray(eta_k * (d + (t - p) / gamma1), t.dtype),
             theta, d_theta, y,
@@ -177,21 +178,27 @@ def lv_hba(
         (value, _), d_value = gradient(lagrangian, 0)(x, theta, lam)
         d_x = jax.tree.map(jnp.subtract, d_x, d_value)
         d_y = jax.tree.map(lambda d, p, t: d - (p - t) / gamma1, d_y, y, theta)
-        moved, steps = move.move((x, y), (d_x, d_y), steps, k)
-        x_new, y_new = _project(problem, *moved)
         value += _half_square(theta, y) / gamma1 - _half_square(lam, z) / gamma2
+        d, residual = (d_x, d_y), None
+        sets = problem.project_x, problem.project_y, problem.project_xy
+        if sets == (None, None, None) and plain:
+            residual = optax.tree.norm(d)  # Of the move, before it overwrites x and y.
+            d = ordering.after(d, value, residual)
+        moved, steps = move.move((x, y), d, steps, k)
+        x_new, y_new = _project(problem, *moved)
+        if residual is None:
+            residual = distance((x_new, y_new), (x, y)) / (at(alpha, k) if plain else 1.0)
         z = _bounded(problem, z + jnp.asarray(beta_k / gamma2 * (lam - z), z.dtype))
 
         violation = parallel.pmean(g(x, y, lower), axis_name)
         violation = jnp.abs(violation) if problem.equality else violation
-        size = 1.0 if isinstance(alpha, optax.GradientTransformation) else at(alpha, k)
         metrics = {
             "upper": Fxy,
             "lower": fxy,
             "gap": fxy - value,
             "feasibility": jnp.max(violation, initial=0.0),
             "multiplier": jnp.max(jnp.abs(lam), initial=0.0),
-            "residual": distance((x_new, y_new), (x, y)) / size,
+            "residual": residual,
         }
         return LVHBAState(problem, k + 1, x_new, y_new, theta, lam, z, steps), metrics
 

@@ -16,20 +16,17 @@ __all__ = ["conjugate_gradient", "hessian_products", "no_coupling"]
 def hessian_products(problem: Problem, axis_name: str | None) -> Callable[..., Any]:
     r"""Returns ``(x, y, v, batch) -> (f, f_y, f_yy v, f_xy v)`` of the lower function.
 
-    One reverse pass over :math:`\langle f_y(x, y), v\rangle` gives all; :math:`f_{xy} v` is the
-    gradient in ``x`` of that product and has the structure of ``x``.
+    The derivative of the gradient along ``v``, forward over reverse; :math:`f_{xy} v` has the
+    structure of ``x``.
     """
-    f = scalar(problem.lower, "lower")
-
-    def product(x, y, v, batch):
-        value, f_y = jax.value_and_grad(f, 1)(x, y, batch)
-        return vdot(f_y, v), (value, f_y)
-
-    both = parallel.value_and_grad(product, (0, 1), has_aux=True, axis_name=axis_name)
+    gradient = jax.value_and_grad(scalar(problem.lower, "lower"), (0, 1))
 
     def products(x, y, v, batch):
-        (_, (value, f_y)), (f_xy_v, f_yy_v) = both(x, y, v, batch)
-        return value, f_y, f_yy_v, f_xy_v
+        x, y, v = parallel.vary((x, y, v), axis_name)
+        (value, (_, f_y)), (_, (f_xy_v, f_yy_v)) = jax.jvp(
+            lambda y: gradient(x, y, batch), (y,), (v,)
+        )
+        return parallel.pmean((value, f_y, f_yy_v, f_xy_v), axis_name)
 
     return products
 

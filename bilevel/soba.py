@@ -43,6 +43,8 @@ def soba(
 
     All three directions are taken at the same point and with the same batches. A step takes one
     gradient and one Hessian-vector product of the lower function, and one gradient of the upper.
+    Hessian-vector products are forward over reverse: ``lower`` must allow forward-mode
+    differentiation, which ``jax.custom_vjp`` does not.
     The paper's lower variable is :math:`z`; it has no projection, ``project_x`` is ours.
 
     Args:

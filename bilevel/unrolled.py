@@ -48,6 +48,8 @@ def unrolled(
 
     A step takes 2 ``steps`` gradients and ``steps`` Hessian-vector products of the lower function
     and one gradient of the upper, and stores ``steps`` copies of ``y``.
+    Hessian-vector products are forward over reverse: ``lower`` must allow forward-mode
+    differentiation, which ``jax.custom_vjp`` does not.
 
     Args:
       steps: Number T >= 1 of lower steps.

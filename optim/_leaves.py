@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim import _check
+from optim import _check, ordering
 
 
 def zeros(params: optax.Params, dtype: Any = None) -> optax.Params:
@@ -75,10 +75,9 @@ def write_last(
 ) -> optax.GradientTransformationExtraArgs:
     """Lets XLA overwrite ``field`` of the state in place, after the parameters that still read it.
 
-    On CPU the new parameters and the new state are separate loops; where both read the old state,
-    XLA copies it unless one loop depends on the other. So the new state is made to depend on the
-    new parameters, by adding a zero, in the leaves that are ``which``. Where the updates are not
-    applied as they are, it only costs time.
+    On CPU the new parameters and the new state are separate loops: see :func:`ordering.after`. Only
+    the leaves that are ``which`` wait. Where the updates are not applied as they are, it has no
+    effect.
     """
 
     def update_fn(updates, state, params=None, **extra_args):
@@ -86,14 +85,13 @@ def write_last(
         if params is None:
             return updates, state
 
-        def after(path, u, p, x):
+        def wait(path, u, p, x):
             if not which(x):
                 return u, x
-            new: Any = optax.apply_updates(p, u)  # What the caller computes: XLA sees it once.
-            return u, x + jnp.maximum(-jnp.abs(new), 0.0).astype(x.dtype)
+            return u, ordering.after(x, optax.apply_updates(p, u))  # What the caller computes.
 
         old = optax.tree.get(state, field)
-        _, written = map_unzip(after, 2, updates, params, old)
+        _, written = map_unzip(wait, 2, updates, params, old)
         return updates, optax.tree.set(state, **{field: written})
 
     return optax.GradientTransformationExtraArgs(tx.init, update_fn)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-__all__ = ["NonFiniteError", "prefers_vmap", "run"]
+__all__ = ["NonFiniteError", "compiler_options", "prefers_vmap", "run"]
 
 State = Any
 Batch = Any
@@ -205,6 +205,29 @@ def prefers_vmap(state: State, replicas: int, *, shared: bool) -> bool:
     return shared and sum(x.size for x in jax.tree.leaves(state)) <= 32768 * replicas
 
 
+@functools.cache
+def compiler_options() -> dict[str, str] | None:
+    """Returns the options with which the loop compiles a step, for a ``jax.jit`` of your own.
+
+    On CPU it is a schedule that keeps few temporaries. XLA's own begins all independent parts of a
+    step at once: a method that takes six gradients then holds six, and is a few percent slower.
+
+    Example:
+      >>> import jax, optim
+      >>> step = jax.jit(lambda x: x + 1, compiler_options=optim.loop.compiler_options())
+      >>> int(step(1))
+      2
+    """
+    options = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+    if jax.default_backend() != "cpu":
+        return None
+    try:
+        jax.jit(lambda: 0, compiler_options=options).lower().compile()
+    except jax.errors.JaxRuntimeError:  # Another version of XLA.
+        return None
+    return options
+
+
 def _feed(batches, start) -> Iterator[Inputs]:
     return itertools.repeat(None) if batches is None else iter(batches(start))
 
@@ -242,11 +265,12 @@ def _compile(step, prepare, scan, length, mesh, vectorised, shared):
 
     @functools.lru_cache(maxsize=4)
     def compiled(fun, layout):
+        options = compiler_options()
         if layout is None:
-            return jax.jit(fun, donate_argnums=0)
+            return jax.jit(fun, donate_argnums=0, compiler_options=options)
         # The state keeps its layout from call to call; metrics are whole on every process.
         out = jax.tree.unflatten(*layout), NamedSharding(mesh, PartitionSpec())
-        return jax.jit(fun, donate_argnums=0, out_shardings=out)
+        return jax.jit(fun, donate_argnums=0, out_shardings=out, compiler_options=options)
 
     looped: list[bool] = []
 
