@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from bilevel.problem import Problem, maybe, scalar
+from bilevel.problem import Problem, batches, maybe, scalar
 
 __all__ = ["HypergradientCheck", "check_hypergradient"]
 
@@ -64,10 +64,10 @@ def check_hypergradient(
       \qquad\text{against}\qquad
       \frac{F(x + \epsilon e_i, y^*) - F(x - \epsilon e_i, y^*)}{2 \epsilon}
 
-    with :math:`y^*` solved anew at each point. The two differ where the lower level is at a kink
-    (a constraint about to become active), where its solution is not what the Newton iterations
-    found, or where a function is not as smooth as it claims to be. Among many lower solutions both
-    follow the one nearest to where they start.
+    with :math:`y^*` solved anew at each point. The two may differ where the lower level is at a
+    kink (a constraint about to become active), and do where its solution is not what the Newton
+    iterations found, or where a function is not as smooth as it claims to be. Among many lower
+    solutions both follow the one nearest to where they start.
 
     Args:
       problem: The problem; ``project_x`` and ``project_xy`` play no part.
@@ -95,11 +95,15 @@ def check_hypergradient(
     """
     if not epsilon > 0:
         raise ValueError(f"epsilon must be > 0, got {epsilon!r}")
+    if hypergradient is not None:
+        got, expected = (jax.tree.map(np.shape, tree) for tree in (hypergradient, x))
+        if got != expected:
+            raise ValueError(f"hypergradient must have the shapes of x, {expected}, got {got}")
     with jax.enable_x64(True):
         x, y = (jax.tree.map(lambda a: np.asarray(a, np.float64), t) for t in (x, y))
         x_flat, unravel_x = ravel_pytree(x)
         y_flat, unravel_y = ravel_pytree(y)
-        upper_batch, lower_batch = (None, None) if batch is None else batch
+        upper_batch, lower_batch = batches(batch)
         level = _Flat(problem, unravel_x, unravel_y, lower_batch, y_flat.size)
         lam = jnp.zeros_like(level.constraint(x_flat, y_flat))
         for name, size in (("x", x_flat.size), ("y and its multipliers", y_flat.size + lam.size)):
@@ -160,7 +164,7 @@ class _Flat:
     def __init__(self, problem, unravel_x, unravel_y, batch, n):
         f, g = scalar(problem.lower, "lower"), problem.constraint
         project = maybe(problem.project_y)
-        self.n, self.equality = n, problem.equality
+        self.n, self.equality, self.bounded = n, problem.equality, problem.project_y is not None
         self.lower = lambda x, y: f(unravel_x(x), unravel_y(y), batch)
         self.project = lambda y: ravel_pytree(project(unravel_y(y)))[0]
         self.constraint = lambda x, y: (
@@ -180,7 +184,9 @@ class _Flat:
         g, pull = jax.vjp(lambda y: self.constraint(x, y), y)
         step = jax.grad(self.lower, 1)(x, y) + pull(lam)[0]
         slack = g if self.equality else lam - self.clip(lam + t * g)
-        return jnp.concatenate([y - self.project(y - s * step), slack])
+        # Without a set the move itself: a difference would cancel where y has run away.
+        move = y - self.project(y - s * step) if self.bounded else s * step
+        return jnp.concatenate([move, slack])
 
     def descend(self, x, y, lam, scales):
         """Augmented Lagrangian: projected gradient with backtracking, then the multipliers."""

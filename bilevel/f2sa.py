@@ -112,8 +112,8 @@ def f2sa(
     """
     check_count("inner_steps", inner_steps)
     check_number("xi", xi)
-    check_number("lam", 1.0 if lam is None else lam)
-    check_number("delta", 0.0 if delta is None else delta, strict=False)
+    check_number("lam", 1.0 if lam is None else lam, schedule=True)
+    check_number("delta", 0.0 if delta is None else delta, strict=False, schedule=True)
     transforms = [isinstance(s, optax.GradientTransformation) for s in (alpha, gamma)]
     if lam is None and any(transforms):
         raise ValueError("lam must be given where alpha or gamma is an optax transform, got None")

@@ -93,9 +93,11 @@ def f3sa(
       Kwon, Kwon, Wright, Nowak, `A Fully First-Order Method for Stochastic Bilevel Optimization
       <https://arxiv.org/abs/2301.10945>`_, 2023
     """
-    for name, value in (("alpha", alpha), ("gamma", gamma), ("eta", eta), ("xi", xi)):
-        check_number(name, value)
-    check_number("lam", 1.0 if lam is None else lam)
+    for name, value in (("alpha", alpha), ("gamma", gamma)):
+        check_number(name, value, schedule=True)
+    check_number("eta", eta, high=1.0, schedule=True)
+    check_number("lam", 1.0 if lam is None else lam, schedule=True)
+    check_number("xi", xi)
 
     def multiplier(k):
         value = at(gamma, k) / (2 * at(alpha, k)) if lam is None else at(lam, k)

@@ -100,7 +100,7 @@ def implicit(
         raise ValueError(f"linear_solver must be cg, normal_cg or neumann, got {linear_solver!r}")
     common.check_count("inner_steps", inner_steps)
     common.check_count("linear_steps", linear_steps)
-    common.check_number("eta", eta)
+    common.check_number("eta", eta, schedule=True)
     common.check_number("ridge", ridge, strict=False)
     move_x, move_y = common.mover(alpha, "alpha"), common.mover(gamma, "gamma")
 

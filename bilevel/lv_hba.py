@@ -124,9 +124,11 @@ def lv_hba(
       Approach and Hessian-free Algorithm <https://arxiv.org/abs/2401.16164>`_, 2024
     """
     c = lv_hba_schedule() if c is None else c
-    for name, value in (("eta", eta), ("gamma1", gamma1), ("gamma2", gamma2), ("c", c)):
-        check_number(name, value)
-    check_number("beta", beta, strict=False)
+    for name, value in (("eta", eta), ("c", c)):
+        check_number(name, value, schedule=True)
+    check_number("beta", beta, strict=False, schedule=True)
+    check_number("gamma1", gamma1)
+    check_number("gamma2", gamma2)
     move, plain = mover(alpha, "alpha"), not isinstance(alpha, optax.GradientTransformation)
 
     def init(problem, x0, y0, batch=None):
@@ -138,7 +140,15 @@ def lv_hba(
         if problem.constraint is not None and problem.project_xy is None:
             raise ValueError("lv_hba needs project_xy for a problem with a constraint, got None")
         x, y = start(problem, x0, y0, joint=True)
-        g = jax.eval_shape(_constraint(problem), x, y, batches(batch)[1])
+        try:
+            g = jax.eval_shape(_constraint(problem), x, y, batches(batch)[1])
+        except Exception as error:
+            if batch is None:
+                error.add_note(
+                    "A constraint that reads its batch needs one at the start: "
+                    "state = solver.init(problem, x0, y0, batch), bilevel.solve(..., state=state)."
+                )
+            raise
         lam = jnp.zeros(g.shape, g.dtype)
         count = jnp.zeros((), jnp.int32)
         return LVHBAState(problem, count, x, y, fresh(y), lam, fresh(lam), move.init((x, y)))

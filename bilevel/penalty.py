@@ -127,10 +127,13 @@ def penalty(
     """
     if sigma is None:
         sigma = power(1.0, -1 / 3 if eta is None else -1 / 5)
-    for name, value in (("beta", beta), ("gamma", gamma), ("sigma", sigma), ("rho", rho)):
-        check_number(name, value)
+    for name, value in (("gamma", gamma), ("sigma", sigma)):
+        check_number(name, value, schedule=True)
+    for name, value in (("beta", beta), ("eta", 1.0 if eta is None else eta)):
+        check_number(name, value, high=1.0, schedule=True)
+    check_number("alpha", alpha, schedule=True, transform=eta is None)
+    check_number("rho", rho)
     check_count("inner_steps", inner_steps)
-    check_number("eta", 1.0 if eta is None else eta)
     if eta is not None and inner_steps != 1:
         raise ValueError(f"inner_steps must be 1 with eta (Algorithm 2), got {inner_steps}")
     if eta is not None and not warm_start:

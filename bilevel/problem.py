@@ -91,7 +91,7 @@ class Problem:
             if value is not None and not callable(value):
                 raise ValueError(f"{name} must be callable or None, got {value!r}")
         r = self.multiplier_bound
-        if r is not None and not (isinstance(r, (int, float)) and r > 0):
+        if r is not None and not (_is_number(r) and r > 0):
             raise ValueError(f"multiplier_bound must be a number > 0, got {r!r}")
         if self.constraint is None and (r is not None or self.equality):
             raise ValueError("multiplier_bound and equality need a constraint, got constraint=None")
@@ -209,6 +209,7 @@ def lower_start(problem: Problem, y: Any, z0: Any) -> Any:
             f"z0 must have the structure and shapes of y0, {jax.tree.map(jnp.shape, y)}, "
             f"got {jax.tree.map(jnp.shape, z)}"
         )
+    z = jax.tree.map(lambda a, b: a.astype(b.dtype), z, y)
     if problem.project_y is None:
         return z
     return checked_projection(problem.project_y, z, "project_y")
@@ -285,12 +286,44 @@ def at(step: Any, k: Any) -> Any:
     return step(k) if callable(step) else step
 
 
-def check_number(name: str, value: Any, low: float = 0.0, strict: bool = True) -> None:
-    """Raises ``ValueError`` unless ``value > low`` (``>=`` if not ``strict``); skips tracers."""
-    if callable(value) or isinstance(value, (jax.core.Tracer, optax.GradientTransformation)):
+def check_number(
+    name: str,
+    value: Any,
+    low: float = 0.0,
+    high: float = math.inf,
+    *,
+    strict: bool = True,
+    schedule: bool = False,
+    transform: bool = False,
+) -> None:
+    """Raises ``ValueError`` unless ``low < value <= high`` (``low <=`` if not ``strict``).
+
+    ``schedule`` and ``transform`` allow a schedule and an optax transform. Tracers pass.
+    """
+    if isinstance(value, jax.core.Tracer):
         return
-    if math.isnan(value) or (value <= low if strict else value < low):
-        raise ValueError(f"{name} must be {'>' if strict else '>='} {low:g}, got {value!r}")
+    plain = not callable(value) and not isinstance(value, optax.GradientTransformation)
+    if plain:
+        allowed = _is_number(value)
+    else:
+        allowed = transform if isinstance(value, optax.GradientTransformation) else schedule
+    if not allowed:
+        kinds = "a number" + " or a schedule" * schedule + " or an optax transform" * transform
+        raise ValueError(f"{name} must be {kinds}, got {value!r}")
+    if not plain:
+        return
+    if not (low < value if strict else low <= value) or not value <= high:
+        above = f"{'>' if strict else '>='} {low:g}"
+        interval = above if high == math.inf else f"in {'(' if strict else '['}{low:g}, {high:g}]"
+        raise ValueError(f"{name} must be {interval}, got {value!r}")
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, (bool, np.bool_)):
+        return False
+    if isinstance(value, (np.ndarray, jax.Array)):
+        return value.ndim == 0 and jnp.issubdtype(value.dtype, np.number)
+    return isinstance(value, (int, float, np.integer, np.floating))
 
 
 def check_count(name: str, value: Any) -> None:
@@ -321,7 +354,7 @@ def mover(step: StepSize, name: str) -> Mover:
             return optax.apply_updates(params, updates), state
 
         return Mover(step.init, move)
-    check_number(name, step)
+    check_number(name, step, schedule=True, transform=True)
     return Mover(
         lambda params: (),
         lambda params, direction, state, k: (axpy(-at(step, k), direction, params), state),

@@ -42,7 +42,7 @@ def box(low: Any = -np.inf, high: Any = np.inf) -> Projection:
       high: Upper bounds, likewise.
 
     Raises:
-      ValueError: If a lower bound is above its upper bound.
+      ValueError: If a lower bound is above its upper bound, or bounds do not fit ``v``.
 
     Example:
       >>> import jax.numpy as jnp
@@ -52,24 +52,37 @@ def box(low: Any = -np.inf, high: Any = np.inf) -> Projection:
     """
 
     def check(lo, hi):
-        if np.any(np.asarray(lo) > np.asarray(hi)):
+        traced = isinstance(lo, jax.core.Tracer) or isinstance(hi, jax.core.Tracer)
+        if not traced and np.any(np.asarray(lo) > np.asarray(hi)):
             raise ValueError(f"low must be <= high, got {lo} > {hi}")
 
     if jax.tree.structure(low) == jax.tree.structure(high):
         jax.tree.map(check, low, high)
 
-    def project(v):
-        lo, hi = (
-            b
-            if jax.tree.structure(b) == jax.tree.structure(v)
-            else jax.tree.map(lambda _, b=b: b, v)
-            for b in (low, high)
+    def like(v, name, bound):
+        structure = jax.tree.structure(v)
+        if jax.tree.structure(bound) == structure:
+            return bound
+        if jax.tree_util.treedef_is_leaf(jax.tree.structure(bound)):
+            return jax.tree.map(lambda _: bound, v)
+        raise ValueError(
+            f"{name} must be one number or of the structure {structure}, "
+            f"got {jax.tree.structure(bound)}"
         )
 
-        def clip(p, a, b):
-            return jnp.clip(p, jnp.asarray(a, p.dtype), jnp.asarray(b, p.dtype))
+    def project(v):
+        def clip(path, p, a, b):
+            out = jnp.clip(p, jnp.asarray(a, p.dtype), jnp.asarray(b, p.dtype))
+            if out.shape != p.shape:
+                raise ValueError(
+                    f"bounds of shapes {jnp.shape(a)} and {jnp.shape(b)} do not fit leaf "
+                    f"{jax.tree_util.keystr(path) or 'root'} of shape {p.shape}"
+                )
+            return out
 
-        return jax.tree.map(clip, v, lo, hi)
+        v, lo, hi = jax.tree.map(jnp.asarray, v), like(v, "low", low), like(v, "high", high)
+        jax.tree.map(check, lo, hi)
+        return jax.tree_util.tree_map_with_path(clip, v, lo, hi)
 
     return project
 
@@ -92,15 +105,20 @@ def ball(radius: float, center: Any = None) -> Projection:
     def project(v):
         c = jax.tree.map(jnp.zeros_like, v) if center is None else center
         offset = jax.tree.map(lambda p, q: p - jnp.asarray(q, p.dtype), v, c)
-        square = optax.tree.norm(offset, squared=True)
-        outside = square > radius**2
+        # In units of the radius or the largest entry, so that no square overflows.
+        wide = jax.tree.map(lambda o: o.astype(jnp.promote_types(o.dtype, jnp.float32)), offset)
+        unit = jax.lax.stop_gradient(jnp.maximum(optax.tree.norm(wide, ord=jnp.inf), radius))
+        square = optax.tree.norm(jax.tree.map(lambda o: o / unit, wide), squared=True)
+        outside = square > (radius / unit) ** 2
         # The root of a harmless number inside the ball keeps the derivative finite at the center.
-        scale = jnp.where(outside, radius / jnp.sqrt(jnp.where(outside, square, 1.0)), 1.0)
+        root = jnp.sqrt(jnp.where(outside, square, 1.0))
+        scale = jnp.where(outside, radius / unit / root, 1.0)
 
         def pull(p, o, q):
-            return jnp.where(outside, jnp.asarray(q, p.dtype) + scale.astype(p.dtype) * o, p)
+            pulled = jnp.asarray(q, p.dtype) + (scale * o).astype(p.dtype)
+            return jnp.where(outside, pulled, p)
 
-        return jax.tree.map(pull, v, offset, c)
+        return jax.tree.map(pull, v, wide, c)
 
     return project
 
@@ -126,6 +144,7 @@ def simplex(total: float = 1.0) -> Projection:
     check_number("total", total)
 
     def one(v):
+        v = v - jnp.max(v, axis=-1, keepdims=True)  # Along (1, ..., 1): no other projection.
         ordered = -jnp.sort(-v, axis=-1)
         count = jnp.arange(1, v.shape[-1] + 1, dtype=v.dtype)
         count = count.reshape((1,) * (v.ndim - 1) + (-1,))
@@ -151,8 +170,8 @@ def halfspace(normal: Any, offset: float = 0.0) -> Projection:
     square = sum(
         float(np.sum(np.square(np.asarray(a, np.float64)))) for a in jax.tree.leaves(normal)
     )
-    if not square > 0:
-        raise ValueError("normal must not be zero")
+    if not 0 < square < np.inf:
+        raise ValueError(f"normal must be finite and not zero, got the squared norm {square}")
 
     def project(v):
         a = jax.tree.map(lambda p, q: jnp.asarray(q, p.dtype), v, normal)
@@ -194,7 +213,13 @@ def affine(matrix: Any, rhs: Any = None) -> Callable[..., Any]:
     rank = int(np.sum(s > max(a.shape) * np.finfo(np.float64).eps * s[:1].max(initial=0.0)))
     basis = np.ascontiguousarray(vt[:rank])
     pseudoinverse = (basis.T / s[:rank]) @ u[:, :rank].T
-    shift = None if rhs is None else pseudoinverse @ np.asarray(rhs, np.float64)
+
+    def fitting(b):
+        if jnp.shape(b) != a.shape[:1]:
+            raise ValueError(f"rhs must have shape {a.shape[:1]}, got {jnp.shape(b)}")
+        return b
+
+    shift = None if rhs is None else pseudoinverse @ fitting(np.asarray(rhs, np.float64))
 
     def project(v, rhs=None):
         flat, unravel = ravel_pytree(v)
@@ -203,6 +228,7 @@ def affine(matrix: Any, rhs: Any = None) -> Callable[..., Any]:
         rows = jnp.asarray(basis, flat.dtype)
         out = flat - (rows @ flat) @ rows
         if rhs is not None:
+            rhs = fitting(jnp.asarray(rhs, flat.dtype))
             out = out + jnp.asarray(pseudoinverse, flat.dtype) @ rhs
         elif shift is not None:
             out = out + jnp.asarray(shift, flat.dtype)
@@ -290,8 +316,10 @@ def polyhedron(matrix: Any, rhs: Any, iterations: int = 50) -> Projection:
     c = np.broadcast_to(np.asarray(rhs, np.float64), a.shape[:1])
 
     def project(v):
-        start, xi0 = v
+        start, slack = v
         u0, unravel = ravel_pytree(start)
+        dtype = jnp.promote_types(jnp.result_type(u0, slack), jnp.float32)
+        narrow, u0, xi0 = u0.dtype, u0.astype(dtype), jnp.asarray(slack, dtype)
         if u0.size != a.shape[1] or jnp.shape(xi0) != c.shape:
             raise ValueError(
                 f"matrix {a.shape} needs u with {a.shape[1]} numbers and xi of shape {c.shape}, "
@@ -337,7 +365,8 @@ def polyhedron(matrix: Any, rhs: Any, iterations: int = 50) -> Projection:
 
         active = solve(*jax.lax.stop_gradient((u0, gap0)))
         u = newton(active, u0, gap0)
-        return unravel(u), jnp.maximum(xi0, gap0 + xi0 - rows @ u)
+        xi = jnp.maximum(xi0, gap0 + xi0 - rows @ u)
+        return unravel(u.astype(narrow)), xi.astype(jnp.result_type(slack))
 
     return project
 

@@ -99,9 +99,7 @@ def saba(
     """
     common.check_count("upper_samples", upper_samples)
     common.check_count("lower_samples", lower_samples)
-    if isinstance(rho, optax.GradientTransformation):
-        raise ValueError("rho must be a number or a schedule, got an optax transform")
-    common.check_number("rho", rho)
+    common.check_number("rho", rho, schedule=True)
     move_x = common.mover(gamma, "gamma")
 
     def init(problem, x0, y0):

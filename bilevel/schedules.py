@@ -7,6 +7,7 @@ papers'; the constants are ours, since theorems leave them to the problem's smoo
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from bilevel.problem import check_number
@@ -162,7 +163,7 @@ def penalty_schedules(
     if noise == "none":
         return {
             "alpha": alpha0,
-            "beta": min(1.0, beta0),
+            "beta": (jnp.minimum if isinstance(beta0, jax.core.Tracer) else min)(1.0, beta0),
             "gamma": gamma0,
             "sigma": power(1.0, -1 / 3),
         }
@@ -197,6 +198,6 @@ def lv_hba_schedule(c0: float = 1.0, p: float = 0.3) -> Callable[[Any], Any]:
       Yao, Yu, Zeng, Zhang, `Constrained Bi-Level Optimization: Proximal Lagrangian Value Function
       Approach and Hessian-free Algorithm <https://arxiv.org/abs/2401.16164>`_, 2024
     """
-    if not 0 < p < 0.5:
+    if not isinstance(p, jax.core.Tracer) and not 0 < p < 0.5:
         raise ValueError(f"p must be in (0, 0.5), got {p}")
     return power(c0, p)

@@ -79,9 +79,7 @@ def soba(
       Dagréou, Ablin, Vaiter, Moreau, `A framework for bilevel optimization that enables stochastic
       and global variance reduction algorithms <https://arxiv.org/abs/2201.13409>`_, 2022
     """
-    if isinstance(rho, optax.GradientTransformation):
-        raise ValueError("rho must be a number or a schedule, got an optax transform")
-    common.check_number("rho", rho)
+    common.check_number("rho", rho, schedule=True)
     move_x = common.mover(gamma, "gamma")
 
     def init(problem, x0, y0):

@@ -85,9 +85,7 @@ def unrolled(
       Optimization <https://arxiv.org/abs/1703.01785>`_, 2017
     """
     common.check_count("steps", steps)
-    if isinstance(gamma, optax.GradientTransformation):
-        raise ValueError("gamma must be a number or a schedule, got an optax transform")
-    common.check_number("gamma", gamma)
+    common.check_number("gamma", gamma, schedule=True)
     move_x = common.mover(alpha, "alpha")
 
     def init(problem, x0, y0):

@@ -36,13 +36,13 @@ def vary(tree: Any, axis_name: str | None) -> Any:
     # shard_map sums the gradient of a replicated input over the axis by itself, so that a later
     # pmean changes nothing and gradients come out N times too large. Differentiating with
     # respect to a value marked as varying gives each device its own gradient, as in pmap.
-    if axis_name is None:
+    if axis_name not in jax.sharding.get_abstract_mesh().manual_axes:  # None, or jax.vmap's.
         return tree
 
     def own(x):
         try:
             return jax.lax.pcast(x, axis_name, to="varying")
-        except ValueError:  # Already varying, or an axis of jax.vmap.
+        except ValueError:  # Already varying.
             return x
 
     return jax.tree.map(own, tree)

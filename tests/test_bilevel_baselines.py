@@ -253,6 +253,19 @@ def test_check_hypergradient_on_closed_forms():
                 np.testing.assert_allclose(check.implicit, given, rtol=1e-9)
 
 
+def test_check_hypergradient_says_that_there_is_no_lower_solution():
+    def product(x, y, batch):
+        return jnp.sum(x * y)
+
+    problem = bilevel.Problem(lambda x, y, batch: jnp.sum(y**2), product)
+    with pytest.warns(UserWarning, match="the lower level is not solved"):
+        bilevel.check_hypergradient(problem, np.array([0.1]), np.zeros(1))
+    with pytest.raises(ValueError, match=r"hypergradient must have .*\(1,\), got \(3,\)"):
+        bilevel.check_hypergradient(MEANS, np.zeros(1), np.zeros(1), hypergradient=np.zeros(3))
+    with pytest.raises(ValueError, match="batch must be None or the pair"):
+        bilevel.check_hypergradient(MEANS, np.zeros(1), np.zeros(1), np.zeros(3))
+
+
 @pytest.mark.parametrize("equality", [False, True])
 def test_check_hypergradient_with_a_coupling_constraint(equality):
     # y = (x1 + t, x2 + t) on the line y1 + y2 = x1: t = -x2 / 2 and the multiplier is x2.

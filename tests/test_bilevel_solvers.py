@@ -126,6 +126,13 @@ def test_eight_devices_equal_one_and_resume_is_bit_exact(name):
         # For host arrays, then for placed ones: schedules of sigma_k, c_k compile nothing anew.
         assert len(traces) <= 2
 
+        many = jax.tree.map(lambda a: np.stack([a] * 8), first)
+        step, feed = jax.jit(jax.vmap(mapped.step, axis_name="data")), batches(0)
+        for _ in range(6):
+            shares = jax.tree.map(lambda a: a.reshape(8, -1, *a.shape[1:]), next(feed))
+            many, _ = step(many, shares)
+        close(jax.tree.map(lambda a: a[5], many), one)
+
 
 def test_samples_give_each_gradient_its_own_batch():
     problem, solver = make("penalty1")
@@ -217,6 +224,26 @@ def test_what_lv_hba_reports():
     close(metrics["residual"], moved / 0.05, 1e-5)
 
 
+@pytest.mark.parametrize("name", SOLVERS)
+def test_few_gradients_are_in_memory_at_once(name):
+    """In a network, whose gradients XLA cannot fuse into the steps that they make."""
+    width, samples = 128, 4
+    y0 = [np.full((width, width), 0.1, np.float32), np.ones((width, 1), np.float32)]
+
+    def loss(x, y, batch):
+        return jnp.mean((jnp.tanh(batch @ y[0]) @ y[1] - jnp.sum(x)) ** 2)
+
+    _, solver = make(name)
+    state = solver.init(Problem(loss, loss), np.zeros(2, np.float32), y0)
+    batch = (np.ones((samples, width), np.float32), np.zeros((samples, width), np.float32))
+    step = jax.jit(solver.step, donate_argnums=0, compiler_options=loop.compiler_options())
+    compiled = step.lower(state, batch).compile()
+    size = sum(a.nbytes for a in y0)
+    assert compiled.memory_analysis().temp_size_in_bytes < 2.3 * size
+    if name == "lv_hba":  # Nor are x, y and theta copied.
+        assert f"f32[{width},{width}]{{1,0}} copy(" not in compiled.as_text()
+
+
 def test_vmap_over_step_sizes_and_seeds():
     batch = jax.tree.map(jnp.asarray, next(batches(0)))
 
@@ -230,6 +257,19 @@ def test_vmap_over_step_sizes_and_seeds():
     both = jax.jit(jax.vmap(run))(alphas, seeds)
     one = jax.jit(run)
     close(both, jnp.stack([one(alphas[0], 0), one(alphas[1], 1)]), 1e-5)
+
+
+def test_schedules_of_traced_constants():
+    both = jax.vmap(lambda b: bilevel.penalty_schedules("none", beta0=b)["beta"])
+    np.testing.assert_array_equal(both(jnp.array([0.5, 2.0])), [0.5, 1.0])
+    assert jax.jit(lambda p: bilevel.lv_hba_schedule(p=p)(15))(0.25) == 2.0
+
+
+def test_z0_takes_the_dtypes_of_y0():
+    problem, solver = make("penalty1")
+    z0 = jax.tree.map(lambda a: jnp.asarray(a, jnp.bfloat16), Y0)
+    state = solver.init(problem, X0, Y0, z0)
+    assert jax.tree.map(jnp.result_type, state.z) == jax.tree.map(jnp.result_type, state.y)
 
 
 def test_optax_transforms_are_step_sizes():
@@ -325,23 +365,52 @@ def test_bad_hyperparameters():
         (lambda: bilevel.f2sa(0.1, 0.1, delta=0.1), "lam must be the number"),
         (lambda: bilevel.f2sa(0.1, 0.1, lam=1.0, delta=-1.0), "delta must be >= 0, got -1.0"),
         (lambda: bilevel.f2sa_schedules("some"), "noise must be one of none, upper, both"),
-        (lambda: bilevel.f3sa(0.1, 0.1, float("nan")), "eta must be > 0, got nan"),
+        (lambda: bilevel.f3sa(0.1, 0.1, float("nan")), r"eta must be in \(0, 1\], got nan"),
         (lambda: bilevel.penalty(0.1, 0.1, 0.1, 0.0), "sigma must be > 0, got 0.0"),
         (
             lambda: bilevel.penalty(0.1, 0.1, 0.1, 0.1, eta=0.1, inner_steps=2),
             "inner_steps must be 1",
         ),
+        (lambda: bilevel.f3sa(0.1, 0.1, 2.0), r"eta must be in \(0, 1\], got 2.0"),
+        (lambda: bilevel.f3sa(optax.sgd(0.1), 0.1, 0.5), "alpha must be a number or a schedule"),
+        (lambda: bilevel.penalty(0.1, 2.0, 0.1), r"beta must be in \(0, 1\], got 2.0"),
+        (lambda: bilevel.penalty("0.1", 0.8, 0.1), "alpha must be a number or .*, got '0.1'"),
+        (
+            lambda: bilevel.penalty(optax.sgd(0.1), 0.8, 0.1, eta=0.5),
+            "alpha must be a number or a schedule, got Grad",
+        ),
+        (lambda: bilevel.penalty(0.1, 0.8, 0.1, rho=power(1, 0)), "rho must be a number, got"),
+        (lambda: bilevel.lv_hba(0.1, 0.1, 0.1, gamma1=True), "gamma1 must be a number, got True"),
         (lambda: bilevel.lv_hba(0.1, 0.1, 0.1, gamma2=-3), "gamma2 must be > 0, got -3"),
         (lambda: Problem(upper, 3), "lower must be callable, got 3"),
         (lambda: Problem(upper, lower, multiplier_bound=1.0), "need a constraint"),
         (lambda: Problem(upper, lower, upper, multiplier_bound=-1.0), "number > 0, got -1.0"),
         (lambda: projections.box(1, 0), "low must be <= high, got 1 > 0"),
+        (
+            lambda: projections.box({"a": 0.0}, 1.0)({"b": jnp.zeros(2)}),
+            "low must be one number or of the structure",
+        ),
+        (lambda: projections.box(np.zeros(3), 1.0)(jnp.zeros(())), "do not fit leaf root"),
+        (lambda: projections.box(1.0, {"a": np.zeros(2)})({"a": np.ones(2)}), "low must be <= hi"),
         (lambda: projections.ball(-1.0), "radius must be > 0, got -1.0"),
         (lambda: projections.svm(np.ones((2, 1)), np.array([0, 1])), "labels must be -1 or 1"),
     ]
     for call, message in bad:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_a_constraint_that_reads_its_batch():
+    problem = Problem(
+        upper, lower, lambda x, y, batch: batch[0][:2] @ y["w"],
+        project_xy=lambda x, y: (x, y), multiplier_bound=1.0,
+    )  # fmt: skip
+    solver = bilevel.lv_hba(0.05, 0.1, 0.1)
+    with pytest.raises(TypeError) as error:
+        bilevel.solve(problem, solver, X0, Y0, batches, 2)
+    assert any("solver.init(problem, x0, y0, batch)" in s for s in error.value.__notes__)
+    state = solver.init(problem, X0, Y0, next(batches(0)))
+    assert bilevel.solve(problem, solver, X0, Y0, batches, 2, state=state).state.lam.shape == (2,)
 
 
 def test_bad_problems():

@@ -122,12 +122,45 @@ def test_svm_is_exact_far_away_and_in_float32():
         np.testing.assert_allclose(np.append(w32, b32), u, rtol=1e-3, atol=1e-3 * scale)
 
 
+def test_no_rounding_or_overflow_of_large_numbers():
+    far = jnp.array([3e7, 0.0, 1.0])
+    np.testing.assert_array_equal(projections.simplex()(far), [1.0, 0.0, 0.0])
+    for scale, radius in ((1e19, 1.0), (1e30, 1e25)):
+        out = projections.ball(radius)(jnp.array([3.0, 4.0]) * scale)
+        np.testing.assert_allclose(out, np.array([0.6, 0.8]) * radius, rtol=1e-6)
+    half = projections.ball(1.0)(jnp.array([300.0, 400.0], jnp.float16))
+    assert half.dtype == jnp.float16
+    np.testing.assert_allclose(half, [0.6, 0.8], rtol=1e-3)
+
+
+def test_narrow_and_mixed_dtypes_are_kept():
+    narrow = jnp.ones(5, jnp.bfloat16)
+    assert projections.affine(A)(narrow, B.astype(np.float32)).dtype == jnp.bfloat16
+    project = projections.svm(np.array([[1.0], [-1.0]]), np.array([1.0, -1.0]))
+    v = jnp.zeros(1, jnp.bfloat16), jnp.zeros(()), jnp.zeros(2, jnp.float16)
+    out = project(v)
+    assert [a.dtype for a in out] == [a.dtype for a in v]
+    np.testing.assert_allclose(np.asarray(out[0], np.float32), 2 / 3, rtol=1e-2)
+
+
+def test_traced_bounds():
+    np.testing.assert_array_equal(
+        jax.jit(lambda low: projections.box(low, 1.0)(jnp.array([0.0, 3.0])))(0.5), [0.5, 1.0]
+    )
+
+
 def test_bad_input():
     with pytest.raises(ValueError, match="matrix has 5 columns, but v has 4 numbers"):
         projections.affine(A)(jnp.zeros(4))
     with pytest.raises(ValueError, match="matrix must have two axes"):
         projections.affine(B)
-    with pytest.raises(ValueError, match="normal must not be zero"):
-        projections.halfspace(np.zeros(2))
+    for normal in (np.zeros(2), np.array([1.0, np.nan]), np.array([np.inf, 1.0])):
+        with pytest.raises(ValueError, match="normal must be finite and not zero"):
+            projections.halfspace(normal)
+    for rhs in ([1.0], np.ones(4)):
+        with pytest.raises(ValueError, match=r"rhs must have shape \(2,\), got"):
+            projections.affine(A, rhs)
+        with pytest.raises(ValueError, match=r"rhs must have shape \(2,\), got"):
+            projections.affine(A)(jnp.zeros(5), rhs)
     with pytest.raises(ValueError, match=r"xi of shape \(30,\), got 4 and \(3,\)"):
         projections.svm(Z, T)((jnp.zeros(3), jnp.zeros(()), jnp.zeros(3)))
