@@ -225,8 +225,9 @@ def in_gradients() -> None:
         def compiled(inner_steps, name=name):
             solver = make_solver(name, inner_steps)
             state = solver.init(problem, x0, y0)
-            step = jax.jit(solver.step, donate_argnums=0).lower(state, batch).compile()
-            return step, state
+            options = loop.compiler_options()
+            step = jax.jit(solver.step, donate_argnums=0, compiler_options=options)
+            return step.lower(state, batch).compile(), state
 
         single, _ = compiled(1)  # The compiler's count takes a loop's body once.
         operations = flops(single) / sum(n * flops(plain[kind]) for kind, n in once.items())

@@ -38,7 +38,7 @@ CONTESTANTS = {
         40,
         ONE_LOOP + "; three sums, 16, and one where projected, 12",
     ),
-    "optim.diffgrad": (optim.diffgrad(1e-3), 36, ONE_LOOP + "; 4 to write the gradient last"),
+    "optim.diffgrad": (optim.diffgrad(1e-3), 36, ONE_LOOP),
     "optax.sgd momentum": (optax.sgd(1e-3, 0.9), 20, ONE_LOOP),
     "optim.sgdp": (
         optim.sgdp(1e-3, 0.9, weight_decay=1e-4),

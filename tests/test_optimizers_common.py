@@ -42,7 +42,7 @@ CASES = {
     "lion": Case(optim.lion, 1e-2, 4, 28),
     "adamp": Case(functools.partial(optim.adamp, weight_decay=1e-3), 3e-2, 8, 68),
     "sgdp": Case(functools.partial(optim.sgdp, momentum=0.9, weight_decay=1e-4), 3e-4, 4, 60),
-    "diffgrad": Case(optim.diffgrad, 5e-2, 12, 60),
+    "diffgrad": Case(optim.diffgrad, 5e-2, 12, 56),
     "cautious": Case(lambda learning_rate: optim.cautious(optim.lion(learning_rate)), 1e-2, 4, 28),
     "frugal": Case(split(optim.frugal, {1, 2, 3, 4}), 1e-2, 4.1, 21.5, low=True),
     "frugal columns": Case(
