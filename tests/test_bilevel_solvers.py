@@ -223,6 +223,14 @@ def test_what_lv_hba_reports():
     moved = optax.tree.norm(optax.tree.sub((new.x, new.y), (old.x, old.y)))
     close(metrics["residual"], moved / 0.05, 1e-5)
 
+    free = solver.init(Problem(upper, lower), X0, Y0)
+    for alpha, size in ((0.05, 0.05), (optax.sgd(0.05), 1.0)):
+        step = jax.jit(bilevel.lv_hba(alpha, 0.1, 0.1).step)
+        start = free._replace(steps=() if size < 1 else optax.sgd(0.05).init((free.x, free.y)))
+        new, metrics = step(start, batch)
+        moved = optax.tree.norm(optax.tree.sub((new.x, new.y), (free.x, free.y)))
+        close(metrics["residual"], moved / size, 1e-5)
+
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_few_gradients_are_in_memory_at_once(name):
