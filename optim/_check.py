@@ -61,6 +61,11 @@ def number(
     raise ValueError(f"{name} must be {kind}, {rule}, got {got}")
 
 
+def concrete(value: Any) -> bool:
+    """Whether ``value`` is a number of Python or numpy, which can be compared."""
+    return not isinstance(value, jax.Array)
+
+
 def flag(name: str, value: Any) -> None:
     """Raises ``ValueError`` unless ``value`` is a bool."""
     if not isinstance(value, bool | np.bool):
@@ -85,4 +90,14 @@ def real_leaf(path: tuple, leaf: Any) -> None:
         raise ValueError(
             f"leaf {jax.tree_util.keystr(path)} is complex ({jnp.result_type(leaf)}): wrap the "
             "optimizer in optax.contrib.split_real_and_imaginary"
+        )
+
+
+def gradient(path: tuple, g: Any) -> None:
+    """Raises ``ValueError`` with the path of a gradient that is not real and floating-point."""
+    real_leaf(path, g)
+    if not jnp.issubdtype(jnp.result_type(g), jnp.floating):
+        raise ValueError(
+            f"leaf {jax.tree_util.keystr(path)}: the gradient is {jnp.result_type(g)}, expected a "
+            "floating-point dtype, or None for a leaf that is not trained"
         )

@@ -69,6 +69,8 @@ def step(
         shape = leaf.shape if layer is None else leaf.shape[1:]
         axis, length, _ = _pieces(shape)
         start = jnp.minimum(i * length, shape[axis] - length)
+        place = jnp.asarray(place, start.dtype)  # Indices of one slice are of one dtype.
+        layer = None if layer is None else jnp.asarray(layer, start.dtype)
         at = [start if a == axis else 0 for a in range(len(shape))]
         size = [length if a == axis else n for a, n in enumerate(shape)]
         at_leaf, of_leaf = (at, size) if layer is None else ([layer, *at], [1, *size])

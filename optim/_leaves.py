@@ -42,8 +42,8 @@ def map_unzip(
 
 
 def check_gradient(path: tuple, g: jax.Array, *leaves: jax.Array) -> None:
-    """Raises ``ValueError`` with the path where ``g`` is complex or of another shape."""
-    _check.real_leaf(path, g)
+    """Raises ``ValueError`` with the path where ``g`` is no real float or of another shape."""
+    _check.gradient(path, g)
     for x in leaves:
         if jnp.shape(x) != jnp.shape(g):
             raise ValueError(
@@ -68,14 +68,34 @@ def bias_correction(decay: Any, count: jax.typing.ArrayLike, dtype: Any) -> jax.
     return -jnp.expm1(log * jnp.asarray(count, dtype))
 
 
+def checked(
+    tx: optax.GradientTransformationExtraArgs,
+) -> optax.GradientTransformationExtraArgs:
+    """Checks gradients against the parameters before ``tx`` sees them."""
+
+    def update_fn(updates, state, params=None, **extra_args):
+        if params is not None:
+            map_unzip(lambda path, g, p: (check_gradient(path, g, p),), 1, updates, params)
+        return tx.update(updates, state, params, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(tx.init, update_fn)
+
+
+def of_state(name: str) -> Callable[[tuple, Any], bool]:
+    """Filter of ``optax.tree.get``: fields of the state ``name``, not parameters called alike."""
+    return lambda path, _: getattr(path[-1], "tuple_name", None) == name
+
+
 def write_last(
     tx: optax.GradientTransformationExtraArgs,
+    name: str,
     field: str,
     which: Callable[[jax.Array], bool] = lambda x: True,
 ) -> optax.GradientTransformationExtraArgs:
-    """Lets XLA overwrite ``field`` of the state in place, after the parameters that still read it.
+    """Lets XLA overwrite a field of the state ``name`` in place, after its last reader.
 
-    On CPU the new parameters and the new state are separate loops: see :func:`ordering.after`. Only
+    On CPU the new parameters, which read the old state, are a loop of their own: see
+    :func:`ordering.after`. Only
     the leaves that are ``which`` wait. Where the updates are not applied as they are, it has no
     effect.
     """
@@ -90,8 +110,8 @@ def write_last(
                 return u, x
             return u, ordering.after(x, optax.apply_updates(p, u))  # What the caller computes.
 
-        old = optax.tree.get(state, field)
+        old = optax.tree.get(state, field, filtering=of_state(name))
         _, written = map_unzip(wait, 2, updates, params, old)
-        return updates, optax.tree.set(state, **{field: written})
+        return updates, optax.tree.set(state, of_state(name), **{field: written})
 
     return optax.GradientTransformationExtraArgs(tx.init, update_fn)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-__all__ = ["is_hidden_matrix", "resolve"]
+__all__ = ["is_hidden_matrix", "of_variable", "resolve"]
 
 # Parts of a path are compared word by word: "lm_head" is an output head, but
 # "MultiHeadDotProductAttention" is not.
@@ -49,6 +49,15 @@ def is_hidden_matrix(path: tuple[Any, ...], leaf: Any) -> bool:
     return True
 
 
+def of_variable(path: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Returns ``path`` without the last step into a Flax NNX variable.
+
+    ``nnx.Optimizer`` shows an optimizer variables at init and their values at update.
+    """
+    end = jax.tree_util.GetAttrKey("value")
+    return path[:-1] if len(path) > 1 and path[-1] == end else path
+
+
 def resolve(name: str, where: Any | Callable[..., bool] | None, tree: Any) -> list[bool]:
     """Evaluates a tree of bools (a prefix will do) or a function of (path, leaf) on ``tree``.
 
@@ -58,7 +67,7 @@ def resolve(name: str, where: Any | Callable[..., bool] | None, tree: Any) -> li
     if where is None:
         return [False] * len(leaves)
     if callable(where):
-        return [bool(where(path, leaf)) for path, leaf in leaves]
+        return [bool(where(of_variable(path), leaf)) for path, leaf in leaves]
     try:
         full = jax.tree.map(lambda b, sub: jax.tree.map(lambda _: b, sub), where, tree)
         out = treedef.flatten_up_to(full)

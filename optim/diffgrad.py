@@ -184,4 +184,6 @@ def diffgrad(
         scale_by_diffgrad(b1, b2, eps, mu_dtype=mu_dtype, nu_dtype=nu_dtype, authors_v1=authors_v1),
         optax.scale_by_learning_rate(learning_rate),
     )
-    return optimizer if authors_v1 else _leaves.write_last(optimizer, "prev_grad")
+    if not authors_v1:
+        optimizer = _leaves.write_last(optimizer, "ScaleByDiffGradState", "prev_grad")
+    return _leaves.checked(optimizer)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim import _check, _masks, _spaces, _traits, subspaces
+from optim import _check, _leaves, _masks, _spaces, _traits, subspaces
 from optim.subspaces import Block, Subspace
 
 __all__ = ["ScaleByFrugalState", "frugal", "scale_by_frugal"]
@@ -114,7 +114,9 @@ def scale_by_frugal(
                 stacklevel=3,
             )
         leaves = [
-            _spaces.Leaf(jax.tree_util.keystr(path, simple=True, separator="/"), s)
+            _spaces.Leaf(
+                jax.tree_util.keystr(_masks.of_variable(path), simple=True, separator="/"), s
+            )
             for (path, _), s, h in zip(flat, layered, hidden, strict=True)
             if h
         ]
@@ -172,6 +174,14 @@ def scale_by_frugal(
         return out, ScaleByFrugalState(count, selection, inner_state, regular_state)
 
     def update_fn(updates, state, params=None, **extra) -> Any:
+        if params is not None:  # The state has the dtypes of the parameters.
+            dtypes = jax.tree.map(jnp.result_type, updates)
+            updates = jax.tree.map(lambda g, p: g.astype(p.dtype), updates, params)
+            updates, state = laid_out(updates, state, params, **extra)
+            return jax.tree.map(lambda u, d: u.astype(d), updates, dtypes), state
+        return laid_out(updates, state, params, **extra)
+
+    def laid_out(updates, state, params, **extra) -> Any:
         # Where axes are explicit the compiler decides inside; the state stays as it is laid out.
         specs = jax.tree.map(lambda x: jax.typeof(x).sharding.spec, (updates, state))
         if not any(axis for spec in jax.tree.leaves(specs) for axis in spec):
@@ -179,7 +189,7 @@ def scale_by_frugal(
         auto: Any = jax.sharding.auto_axes(functools.partial(update, **extra), out_sharding=specs)
         return auto(updates, state, params)
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return _leaves.checked(optax.GradientTransformationExtraArgs(init_fn, update_fn))
 
 
 def frugal(

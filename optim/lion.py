@@ -155,7 +155,9 @@ def lion_k(
         optax.add_decayed_weights(weight_decay, mask),
         optax.scale_by_learning_rate(learning_rate),
     )
-    return _leaves.write_last(optimizer, "mu", lambda mu: not _from_new(b1, b2, mu))
+    return _leaves.write_last(
+        optimizer, "ScaleByLionState", "mu", lambda mu: not _from_new(b1, b2, mu)
+    )
 
 
 def lion(
@@ -253,7 +255,7 @@ def lyapunov(
       Chen et al., Lion Secretly Solves Constrained Optimization, 2023,
       https://arxiv.org/abs/2310.05898
     """
-    mu = optax.tree.get(state, "mu")
+    mu = optax.tree.get(state, "mu", filtering=_leaves.of_state("ScaleByLionState"))
     total = kappa if kappa.joint else _leafwise(kappa)
     dual = total.conjugate(jax.tree.map(lambda x: weight_decay * x, params))
     positive = jnp.asarray(weight_decay) > 0

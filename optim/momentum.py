@@ -33,7 +33,8 @@ def scale_by_momentum(
 
     Args:
       momentum: :math:`\mu` in [0, 1).
-      dampening: :math:`\tau` in [0, 1].
+      dampening: :math:`\tau` in [0, 1]; without effect if ``momentum`` is 0, as in PyTorch and in
+        the authors' FRUGAL-SGD.
       nesterov: Whether to look ahead.
       sign: Whether to return the sign of the direction.
       start: :math:`b_0`: ``"zeros"``; ``"gradient"``, :math:`g_1`; ``"params"``, the parameters.
@@ -64,6 +65,9 @@ def scale_by_momentum(
     _check.flag("sign", sign)
     if start not in ("zeros", "gradient", "params"):
         raise ValueError(f"start must be one of zeros, gradient, params, got {start!r}")
+
+    if isinstance(momentum, int | float) and momentum == 0:
+        dampening = 0.0
 
     def init_fn(params):
         begin = jnp.copy if start == "params" else jnp.zeros_like

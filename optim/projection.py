@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optim import _check, _leaves
+from optim import _check, _leaves, _masks
 
 __all__ = ["ProjectScaleInvariantState", "project_scale_invariant", "projection_branches"]
 
@@ -268,7 +268,7 @@ def _radial_part(g, p, product, axis, lead, delta, eps):
 
 def _layout(channel_axis, stacked, path, leaf):
     """Returns the channel axis of a leaf (``None``: not projected) and its stacked axes."""
-    shape = jnp.shape(leaf)
+    shape, path = jnp.shape(leaf), _masks.of_variable(path)
     name = jax.tree_util.keystr(path)
     array = jax.ShapeDtypeStruct(shape, jnp.result_type(leaf))
     lead = stacked(path, array) if callable(stacked) else stacked or 0
@@ -287,6 +287,8 @@ def _layout(channel_axis, stacked, path, leaf):
         axis = operator.index(axis)
     except jax.errors.TracerIntegerConversionError:
         return axis, lead
+    except TypeError:
+        raise ValueError(f"channel_axis of leaf {name} must be an integer, got {axis!r}") from None
     if not -array.ndim <= axis < array.ndim:
         raise ValueError(
             f"channel_axis of leaf {name} must be in [{-array.ndim}, {array.ndim}), got {axis}"

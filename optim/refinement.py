@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from optim import _check
 from optim.schedules import Schedule, check_steps, table_schedule
 
 __all__ = [
@@ -76,12 +77,11 @@ def smooth_norms(
       [1.0, 1.0, 2.0, 2.0, 2.0]
     """
     norms = _checked(grad_norms)
-    if not 0 <= tau <= 1:
-        raise ValueError(f"tau must be in [0, 1], got {tau}")
+    _check.number("tau", tau, 0, 1)
     if filter_width is None:
         filter_width = 2 * (int(tau * norms.size) // 2) + 1
-    elif filter_width < 1 or filter_width % 2 == 0:
-        raise ValueError(f"filter_width must be odd and >= 1, got {filter_width}")
+    elif not (isinstance(filter_width, int | np.integer) and filter_width > 0 and filter_width % 2):
+        raise ValueError(f"filter_width must be odd and >= 1, got {filter_width!r}")
     half = filter_width // 2
     if not half or norms.size == 1:
         return norms

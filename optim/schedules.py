@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optim import profiles
+from optim import _check, profiles
 
 __all__ = [
     "onecycle_momentum_schedule",
@@ -36,7 +36,8 @@ _EVERY_N = {"10-10": 10, "5-25": 20, "1-100": 100}
 def check_steps(name: str, value: Any, least: int = 1) -> Any:
     """Returns a number of steps as a Python int, or an integer array if it is not concrete."""
     if isinstance(value, (int, float, np.number, np.ndarray)) and np.ndim(value) == 0:
-        if not math.isfinite(value) or int(value) != value or value < least:
+        bad = isinstance(value, bool) or not math.isfinite(value) or int(value) != value
+        if bad or value < least:
             raise ValueError(f"{name} must be an integer >= {least}, got {value}")
         return int(value)
     if isinstance(value, (jax.Array, np.ndarray)):
@@ -50,7 +51,7 @@ def check_steps(name: str, value: Any, least: int = 1) -> Any:
 
 def check_number(name: str, value: Any, least: float = -math.inf) -> None:
     """Raises if ``value`` is a Python or numpy number that is not finite or too small."""
-    if isinstance(value, (int, float, np.number)):
+    if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
         if not (math.isfinite(value) and value >= least):
             bound = "" if least == -math.inf else f" and >= {least:g}"
             raise ValueError(f"{name} must be finite{bound}, got {value}")
@@ -74,7 +75,7 @@ def _warmed_up(multiplier, peak, end_value, decay_steps, warmup_steps, warmup_in
             return value
         share = jnp.asarray(jnp.maximum(count, 0), float) / jnp.maximum(jnp.asarray(warm, float), 1)
         ramp = warmup_init_value + (peak - warmup_init_value) * share
-        return jnp.where(count < warm, ramp, value)
+        return jnp.where(jnp.maximum(count, 0) < warm, ramp, value)
 
     return schedule
 
@@ -126,8 +127,7 @@ def rex_schedule(
       Chen, Wolfe & Kyrillidis, `REX: Revisiting Budgeted Training with an Improved Schedule
       <https://arxiv.org/abs/2107.04197>`_, 2022
     """
-    if isinstance(d, (int, float, np.number)):
-        profiles.rex(float(d))  # Checks the range.
+    profiles.rex(d)  # Checks the range.
 
     def multiplier(t, total):
         return profiles.rex_multiplier(t, total, d)
@@ -355,10 +355,8 @@ def warmup_polynomial_schedule(
     """
     check_number("peak_value", peak_value)
     total = check_steps("decay_steps", decay_steps)
-    if isinstance(warmup_fraction, (int, float)) and not 0 <= warmup_fraction < 1:
-        raise ValueError(f"warmup_fraction must be in [0, 1), got {warmup_fraction}")
-    if isinstance(power, (int, float)) and not power > 0:
-        raise ValueError(f"power must be > 0, got {power}")
+    _check.number("warmup_fraction", warmup_fraction, 0, 1, below=True)
+    profiles.polynomial(power)  # Checks the range.
 
     def schedule(count):
         t = jnp.clip(jnp.asarray(count), 0, total)

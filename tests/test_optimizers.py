@@ -267,6 +267,25 @@ def test_bad_leaves_are_named(name):
     state = tx.init({"w": KERNEL})
     with pytest.raises(ValueError, match=r"leaf \['w'\]: the gradient has shape \(4, 6\)"):
         tx.update({"w": GRAD.T}, state, {"w": KERNEL})
+    with pytest.raises(ValueError, match=r"leaf \['w'\]: the gradient is int32, expected a float"):
+        tx.update({"w": GRAD.astype(np.int32)}, state, {"w": KERNEL})
+
+
+def test_gradients_are_checked_before_decay_broadcasts_them():
+    tx = optim.diffgrad(0.1, weight_decay=0.1)
+    with pytest.raises(ValueError, match=r"leaf \['w'\]: the gradient has shape \(1, 4\)"):
+        tx.update({"w": GRAD[:1]}, tx.init({"w": KERNEL}), {"w": KERNEL})
+
+
+@pytest.mark.parametrize("tx", [optim.lion(0.1), optim.lion(0.1, 0.99, 0.9), optim.diffgrad(0.1)])
+def test_parameters_may_be_called_as_the_state_is(tx):
+    names = {"mu": KERNEL, "prev_grad": KERNEL, "nu": KERNEL}
+    plain, _ = run(tx, list(names.values()), [GRAD] * 3, steps=2)
+    named, state = run(tx, names, dict.fromkeys(names, GRAD), steps=2)
+    close(named["mu"], plain[0])
+    if "Lion" in str(jax.tree.structure(state)):
+        value = optim.lyapunov(state, named, 1.0, learning_rate=0.1, weight_decay=0.0)
+        assert np.isfinite(value)
 
 
 @pytest.mark.parametrize(

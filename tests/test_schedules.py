@@ -225,6 +225,12 @@ def test_training_with_a_schedule_follows_it():
         assert float(update) == pytest.approx(-0.1 * 2 * (5 - t) / (10 - t), rel=1e-6)
 
 
+def test_steps_before_the_first_are_the_first():
+    for warm in (0, jnp.int32(0), 3, jnp.int32(3)):
+        schedule = optim.rex_schedule(1.0, 10, warmup_steps=warm)
+        assert float(schedule(-5)) == float(schedule(0)) == (int(warm) == 0)
+
+
 BAD = [
     (lambda: optim.rex_schedule(0.1, 0), "decay_steps must be an integer >= 1, got 0"),
     (lambda: optim.rex_schedule(0.1, -3), "decay_steps must be an integer >= 1, got -3"),
@@ -262,6 +268,19 @@ BAD = [
         "warmup_fraction must be in [0, 1), got 1.0",
     ),
     (lambda: optim.warmup_polynomial_schedule(0.1, 10, power=0), "power must be > 0, got 0"),
+    (lambda: optim.rex_schedule(0.1, 10, d="0.1"), "d must be a number, in [0, 1), got '0.1'"),
+    (lambda: optim.rex_schedule(0.1, True), "decay_steps must be an integer >= 1, got True"),
+    (lambda: optim.rex_schedule(True, 10), "init_value must be a number, got True"),
+    (lambda: profiles.rex(np.float32("nan")), "d must be in [0, 1), got nan"),
+    (lambda: profiles.exponential("-3"), "gamma must be a number, finite, got '-3'"),
+    (lambda: profiles.polynomial(None), "power must be a number, >= 0, got None"),
+    (lambda: profiles.step(factor="x"), "factor must be a number, in [0, 1], got 'x'"),
+    (
+        lambda: optim.warmup_polynomial_schedule(0.1, 10, warmup_fraction=None),
+        "warmup_fraction must be a number, in [0, 1), got None",
+    ),
+    (lambda: optim.smooth_norms([1.0], tau=None), "tau must be a number, in [0, 1], got None"),
+    (lambda: optim.smooth_norms([1.0], filter_width=3.5), "filter_width must be odd and >= 1"),
     (lambda: optim.plot_schedules([]), "schedules must not be empty"),
     (lambda: optim.tabulate_schedules([], 0), "num_steps must be an integer >= 1, got 0"),
 ]
