@@ -40,9 +40,9 @@ PROTOCOL = (
     " LV-HBA solves the constrained form, the others the same problem with the slacks eliminated. "
     "Each method runs a fixed number of steps, measured to take about 1 s of one core: the "
     "numbers are deterministic, and the measured seconds (without compilation) stand beside them. "
-    '"one C" learns nothing: one C for all samples, of 24 in [-8, -2.25]. Hyperparameters are chosen '
-    "on the accuracy on the validation samples, on which C is learned too; the test samples are "
-    "seen by neither."
+    '"one C" learns nothing: one C for all samples, of 24 in [-8, -2.25]. Hyperparameters are '
+    "chosen on the accuracy on the validation samples, on which C is learned too; the test samples "
+    "are seen by neither."
 )
 
 TABLE = {
