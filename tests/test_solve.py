@@ -265,6 +265,9 @@ def test_bad_input():
             solve.run(config, quiet=True)
     with pytest.raises(ValueError, match="svm data diabetes needs --data_dir"):
         solve.run(config_of("svm"), quiet=True)
-    with pytest.raises(ValueError, match="argument must be of penalty"):
+    with pytest.raises(
+        ValueError,
+        match="argument must be of penalty, f2sa, implicit, unrolled, soba, smoke, got 'penalti'",
+    ):
         config_of("cleaning_digits", "penalti")
     assert solve_plots.line(None, [], "x", "y", "-") is None
