@@ -116,7 +116,9 @@ def check_rates(options: Any) -> None:
     """Raises ``ValueError`` if ``options`` hold a rate that no optimizer takes."""
     for key in ("learning_rate", "weight_decay"):
         value = options.get(key)
-        if value is not None and not 0 <= value < float("inf"):
+        if value is None and key == "weight_decay":
+            continue
+        if value is None or not 0 <= value < float("inf"):
             raise ValueError(f"optimizer.{key} must be >= 0 and finite, got {value}")
 
 

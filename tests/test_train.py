@@ -205,6 +205,7 @@ def test_workdir_of_another_config_is_refused(tmp_path):
         ({"batch_size": 10**6}, "batch_size must be <= 1293, the training examples of digits"),
         ({"eval_every": -1}, "eval_every must be >= 1, got -1"),
         ({"optimizer.name": "sgd", "optimizer.learning_rate": -1.0}, "learning_rate must be >= 0"),
+        ({"optimizer.learning_rate": None}, "learning_rate must be >= 0 and finite, got None"),
         ({"optimizer.name": "lion_k"}, r"optimizer 'lion_k' needs optimizer\.kappa"),
         ({"optimizer.name": "lion_k", "optimizer.kappa": "hubr"}, "kappa 'hubr'; .* huber"),
         ({"optimizer.name": "lion_k", "optimizer.kappa": "huber"}, "kappa 'huber': .* missing"),
@@ -219,6 +220,13 @@ def test_workdir_of_another_config_is_refused(tmp_path):
 def test_bad_configs(overrides, message):
     with pytest.raises(ValueError, match=message):
         train.run(config_of(**overrides), quiet=True)
+
+
+def test_labels_of_a_regression_are_refused(tmp_path):
+    (tmp_path / "prices").write_text("1.5 1:2\n2.25 1:3\n" * 8)
+    config = config_of(**{"data.name": "libsvm:prices"})
+    with pytest.raises(ValueError, match=r"data\.name must have classes; .*prices are numbers"):
+        train.run(config, data_dir=str(tmp_path), quiet=True)
 
 
 def test_batch_that_does_not_divide_over_devices(monkeypatch):
