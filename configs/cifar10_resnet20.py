@@ -26,7 +26,7 @@ def get_config(arg: str = ""):
     config.optimizer.momentum = 0.9
     config.optimizer.weight_decay = 5e-4
     config.log_every = 16
-    if arg == "smoke":
+    if "smoke" in common.words(arg, "smoke"):
         config.data.name = "digits"
         config.steps = 3
         config.log_every = 1

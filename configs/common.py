@@ -44,3 +44,17 @@ def supervised() -> ConfigDict:
             "keep": 2,  # Latest checkpoints to keep, besides the best.
         }
     )
+
+
+def words(arg: str, *known: str) -> list[str]:
+    """Returns the words of a config's argument, which stand between commas.
+
+    Raises:
+      ValueError: On a word that is not ``known``.
+    """
+    found = [word for word in arg.split(",") if word]
+    for word in found:
+        if word not in known:
+            allowed = f"must be of {', '.join(known)}" if known else "must be empty"
+            raise ValueError(f"the config's argument {allowed}, got {word!r}")
+    return found

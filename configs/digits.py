@@ -15,7 +15,7 @@ def get_config(arg: str = ""):
     config.eval_every = 100
     config.optimizer.learning_rate = 3e-3
     config.optimizer.weight_decay = 1e-2
-    if arg == "smoke":
+    if "smoke" in common.words(arg, "smoke"):
         config.epochs = 1.0
         config.log_every = 10
     return config

@@ -9,6 +9,8 @@ results/logreg/table.md; about 5 minutes on two CPU cores.
 
 from ml_collections import ConfigDict
 
+from configs import common
+
 
 def get_config(arg: str = ""):
     """Returns the config; ``arg`` is ``smoke`` for the smallest set and few steps."""
@@ -48,7 +50,7 @@ def get_config(arg: str = ""):
             "compare_steps": 200,  # Steps of the python loop that the speed is compared with.
         }
     )
-    if arg == "smoke":
+    if "smoke" in common.words(arg, "smoke"):
         config.sets = ("iris.scale",)
         config.epochs = ((10**9, 2),)
         config.compare_steps = 5

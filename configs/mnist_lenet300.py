@@ -19,7 +19,7 @@ def get_config(arg: str = ""):
     config.optimizer.learning_rate = 1e-3
     config.optimizer.weight_decay = 0.05
     config.log_every = 100
-    if arg == "smoke":
+    if "smoke" in common.words(arg, "smoke"):
         config.data.name = "digits"
         config.epochs = 2.0
         config.log_every = 10

@@ -26,7 +26,7 @@ def get_config(arg: str = ""):
     config.schedule.warmup = 100
     config.log_every = 50
     config.eval_every = 250
-    if arg == "smoke":
+    if "smoke" in common.words(arg, "smoke"):
         config.data.name = "text:README.md"
         config.data.length = 32
         config.steps = 20

@@ -235,8 +235,10 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
     results = json.loads(file.read_text()) if file.exists() else {}
     given = np.load(flags.FLAGS.pilot_norms) if flags.FLAGS.pilot_norms else {}
     todo = [f"{name}|{optimizer}" for name in config.sets for optimizer in config.learning_rates]
-    bar = records.progress(len(todo), len(results), "logistic regression", quiet=False)
-    with jax.enable_x64(True):
+    with (
+        records.progress(len(todo), len(results), "logistic regression", quiet=False) as bar,
+        jax.enable_x64(True),
+    ):
         for key in todo:
             if key not in results:
                 name, optimizer = key.split("|")
@@ -244,7 +246,6 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
                 results[key] = run_set(config, name, optimizer, data_dir, given.get(norms))
                 records.write_atomically(file, json.dumps(results) + "\n")
                 bar.update()
-    bar.close()
     reference = flags.FLAGS.reference
     reference = json.loads(Path(reference).read_text()) if reference else {}
     text = logreg_report.report(results, reference, config.separable)

@@ -1,9 +1,14 @@
 """Table and picture of the logistic-regression suite, and its comparison with a reference."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from experiments.plot import COLOURS, MARKERS
+
+FAR = 1.3  # The largest ratio of the picture.
 
 # Names in the reference file.
 REFERENCE_NAMES = {
@@ -72,7 +77,7 @@ def report(results: dict[str, Any], reference: dict[str, Any], separable=()) -> 
         "learning rate (in brackets).",
     ]
     for optimizer, sets in _split(results).items():
-        names = list(next(iter(sets.values()))["schedules"])
+        names = [s for s in next(iter(sets.values()))["schedules"] if s != "linear"]
         lines += ["", f"## {optimizer}", "", f"| set | steps | {' | '.join(names)} |"]
         lines.append("|---|---:|" + "---|" * len(names))
         for name, entry in sets.items():
@@ -135,13 +140,22 @@ def draw(results: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(5.5 * len(found), 3.8), layout="constrained")
     axes = figure.subplots(1, len(found), squeeze=False)[0]
     for axis, (optimizer, sets) in zip(axes, found.items(), strict=True):
-        for schedule in next(iter(sets.values()))["schedules"]:
-            base = np.array([e["schedules"]["linear"]["loss_mean"] for e in sets.values()])
+        names = [s for s in next(iter(sets.values()))["schedules"] if s != "linear"]
+        base = np.array([e["schedules"]["linear"]["loss_mean"] for e in sets.values()])
+        looks = zip(names, itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=False)
+        for i, (schedule, colour, marker) in enumerate(looks):
             loss = np.array([e["schedules"][schedule]["loss_mean"] for e in sets.values()])
             ratio = np.divide(loss, base, out=np.full_like(loss, np.nan), where=base > 1e-6)
-            axis.plot(range(len(sets)), ratio, "o-", ms=3, lw=0.8, label=schedule)
-        axis.set(title=optimizer, ylabel="loss / loss of linear decay", yscale="log")
-        axis.set_xticks(range(len(sets)), list(sets), rotation=60, fontsize=8)
+            at = np.arange(len(sets)) + 0.8 * ((i + 0.5) / len(names) - 0.5)
+            # The worst schedules do not set the scale: they stand at the edge, open.
+            far = ratio > FAR
+            axis.plot(at[~far], ratio[~far], marker, color=colour, ms=4, label=schedule)
+            axis.plot(at[far], np.full(far.sum(), FAR), marker, color=colour, ms=4, mfc="none")
+        axis.axhline(1.0, color="gray", lw=1, label="linear")
+        axis.set(title=optimizer, ylabel="loss / loss of linear decay")
+        axis.set_xticks(range(len(sets)), list(sets), rotation=60, ha="right", fontsize=8)
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=7)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, loc="outside lower center", ncols=len(labels))
+    figure.suptitle(f"Logistic regression: ratios above {FAR:g} are open, at the edge", fontsize=11)
     figure.savefig(path, dpi=120)

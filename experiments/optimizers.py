@@ -1,6 +1,7 @@
 """Optimizers, schedules and parameter groups by name, from a config."""
 
 import difflib
+import functools
 import inspect
 import re
 from collections.abc import Callable
@@ -58,8 +59,8 @@ def build(config: Any, steps: int) -> Optimizer:
         base["momentum"] = optim.onecycle_momentum_schedule(steps)
     norm = options.get("record_norms")
     record = optax.identity() if norm is None else optim.record_norms(steps, norm)
-    rules = [(pattern, dict(overrides)) for pattern, overrides in config.get("groups", ())]
-    make(0.1, schedule, **base)  # Wrong options stop here, not inside a traced step.
+    rules = [_rule(rule) for rule in config.get("groups", ())]
+    check(schedule, base)
     for _, overrides in rules:
         _make_group(0.1, None, schedule, base, overrides)
 
@@ -98,6 +99,42 @@ def build(config: Any, steps: int) -> Optimizer:
     return Optimizer(init, update, learning_rate)
 
 
+def check(schedule, options) -> None:
+    """Stops wrong options of :func:`make` before a run, not inside a traced step of it."""
+    tx = optax.with_extra_args_support(make(0.1, schedule, **options))
+    weights = {"kernel": jnp.zeros((2, 2))}
+    try:
+        state = jax.eval_shape(tx.init, weights)
+        jax.eval_shape(tx.update, weights, state, weights, value=jnp.float32(0.0))
+    except TypeError as error:
+        raise ValueError(f"optimizer {options['name']!r} cannot be used here: {error}") from error
+    except ValueError:
+        pass  # These weights may be too small for it; the real ones tell.
+
+
+def check_rates(options: Any) -> None:
+    """Raises ``ValueError`` if ``options`` hold a rate that no optimizer takes."""
+    for key in ("learning_rate", "weight_decay"):
+        value = options.get(key)
+        if value is None and key == "weight_decay":
+            continue
+        if value is None or not 0 <= value < float("inf"):
+            raise ValueError(f"optimizer.{key} must be >= 0 and finite, got {value}")
+
+
+def _rule(rule: Any) -> tuple[str, dict[str, Any]]:
+    try:
+        pattern, overrides = rule
+        re.compile(pattern)
+        return pattern, dict(overrides)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"groups must be ((regex, {{option: value}}), ...), got the rule {rule!r}"
+        ) from None
+    except re.error as error:
+        raise ValueError(f"groups: {rule[0]!r} is no regex: {error}") from error
+
+
 def _make_group(learning_rate, weight_decay, schedule, base, overrides):
     overrides = dict(overrides)
     if overrides.pop("frozen", False):
@@ -123,6 +160,11 @@ def make(learning_rate, schedule, *, name: str, weight_decay=None, **options):
             raise ValueError(
                 f"optimizer {name!r} takes no {key!r}; the nearest are {_nearest(key, taken)}"
             )
+    for key, parameter in list(taken.items())[1:]:
+        if parameter.default is parameter.empty and key not in options and key != "weight_decay":
+            raise ValueError(f"optimizer {name!r} needs optimizer.{key}")
+    if "kappa" in options:
+        options["kappa"] = _kappa(options["kappa"])
     if weight_decay is not None and "weight_decay" in taken:
         options["weight_decay"] = weight_decay
     build_it = known[name]
@@ -133,6 +175,24 @@ def make(learning_rate, schedule, *, name: str, weight_decay=None, **options):
     if weight_decay is not None and "weight_decay" not in taken:
         tx = optax.chain(optax.add_decayed_weights(weight_decay), tx)
     return tx
+
+
+def _kappa(value: Any) -> Any:
+    """Returns the kappa of ``"spectral"`` or ``("huber", 0.1)``; any other value as it is."""
+    name, *arguments = (value,) if isinstance(value, str) else value
+    if isinstance(value, optim.kappas.Kappa):
+        return value
+    known = {k: getattr(optim.kappas, k) for k in optim.kappas.__all__ if k.islower()}
+    if name not in known:
+        raise ValueError(
+            f"unknown optimizer.kappa {name!r}; the nearest are {_nearest(name, known)}"
+        )
+    if isinstance(known[name], optim.kappas.Kappa):
+        return known[name]
+    try:
+        return known[name](*arguments)
+    except TypeError as error:
+        raise ValueError(f"optimizer.kappa {value!r}: {error}") from error
 
 
 def optimizers() -> dict[str, Callable[..., optax.GradientTransformation]]:
@@ -149,6 +209,14 @@ def optimizers() -> dict[str, Callable[..., optax.GradientTransformation]]:
                 if parameters[:1] == ["learning_rate"]:
                     found[name] = value
     return found
+
+
+@functools.cache
+def arguments(group: str) -> frozenset[str]:
+    """Names of all arguments that an ``optimizer`` or a ``schedule`` may have, but the rate's."""
+    known = {"optimizer": optimizers, "schedule": schedules}.get(group, dict)()
+    found = {name for fun in known.values() for name in inspect.signature(fun).parameters}
+    return frozenset(found) - {"learning_rate"}
 
 
 def build_schedule(config: Any, steps: int) -> Callable[[Any], Any]:
@@ -233,7 +301,10 @@ def label(params: Any, patterns: list[str]) -> Any:
 
     labels = jax.tree_util.tree_map_with_path(find, params)
     if unmatched:
-        raise ValueError(f"no rule of groups matches {', '.join(unmatched)}")
+        raise ValueError(
+            f"no rule of groups matches {', '.join(unmatched)}; "
+            "a last rule ('', {}) takes what is left"
+        )
     idle = [pattern for i, pattern in enumerate(patterns) if i not in used]
     if idle:
         raise ValueError(f"groups: {', '.join(map(repr, idle))} matches no parameter")

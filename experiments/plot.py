@@ -17,6 +17,7 @@ from experiments import render, stats
 __all__ = ["png"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS += ("#882255", "#999933", "#332288", "#777777")  # Of Paul Tol's muted scheme.
 # Cycles of unequal lengths: no two of many methods look the same.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)))
@@ -39,6 +40,8 @@ def png(results: Mapping[str, Any]) -> bytes:
             _PANELS[panel](axis, table, cells, results["runs"])
         title = textwrap.fill(table["title"], int(11 * figure.get_figwidth()))
         figure.suptitle(title, fontsize=11)
+        for axis in axes:
+            _fit_labels(axis)
         # One legend serves all panels: a method looks the same in each.
         handles, labels = axes[0].get_legend_handles_labels()
         if len(labels) > 1:
@@ -48,6 +51,13 @@ def png(results: Mapping[str, Any]) -> bytes:
         out = io.BytesIO()
         figure.savefig(out, format="png", dpi=150, metadata={"Software": None})
     return out.getvalue()
+
+
+def _fit_labels(axis):
+    """Turns names below an axis that would run into each other."""
+    names = [label.get_text() for label in axis.get_xticklabels()]
+    if axis.get_xscale() == "linear" and sum(map(len, names)) > 45:
+        axis.set_xticks(axis.get_xticks(), names, rotation=30, ha="right")
 
 
 def _looks(table):
@@ -116,6 +126,9 @@ def _columns(axis, table, cells, runs):
 def _zoom(axis, table, cells, runs):
     """The same, cut to the better half of the methods in every setting."""
     _columns(axis, table, cells, runs)
+    crowded = len(table["rows"]) > 5  # So many bands hide the lines where methods are near.
+    for band in list(axis.collections) if crowded else ():
+        band.remove()
     middle, ends = [], []
     for column in table["columns"]:
         means = [c.summary.mean for c in cells if c.column == column and c.summary.n]

@@ -25,7 +25,9 @@ def main(argv: list[str]) -> int:
     print(optim.tabulate_schedules(schedules, steps))
     path = Path(flags.FLAGS.out)
     path.parent.mkdir(parents=True, exist_ok=True)
-    optim.plot_schedules(schedules, steps, path=path)
+    figure = optim.plot_schedules(schedules, steps, title=f"Schedules over {steps} steps")
+    figure.axes[0].legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(path, dpi=150)
     print(f"picture: {path}")
     return 0
 

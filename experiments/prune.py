@@ -214,13 +214,15 @@ def _numbers(evaluate, params, stats) -> dict[str, float]:
 
 def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
     """Prunes what the flags say, and prints how it did and where it is left."""
+    complete = (workdir / "final.json").exists()
     try:
         result = run(config, workdir, data_dir, stop=runtime.preemption())
     except runtime.Preempted as stopped:
-        print(f"stopped after step {stopped.step}; the same command resumes {workdir}")
-        return runtime.PREEMPTED
+        return runtime.stopped(stopped.step, workdir)
     if jax.process_index() == 0:
         final = result.final
+        if complete:
+            print(f"already complete: {workdir}")
         print((workdir / "report.txt").read_text(encoding="utf-8"))
         if "dense/accuracy" in final:
             print(f"dense accuracy   {100 * final['dense/accuracy']:.2f} %")

@@ -97,19 +97,18 @@ def _data(job: Job, text: str, data_dir: str | None) -> tuple[data.Dataset, Any]
 @functools.lru_cache(maxsize=8)
 def _job(text: str, data_dir: str | None) -> Job:
     config = ConfigDict(json.loads(text))
-    if config.batch_size < 1:
-        raise ValueError(f"batch_size must be >= 1, got {config.batch_size}")
-    dataset = data.load(config.data.name, data_dir, **config.data.options)
+    dataset = supervised.load(config, data_dir)
     model = models.build(
         config.model.name,
         input_shape=dataset.input_shape,
         num_classes=dataset.num_classes,
         **config.model.options,
     )
-    epoch = max(data.size(dataset, "train") // config.batch_size, 1)
-    steps = round(config.epochs * epoch)
+    epoch, steps = supervised.lengths(config, dataset)
+    optimizers.check_rates(config.optimizer)
     options = {k: v for k, v in config.optimizer.items() if v is not None and k != "clip_norm"}
     peak = options.pop("learning_rate")
+    optimizers.check(lambda count: 1.0, options)
 
     @functools.cache
     def optimizer(factor):
@@ -201,7 +200,10 @@ def plan(job: Job, config: ConfigDict, dataset: data.Dataset) -> tuple[Any, list
     to_init, to_masks, to_fresh = jax.random.split(jax.random.key(config.seed), 3)
     params, stats = job.model.init(to_init)
     chosen = bilevel.masks.prunable(params)
-    bilevel.masks.drop_counts(chosen, prune.density)  # Checks the density before anything runs.
+    try:  # Before anything runs.
+        bilevel.masks.drop_counts(chosen, prune.density)
+    except ValueError as error:
+        raise ValueError(f"prune.{error}") from error
     dense = bilevel.sparse_training(job.optimizer(1))
 
     def feed(seed, offset=0):

@@ -10,7 +10,6 @@ densities: which weights they share, and the density of each layer.
 
 import itertools
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import numpy as np
 from absl import app, flags
 
 import bilevel
-from experiments import pruned
+from experiments import pruned, runtime
 from experiments.plot import COLOURS, LINES, MARKERS
 
 
@@ -175,7 +174,7 @@ def main(argv: Sequence[str]) -> int:
     """Draws what the arguments name."""
     folder, paths = Path(flags.FLAGS.out_dir), [Path(a) for a in argv[1:]]
     if not paths:
-        raise app.UsageError("give JSON files of tables, or folders of runs")
+        raise ValueError("give JSON files of tables, or folders of runs")
     folder.mkdir(parents=True, exist_ok=True)
     tables = [p for p in paths if p.is_file()]
     runs = [p for p in paths if not p.is_file()]
@@ -188,4 +187,4 @@ def main(argv: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     flags.DEFINE_string("out_dir", "runs/pictures", "Folder of the pictures.")
-    app.run(lambda argv: sys.exit(main(argv)))
+    app.run(lambda argv: runtime.guard(lambda: main(argv)))

@@ -6,6 +6,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,30 @@ import numpy as np
 from tqdm import tqdm
 
 TIME_FIELDS = ("seconds", "examples_per_second")
+
+
+# A top-level key of its config tells the main.
+_MAINS = {"solver": "solve", "prune": "prune", "compare": "refine", "sets": "logreg"}
+
+
+def claim_all(workdir: Path, configs: Sequence[ml_collections.ConfigDict]) -> list[Path]:
+    """Returns the folders of one run, or of the runs of a population, each claimed.
+
+    Raises:
+      ValueError: The folder holds another number of runs, or as :func:`claim`; nothing is written.
+    """
+    many, begun = len(configs), (workdir / "checkpoints").exists()
+    held = len(list(workdir.glob("run_*/config.json"))) or (workdir / "config.json").exists()
+    # A kill may have left fewer claims, but no checkpoint then.
+    if held > many or (begun and held != many):
+        raise ValueError(
+            f"{workdir} holds {held:d} runs (--seeds={held:d}), and this is --seeds={many}; "
+            "choose another --workdir, or remove it"
+        )
+    folders = [workdir] if many == 1 else [workdir / f"run_{i}" for i in range(many)]
+    for folder, config in zip(folders, configs, strict=True):
+        claim(folder, config)
+    return folders
 
 
 def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
@@ -32,6 +57,15 @@ def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
         except ValueError:
             old = None  # Cut short by a kill at the first moment; nothing else was written yet.
         if old is not None and old != new:
+            mains = [
+                next((main for key, main in _MAINS.items() if key in tree), "train")
+                for tree in (old, new)
+            ]
+            if mains[0] != mains[1]:
+                raise ValueError(
+                    f"{workdir} holds a run of experiments.{mains[0]}, not of {mains[1]}; "
+                    "choose another --workdir, or remove it"
+                )
             old, new = _flatten(old), _flatten(new)
             keys = sorted(k for k in old | new if old.get(k) != new.get(k))
             changes = "; ".join(f"{k}: {old.get(k)} there, {new.get(k)} now" for k in keys)

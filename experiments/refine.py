@@ -119,16 +119,17 @@ def report(config: ConfigDict, chosen, source: str, fit: tuple[float, float]) ->
     return "\n".join(lines) + "\n"
 
 
-def draw(norms, smoothed, multipliers, fit, path: Path) -> None:
+def draw(norms, smoothed, multipliers, fit, path: Path, source: str) -> None:
     """Draws the norms and the schedule against linear and cosine decay."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 3.6), layout="constrained")
+    figure.suptitle(f"Refined schedule; norms: {source}", fontsize=11)
     left, right = figure.subplots(1, 2)
     positive = np.where(np.isfinite(norms) & (norms > 0), norms, np.nan)
     left.plot(positive, lw=0.4, alpha=0.6, label="gradient norm")
     left.plot(np.linspace(0, len(norms) - 1, len(smoothed)), smoothed, label="smoothed")
-    left.set(xlabel="step of the pilot", yscale="log")
+    left.set(xlabel="step of the pilot", yscale="log", title="gradient norm")
     steps = len(multipliers)
     t = jnp.arange(steps)
     right.plot(multipliers, label="refined")
@@ -136,9 +137,9 @@ def draw(norms, smoothed, multipliers, fit, path: Path) -> None:
     right.plot(closed(t), ":", lw=1, label=f"warm-up {fit[0]:.2f}, power {fit[1]:.2f}")
     for name in ("linear", "cosine"):
         right.plot(optim.sampled_schedule(name, 1.0, steps)(t), "--", lw=1, label=name)
-    right.set(xlabel="step", ylabel="multiplier")
+    right.set(xlabel="step", title="multiplier of the learning rate")
     for axis in (left, right):
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2)
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=130)
 
@@ -159,7 +160,7 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
     fit = optim.fit_warmup_polynomial(multipliers) if steps > 1 else (0.0, 1.0)
     np.save(workdir / "norms.npy", norms)
     np.save(workdir / "multipliers.npy", multipliers)
-    draw(norms, smoothed, multipliers, fit, workdir / "refined.png")
+    draw(norms, smoothed, multipliers, fit, workdir / "refined.png", source)
     print(f"refined schedule and its picture: {workdir}/multipliers.npy, refined.png", flush=True)
     if flags.FLAGS.train:
         chosen = compare(config, multipliers, workdir, data_dir)

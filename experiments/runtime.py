@@ -13,7 +13,8 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 from jax.experimental import multihost_utils
-from ml_collections import config_flags
+
+from experiments import config_files
 
 _COORDINATOR = flags.DEFINE_string(
     "coordinator",
@@ -26,8 +27,8 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, 
 
 # A process that does not come up, or stops answering, ends the others after this many seconds.
 START_TIMEOUT, HEARTBEAT_TIMEOUT, SHUTDOWN_TIMEOUT = 120, 10, 30
-PREEMPTED = 128 + signal.SIGTERM
-ROOT = Path(__file__).parent.parent
+INTERRUPTED, PREEMPTED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+SHARED_FLAGS = ("config", "workdir", "data_dir", "coordinator", "num_processes", "process_id")
 USER_ERRORS = (
     ValueError,
     OSError,
@@ -35,6 +36,9 @@ USER_ERRORS = (
     flags.Error,
     jax.errors.JaxRuntimeError,
 )
+
+
+_told: list[int] = []  # Signals that told this run to stop.
 
 
 class Preempted(Exception):
@@ -94,16 +98,31 @@ def preemption() -> Callable[[int], bool]:
         # Processes agree on one of the coming polls by its number, so that must rise by ones.
         poll = itertools.count()
         return lambda step: multihost_utils.reached_preemption_sync_point(next(poll))
-    told = []
 
     def note(signum, _):
-        if told:  # The second Ctrl-C does not wait.
+        if _told:  # The second Ctrl-C does not wait.
             os._exit(128 + signum)
-        told.append(signum)
+        _told.append(signum)
 
     signal.signal(signal.SIGTERM, note)
     signal.signal(signal.SIGINT, note)
-    return lambda step: bool(told)
+    return lambda step: bool(_told)
+
+
+def stopped(step: int, workdir: Path) -> int:
+    """Says where a run goes on that saved itself on a signal; returns its exit status."""
+    print(f"stopped after step {step}; the same command resumes {workdir}")
+    return 128 + (_told[0] if _told else signal.SIGTERM)
+
+
+def check_counts(config: Any, *keys: str) -> None:
+    """Raises ``ValueError`` for one of these keys, where the config has it, that is below 1."""
+    for key in keys:
+        value = config.get(key, 1)
+        if value is None and key not in ("steps", "eval_every", "save_every"):
+            raise ValueError(f"{key} must be >= 1, got None")
+        if value is not None and value < 1:
+            raise ValueError(f"{key} must be >= 1, got {value}")
 
 
 def launch(main: Callable[[Any, Path, str | None], int], config: str, *identity: str) -> None:
@@ -117,19 +136,22 @@ def launch(main: Callable[[Any, Path, str | None], int], config: str, *identity:
       *identity: Flags that, besides the config, tell one default workdir from another.
     """
     flags.DEFINE_string(
+        "config",
+        config,
+        "Config file with its argument, FILE or FILE:smoke. Change a key: --config.a.b=1. Keys are "
+        "explained in configs/common.py, those of solve and prune in configs/bilevel/common.py and "
+        "configs/pruning/common.py; a run's config.json lists all.",
+    )
+    flags.DEFINE_string(
         "workdir", None, "Where the run is left and resumed from; default: runs/NAME-HASH."
     )
     flags.DEFINE_string("data_dir", None, "Folder that holds one folder a data set.")
+    for name in SHARED_FLAGS:  # --help shows the flags of the main module alone.
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+    argv, texts = config_files.overrides(sys.argv)
 
     def parse(argv):
-        help_text = "Config file with its argument: FILE or FILE:smoke. Override: --config.a.b=1."
-        try:  # The config file is read and its overrides are checked in both calls.
-            config_flags.DEFINE_config_file("config", str(ROOT / config), help_text)
-            rest = flags.FLAGS(argv)
-        except (AttributeError, KeyError) as error:
-            raise ValueError(f"the config has no such key: {error}") from error
-        except TypeError as error:
-            raise ValueError(f"a value is not of its key's type: {error}") from error
+        rest = flags.FLAGS(argv)
         if len(rest) > 1:
             raise ValueError(f"unexpected argument {rest[1]!r}; flags start with --")
         return rest
@@ -139,16 +161,17 @@ def launch(main: Callable[[Any, Path, str | None], int], config: str, *identity:
             logging.set_verbosity(logging.WARNING)  # JAX and Orbax tell much at INFO.
         use_compilation_cache()
         connect()
-        chosen = flags.FLAGS.config
+        file = flags.FLAGS.config
+        chosen = config_files.override_texts(config_files.load(file), texts).lock()
         workdir = flags.FLAGS.workdir
         if workdir is None:
             text = chosen.to_json_best_effort(sort_keys=True)
             text += str([flags.FLAGS[name].value for name in identity])
-            name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+            name = Path(file.partition(":")[0]).stem
             workdir = f"runs/{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
         return main(chosen, Path(workdir), flags.FLAGS.data_dir)
 
-    code = guard(lambda: app.run(lambda _: sys.exit(guard(body)), flags_parser=parse))
+    code = guard(lambda: app.run(lambda _: sys.exit(guard(body)), argv, flags_parser=parse))
     sys.exit(code)
 
 
@@ -159,9 +182,12 @@ def guard(body: Callable[[], int | None]) -> int:
     except USER_ERRORS as error:
         if logging.get_verbosity() > 0:
             traceback.print_exc()
-        text = " ".join(str(error).replace("\\n", " ").replace("\\", "").split())
+        text = " ".join(str(error).split())
         print(f"{type(error).__name__}: {text}", file=sys.stderr, flush=True)
         code = 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr, flush=True)
+        code = INTERRUPTED
     except SystemExit:
         raise
     except BaseException:
@@ -169,7 +195,7 @@ def guard(body: Callable[[], int | None]) -> int:
         code = 1
     sys.stdout.flush()
     if jax.distributed.is_initialized():
-        if code not in (0, PREEMPTED):
+        if code not in (0, INTERRUPTED, PREEMPTED):
             # Python would wait at exit for the other processes, and they for this one.
             os._exit(code)
         jax.distributed.shutdown()

@@ -1,6 +1,6 @@
 """Bilevel problems by any solver, by name: progress, metrics, resumable runs, pictures.
 
-python -m experiments.solve --config=configs/bilevel/cleaning_digits.py --config.solver.name=soba
+python -m experiments.solve --config=configs/bilevel/cleaning_digits.py:soba
 """
 
 import contextlib
@@ -49,6 +49,9 @@ def run(
 
 
 def _run(config, workdir, data_dir, quiet, stop) -> Result:
+    runtime.check_counts(config, "steps", "log_every", "eval_every", "save_every", "keep")
+    if config.batch_size < 0:
+        raise ValueError(f"batch_size must be >= 0 (0: all samples), got {config.batch_size}")
     name, options = config.solver.name, dict(config.solver.options)
     task = problems.build(
         config.problem.name, data_dir, seed=config.seed, **dict(config.problem.options)
@@ -76,7 +79,6 @@ def _run(config, workdir, data_dir, quiet, stop) -> Result:
         )
         state, start = store.restore(state) or (state, 0)
     file = records.MetricsFile(folder / "metrics.jsonl" if folder and lead else None, start)
-    bar = records.progress(config.steps, start, f"{config.problem.name} {name}", quiet)
     latest: dict[str, float] = {}
 
     def loop(state, steps, start, **more):
@@ -95,7 +97,10 @@ def _run(config, workdir, data_dir, quiet, stop) -> Result:
 
     if start < config.steps:  # Compiles, so that the clock does not show it.
         jax.block_until_ready(loop(jax.tree.map(jnp.copy, state), start + 1, start))
+    elif lead and not quiet:
+        print(f"already complete: {workdir}")
     clock = _Clock(file.rows)
+    bar = records.progress(config.steps, start, f"{config.problem.name} {name}", quiet)
 
     def write(step, values):
         values = {k: float(v) for k, v in values.items()}
@@ -195,8 +200,7 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
         try:
             finals.append(run(own, folder, data_dir, stop=stop).final)
         except runtime.Preempted as stopped:
-            print(f"stopped after step {stopped.step}; the same command resumes {folder}")
-            return runtime.PREEMPTED
+            return runtime.stopped(stopped.step, folder)
     if jax.process_index() == 0:
         print(summary(finals))
         print(f"config, metrics, checkpoints and curves: {workdir}")

@@ -40,6 +40,7 @@ def draw(
     ):
         line(axis, rows, key, "objective", "o-", markersize=3)
         axis.set_xlabel(label)
+        axis.xaxis.set_major_locator(plt.MaxNLocator(4))
         axis.set_title("hyper-objective", fontsize=10)
     axis = axes[0, 2]
     for (key, label), style in zip(_RESIDUALS, ("-", "--", "-.", ":"), strict=True):

@@ -18,6 +18,7 @@ SOLVERS: dict[str, Callable[..., bilevel.Solver]] = {
     name: getattr(bilevel, name)
     for name in ("penalty", "f2sa", "f3sa", "lv_hba", "implicit", "unrolled", "soba", "saba")
 }
+_HINT = " (options that suit a problem come with the config: --config=FILE:SOLVER)"
 _OWN = ("upper_samples", "lower_samples", "axis_name", "project_theta")
 
 
@@ -43,10 +44,12 @@ def build(name: str, options: Mapping[str, Any], task: Task, batch_size: int = 0
     for key in given:
         if key not in taken or key in _OWN:
             names = [k for k in taken if k not in _OWN]
-            raise ValueError(f"solver {name!r} takes no {key!r}; it takes {', '.join(names)}")
+            raise ValueError(
+                f"solver {name!r} takes no {key!r}; it takes {', '.join(names)}{_HINT}"
+            )
     for key, parameter in taken.items():
         if parameter.default is parameter.empty and key not in (*given, *_OWN):
-            raise ValueError(f"solver {name!r} needs {key!r}")
+            raise ValueError(f"solver {name!r} needs {key!r}{_HINT}")
     if name == "lv_hba" and task.project_theta is not None:
         given["project_theta"] = task.project_theta
     if name == "saba":

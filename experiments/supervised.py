@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 import optim
-from experiments import data, models, optimizers
+from experiments import data, models, optimizers, runtime
 
 
 class TrainState(NamedTuple):
@@ -153,10 +153,7 @@ def shared_part(config: ConfigDict) -> str:
 @functools.lru_cache(maxsize=16)
 def _job(text: str, data_dir: str | None) -> Job:
     config = ConfigDict(json.loads(text))
-    for name in ("batch_size", "eval_batch_size", "log_every", "keep"):
-        if config[name] < 1:
-            raise ValueError(f"{name} must be >= 1, got {config[name]}")
-    dataset = data.load(config.data.name, data_dir, **config.data.options)
+    dataset = load(config, data_dir)
     length: Any = config.data.length if "tokens" in dataset.train else None
     model = models.build(
         config.model.name,
@@ -164,10 +161,7 @@ def _job(text: str, data_dir: str | None) -> Job:
         num_classes=dataset.num_classes,
         **config.model.options,
     )
-    epoch = data.steps_per_epoch(dataset, config.batch_size, length)
-    steps = round(config.epochs * epoch) if config.steps is None else config.steps
-    if steps < 1:
-        raise ValueError(f"a run must have steps >= 1, got {steps}")
+    epoch, steps = lengths(config, dataset, length)
     tx = optimizers.build(config, steps)
 
     def init(key, learning_rate, weight_decay):
@@ -199,11 +193,44 @@ def _job(text: str, data_dir: str | None) -> Job:
     )
 
 
+def load(config: ConfigDict, data_dir: str | None) -> data.Dataset:
+    """Returns the data of a config, once its counts are in their ranges."""
+    counts = ("batch_size", "eval_batch_size", "steps", "log_every", "eval_every", "save_every")
+    runtime.check_counts(config, *counts, "keep")
+    dataset = data.load(config.data.name, data_dir, **config.data.options)
+    if dataset.num_classes < 2:
+        raise ValueError(f"data.name must have classes; the labels of {dataset.name} are numbers")
+    return dataset
+
+
+def lengths(
+    config: ConfigDict, dataset: data.Dataset, length: int | None = None
+) -> tuple[int, int]:
+    """Returns the steps of an epoch and of the run."""
+    epoch = data.steps_per_epoch(dataset, config.batch_size, length)
+    if epoch < 1:
+        most = data.steps_per_epoch(dataset, 1, length)
+        raise ValueError(
+            f"batch_size must be <= {most}, the training examples of {dataset.name}, "
+            f"got {config.batch_size}"
+        )
+    if config.get("steps") is not None:
+        return epoch, config.steps
+    steps = round(config.epochs * epoch)
+    if steps < 1:
+        raise ValueError(
+            f"epochs must be >= {1 / epoch:.2g}, a step of {config.batch_size} examples, "
+            f"got {config.epochs:g}"
+        )
+    return epoch, steps
+
+
 def start(job: Job, configs: Sequence[ConfigDict]) -> tuple[TrainState, jax.Array]:
     """Returns the first state and the key of the loop; of a population with a leading axis."""
     init = jax.jit(job.init)
     states, keys = [], []
     for config in configs:
+        optimizers.check_rates(config.optimizer)
         to_init, to_loop = jax.random.split(jax.random.key(config.seed))
         decay = config.optimizer.weight_decay
         given = np.float32(config.optimizer.learning_rate), np.float32(decay or 0.0)

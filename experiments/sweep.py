@@ -22,6 +22,8 @@ from typing import Any
 
 import ml_collections
 
+from experiments import optimizers
+
 __all__ = ["chain", "configs", "override", "parse", "points", "product", "text", "zipped"]
 
 Point = dict[str, Any]
@@ -100,7 +102,9 @@ def override(
     Args:
       config: Any config; it stays as it is.
       point: Dotted keys and values. A number for a field that holds a float becomes a float. A
-        field named ``options`` takes new keys: they are checked by what it is passed to.
+        field named ``options`` takes new keys: they are checked by what it is passed to. So do
+        ``optimizer`` and ``schedule``, of the arguments that any of them has. Another
+        ``model.name`` starts from no ``model.options``.
 
     Returns:
       A copy, locked if ``config`` is.
@@ -109,18 +113,22 @@ def override(
       ValueError: If a key does not exist (the nearest existing one is named), or a value does not
         fit the type of the field.
     """
-    known = keys(config)
+    known, more = keys(config), _arguments(config)
     result = copy.deepcopy(config)
+    for key, value in point.items():
+        if re.search(r"(^|\.)model\.name$", key) and key in known:
+            model = _node(result, key.rpartition(".")[0])
+            if model.name != value and "options" in model:
+                with model.unlocked():
+                    model.options = ml_collections.ConfigDict()
     for key, value in point.items():
         parent, _, name = key.rpartition(".")
         is_free = parent.rpartition(".")[2] == "options" and parent in known
-        if key not in known and not is_free:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-            hint = f"; nearest: {near[0]}" if near else f"; there are: {', '.join(known)}"
-            raise ValueError(f"the config has no key {key!r}{hint}")
-        node = result
-        for part in filter(None, parent.split(".")):
-            node = node[part]
+        if key not in known and not is_free and key not in more:
+            raise ValueError(
+                f"the config has no key {key!r}; nearest: {_nearest(key, known, more)}"
+            )
+        node = _node(result, parent)
         try:
             with node.unlocked():
                 node[name] = value
@@ -129,6 +137,12 @@ def override(
                 f"{key} holds {node[name]!r} and cannot be set to {value!r}"
             ) from error
     return result
+
+
+def type_of(config: ml_collections.ConfigDict, key: str) -> Any:
+    """Type of the field, or ``None`` of one that does not exist yet."""
+    parent, _, name = key.rpartition(".")
+    return _node(config, parent).get_type(name) if key in keys(config) else None
 
 
 def keys(config: ml_collections.ConfigDict, prefix: str = "") -> list[str]:
@@ -141,6 +155,30 @@ def keys(config: ml_collections.ConfigDict, prefix: str = "") -> list[str]:
         if group:
             names += keys(value, f"{prefix}{key}.")
     return names
+
+
+def _node(config: Any, dotted: str) -> Any:
+    for part in filter(None, dotted.split(".")):
+        config = config[part]
+    return config
+
+
+def _arguments(config: ml_collections.ConfigDict, prefix: str = "") -> list[str]:
+    """Dotted names of the arguments that optimizers and schedules have, where there are such."""
+    names = []
+    for key, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            names += _arguments(value, f"{prefix}{key}.")
+            names += [f"{prefix}{key}.{name}" for name in optimizers.arguments(key)]
+    return names
+
+
+def _nearest(key: str, known: list[str], more: list[str]) -> str:
+    """A key of that last name, or in a group of that name, before the most similar one."""
+    names = known + more
+    like = [k for k in names if k.rpartition(".")[2] == key.rpartition(".")[2]]
+    like += [k for k in known if k.startswith(f"{key}.")]
+    return like[0] if like else difflib.get_close_matches(key, names, n=1, cutoff=0.0)[0]
 
 
 def configs(

@@ -6,16 +6,14 @@ A table is a file ``configs/tables/NAME.py`` with one dict ``TABLE`` of the fiel
 
 import dataclasses
 import difflib
-import importlib.util
 import itertools
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 
-from experiments import cache, sweep
+from experiments import cache, config_files, sweep
 
 __all__ = ["Run", "Table", "definition", "load", "names", "plan"]
 
@@ -197,7 +195,7 @@ def load(name: str, scale: str = "cpu") -> Table:
 def definition(name: str) -> dict[str, Any]:
     """The dict ``TABLE`` of a file, as it stands."""
     _known("", "there is no table", name, names())
-    return _module(FOLDER / f"{name}.py").TABLE
+    return config_files.module(FOLDER / f"{name}.py").TABLE
 
 
 def plan(table: Table) -> list[Run]:
@@ -223,9 +221,7 @@ def plan(table: Table) -> list[Run]:
 
 def base_config(table: Table) -> ml_collections.ConfigDict:
     """The config that all runs of a table start from."""
-    path, _, argument = table.config.partition(":")
-    module = _module(ROOT / path)
-    config = module.get_config(argument) if argument else module.get_config()
+    config = config_files.load(str(ROOT / table.config))
     return sweep.override(config, *sweep.parse(table.base))
 
 
@@ -242,16 +238,6 @@ def run(
     (keys,) = sweep.product(*parts, sweep.points(table.seed_key, [seed]))
     config = sweep.override(base, keys)
     return Run(row, column, point, seed, config, cache.digest(table.main, config))
-
-
-def _module(path: Path):
-    name = re.sub(r"\W", "_", path.stem)
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None or not path.exists():
-        raise ValueError(f"there is no config file {path}")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _known(where: str, problem: str, name: str, known) -> None:

@@ -5,6 +5,7 @@ python -m experiments.train --config=configs/digits.py --config.optimizer.name=l
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,14 +70,12 @@ def run_population(
             )
     job = supervised.job_of(config, data_dir)
     alone, many = len(configs) == 1, len(configs)
+    mesh = optim.parallel.data_mesh() if jax.device_count() > 1 else None
+    state, key = supervised.start(job, configs)
     folders: list[Path | None] = [None] * many
     if workdir is not None:
         workdir = Path(workdir)
-        for i, c in enumerate(configs):
-            folders[i] = folder = workdir if alone else workdir / f"run_{i}"
-            records.claim(folder, c)
-    mesh = optim.parallel.data_mesh() if jax.device_count() > 1 else None
-    state, key = supervised.start(job, configs)
+        folders = [*records.claim_all(workdir, configs)]
     feeds = [job.batches(c.seed) for c in configs]
     if alone:
         feeds, vmap = feeds[0], False
@@ -92,6 +91,8 @@ def run_population(
         )
         state, start = store.restore(state) or (state, 0)
     lead = jax.process_index() == 0
+    if start >= job.steps and lead and not quiet:
+        print(f"already complete: {workdir}")
     files = [
         records.MetricsFile(f / "metrics.jsonl" if f is not None and lead else None, start)
         for f in folders
@@ -187,7 +188,13 @@ SHOWN = ("loss", "accuracy", "valid/accuracy")
 def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
     """Trains what the flags say, and prints how it did and where it is left."""
     stop = runtime.preemption()
-    for name, point in sweep.configs(config, flags.FLAGS.sweep):
+    points = sweep.configs(config, flags.FLAGS.sweep)
+    for name, point in points[1:]:  # The first stops before anything runs by itself.
+        try:
+            jax.eval_shape(partial(supervised.start, supervised.job_of(point, data_dir), [point]))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    for name, point in points:
         folder = workdir / name.replace(", ", ",").replace("/", "_") if name else workdir
         configs = []
         for i in range(flags.FLAGS.seeds):
@@ -196,8 +203,7 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
         try:
             results = run_population(configs, folder, data_dir, stop=stop)
         except runtime.Preempted as stopped:
-            print(f"stopped after step {stopped.step}; the same command resumes {folder}")
-            return runtime.PREEMPTED
+            return runtime.stopped(stopped.step, folder)
         if jax.process_index() == 0:
             if flags.FLAGS.tensorboard:
                 for i, result in enumerate(results):

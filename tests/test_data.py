@@ -104,7 +104,7 @@ def test_broken_idx(tmp_path):
     for broken, message in (
         (raw[:-7], "images-idx3-ubyte holds 393 bytes of data, expected 400 .*download"),
         (raw + b"x", "holds 401 bytes"),
-        (raw[:10], "is no IDX file"),
+        (raw[:10], "ends after 10 bytes, its header alone has 16; download it again"),
         (b"", "starts with nothing, expected 00000803"),
         (b"\x00\x00\x0d\x03" + raw[4:], "starts with 00000d03"),
     ):

@@ -64,3 +64,16 @@ def test_ranks_and_a_reference_of_other_rates():
     assert logreg_report.ranks(sets, ("out",)) == {"linear": 1.5, "rex": 1.5, "refined": 3.0}
     with pytest.raises(ValueError, match=r"other learning rates for a\|sgd"):
         logreg_report.compare({"a|sgd": sets["a"]}, {"a|sgd": {"lrs": [1], "T": 5}})
+
+
+def test_the_worst_schedules_do_not_set_the_scale(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    losses = {"linear": 1.0, "rex": 0.9, "constant": 50.0}
+    entry = {"schedules": {k: {"loss_mean": x} for k, x in losses.items()}}
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: drawn.append(self))
+    logreg_report.draw({"a|sgd": entry}, tmp_path / "losses.png")
+    (axis,) = drawn[0].axes
+    assert axis.get_ylim()[1] < 1.1 * logreg_report.FAR
+    assert {line.get_linestyle() for line in axis.lines} == {"None", "-"}  # Dots, and linear.

@@ -69,7 +69,8 @@ def test_parameters_are_plain_dicts_with_readable_paths():
     [
         ("mpl", {}, "unknown model 'mpl'; the nearest are mlp"),
         ("resnet2", {}, "unknown model 'resnet2'; the nearest are resnet20"),
-        ("mlp", {"width": 3}, "model 'mlp': .*unexpected keyword argument 'width'"),
+        ("mlp", {"width": 3}, r"'mlp' takes no model\.options\.width; it takes widths"),
+        ("resnet20", {"widths": 3}, r"'resnet20' takes no model\.options\.widths; it takes axis_n"),
         ("cnn", {"impl": "fft"}, "impl must be one of lax, im2col, got 'fft'"),
         ("lenet5", {"input_shape": (8, 8, 1)}, "at least 16 x 16 pixels, got 8 x 8"),
         ("vgg16_bn", {"input_shape": (28, 28, 1)}, "at least 32 x 32 pixels"),

@@ -362,3 +362,16 @@ def test_seconds_are_the_mains_own_where_it_reports_them():
     run = {"status": "done", "seconds": 1.0, "final": {"loss": 2.0}}
     assert render._number(run, "seconds") == 1.0
     assert render._number(run | {"final": {"seconds": 3.0}}, "seconds") == 3.0
+
+
+def test_long_names_below_an_axis_are_turned():
+    from matplotlib.figure import Figure
+
+    from experiments import plot
+
+    axis = Figure().add_subplot()
+    for names, angle in ((["a", "b"], 0), (["a long name"] * 5, 30)):
+        axis.set_xticks(range(len(names)), names)
+        plot._fit_labels(axis)
+        assert {label.get_rotation() for label in axis.get_xticklabels()} == {angle}
+    assert len(set(plot.COLOURS)) > 10

@@ -257,6 +257,9 @@ def test_bad_input():
         (lambda c: c.solver.options.update(alpa=1.0), "takes no 'alpa'; it takes alpha"),
         (lambda c: c.solver.options.update(alpha={"adm": 1.0}), "unknown 'adm'.*adam"),
         (lambda c: c.solver.options.__delattr__("gamma"), "needs 'gamma'"),
+        (lambda c: c.solver.update(name="soba"), "takes no .* --config=FILE:SOLVER"),
+        (lambda c: c.update(batch_size=-1), "batch_size must be >= 0"),
+        (lambda c: c.update(log_every=0), "log_every must be >= 1, got 0"),
     ):
         config = config_of("cleaning_digits")
         with config.unlocked():
@@ -265,6 +268,9 @@ def test_bad_input():
             solve.run(config, quiet=True)
     with pytest.raises(ValueError, match="svm data diabetes needs --data_dir"):
         solve.run(config_of("svm"), quiet=True)
-    with pytest.raises(ValueError, match="argument must be of penalty"):
+    with pytest.raises(
+        ValueError,
+        match="argument must be of penalty, f2sa, implicit, unrolled, soba, smoke, got 'penalti'",
+    ):
         config_of("cleaning_digits", "penalti")
     assert solve_plots.line(None, [], "x", "y", "-") is None

@@ -94,6 +94,11 @@ def test_options_take_new_keys():
     assert new.is_locked
 
 
+def test_optimizers_take_the_arguments_of_any():
+    new = sweep.override(_config().lock(), {"optimizer.density": 0.25, "optimizer.name": "frugal"})
+    assert (new.optimizer.density, new.is_locked) == (0.25, True)
+
+
 @pytest.mark.parametrize(
     ("point", "message"),
     [

@@ -32,8 +32,8 @@ SOLVERS = {
 
 def get_config(arg: str = ""):
     """Returns the config; see the head of this file for ``arg``."""
-    words = arg.split(",")
     config = common.get_config()
+    words = common.choose(config, arg, SOLVERS, "mlp", "fashion")
     config.problem.options = {
         "data": "fashion_mnist" if "fashion" in words else "mnist",
         "train": 5000,
@@ -42,10 +42,9 @@ def get_config(arg: str = ""):
         "hidden": (100,) if "mlp" in words else (),
         "weights": True,
     }
-    config.steps = 100
-    config.log_every = 25
-    words = [w for w in words if w not in ("mlp", "fashion")]
-    common.choose(config, ",".join(words), SOLVERS)
-    if "smoke" in words:
+    if "smoke" not in words:
+        config.steps = 100
+        config.log_every = 25
+    else:
         config.problem.options.train = config.problem.options.valid = 200
     return config

@@ -38,12 +38,10 @@ PROBLEMS = ("p1", "p2a", "p2b", "p3", "p4", "p5")
 
 def get_config(arg: str = ""):
     """Returns the config; see the head of this file for ``arg``."""
-    words = arg.split(",")
     config = common.get_config()
     config.x64 = True
     config.steps = 2000
-    rest = [word for word in words if word not in (*PROBLEMS, "noisy")]
-    common.choose(config, ",".join(rest), SOLVERS)
+    words = common.choose(config, arg, SOLVERS, *PROBLEMS, "noisy")
     config.problem.name = ([word for word in words if word in PROBLEMS] or ["p1"])[0]
     if "noisy" in words:
         config.problem.options = {"noisy": True}

@@ -2,6 +2,8 @@
 
 from ml_collections import ConfigDict, config_dict
 
+from configs import common
+
 
 def get_config() -> ConfigDict:
     """Returns the default config of ``experiments.solve``, from which tables start."""
@@ -26,24 +28,22 @@ def get_config() -> ConfigDict:
     )
 
 
-def choose(config: ConfigDict, arg: str, solvers: dict[str, dict]) -> list[str]:
+def choose(config: ConfigDict, arg: str, solvers: dict[str, dict], *others: str) -> list[str]:
     """Sets the solver that ``arg`` names, the first of ``solvers`` by default.
 
     Args:
       config: Changed in place.
-      arg: The config's argument, ``NAME``, ``smoke`` or ``NAME,smoke``.
+      arg: The config's argument: a solver, ``smoke`` and ``others``, with commas.
       solvers: Options of each solver.
+      *others: Words that the config itself looks for.
 
     Returns:
       The words of ``arg`` that are no solver.
 
     Raises:
-      ValueError: On a word that is neither a solver nor ``smoke``.
+      ValueError: On any other word.
     """
-    words = [word for word in arg.split(",") if word]
-    for word in words:
-        if word not in (*solvers, "smoke"):
-            raise ValueError(f"argument must be of {', '.join(solvers)} and smoke, got {word!r}")
+    words = common.words(arg, *solvers, *others, "smoke")
     names = [word for word in words if word in solvers] or [next(iter(solvers))]
     options = dict(solvers[names[0]])
     config.solver.name = options.pop("name", names[0])

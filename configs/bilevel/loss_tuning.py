@@ -29,13 +29,11 @@ SOLVERS = {
 
 def get_config(arg: str = ""):
     """Returns the config; see the head of this file for ``arg``."""
-    words = arg.split(",")
     config = common.get_config()
     config.problem.name = "loss_tuning"
     config.problem.options = {"data": "digits", "train": 700, "valid": 700, "imbalance": 0.05}
     config.batch_size = 128
     config.steps = 1000
-    if "mnist" in words:
+    if "mnist" in common.choose(config, arg, SOLVERS, "mnist"):
         config.problem.options.update(data="mnist", train=20000, valid=5000, imbalance=0.01)
-    common.choose(config, ",".join(w for w in words if w != "mnist"), SOLVERS)
     return config

@@ -38,14 +38,12 @@ DATA = ("diabetes", "fourclass", "breast_cancer", "digits")
 
 def get_config(arg: str = ""):
     """Returns the config; see the head of this file for ``arg``."""
-    words = arg.split(",")
-    data = [word for word in words if word in DATA] or ["diabetes"]
     config = common.get_config()
     config.seed = 1
     config.steps = 2000
     config.log_every = 100
-    rest = [word for word in words if word not in (*DATA, "flip")]
-    common.choose(config, ",".join(rest), SOLVERS)
+    words = common.choose(config, arg, SOLVERS, *DATA, "flip")
+    data = [word for word in words if word in DATA] or ["diabetes"]
     config.problem.name = "svm"
     config.problem.options = {
         "data": data[0],

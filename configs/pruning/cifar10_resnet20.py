@@ -11,6 +11,7 @@ test accuracy 22.3 % before, 20.9 % after, 20.2 % of the smaller model, which lo
 the pruned filters too.
 """
 
+from configs import common
 from configs.pruning.common import pruning
 
 
@@ -28,7 +29,7 @@ def get_config(arg: str = ""):
     config.prune.mask_learning_rate = 0.1
     config.prune.split_by_seed = False  # The test set is given.
     config.log_every = 195
-    if arg == "smoke":
+    if "smoke" in common.words(arg, "smoke"):
         config.epochs = 0.06
         config.prune.rewind_epochs = 0.02
         config.log_every = 4

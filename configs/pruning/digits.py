@@ -7,6 +7,7 @@ At 98 % sparsity, test accuracy of seeds 0, 1, 2: BiP 97.2, 98.1, 98.1; IMP 96.4
 43, 21, 41 (2 cores of an AMD EPYC, CPU only).
 """
 
+from configs import common
 from configs.pruning.common import pruning
 
 
@@ -20,7 +21,7 @@ def get_config(arg: str = ""):
     config.optimizer.learning_rate = 0.05
     config.optimizer.weight_decay = 5e-4
     config.log_every = 110
-    if arg == "smoke":
+    if "smoke" in common.words(arg, "smoke"):
         config.epochs = 3.0
         config.prune.rewind_epochs = 1.0
         config.prune.density = 0.5

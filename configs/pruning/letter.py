@@ -6,6 +6,7 @@
 Expected: 88.1 ± 0.8 % test accuracy at 98 % sparsity (5 seeds, `results/pruning_letter.md`).
 """
 
+from configs import common
 from configs.pruning.common import pruning
 
 
@@ -18,6 +19,6 @@ def get_config(arg: str = ""):
     config.epochs = 30.0
     config.batch_size = 128
     config.log_every = 93
-    if arg == "smoke":
+    if "smoke" in common.words(arg, "smoke"):
         config.epochs = 3.0
     return config

@@ -10,6 +10,7 @@ new initial weights (``--config.prune.method=imp_reinit``) 97.30 % (one core of 
 only, 3 minutes).
 """
 
+from configs import common
 from configs.pruning.common import pruning
 
 
@@ -28,7 +29,7 @@ def get_config(arg: str = ""):
     config.prune.rewind_epochs = 0.0
     config.prune.allocator = "lottery"
     config.log_every = 458
-    if arg == "smoke":
+    if "smoke" in common.words(arg, "smoke"):
         config.epochs = 0.5
         config.prune.density = 0.64
     return config

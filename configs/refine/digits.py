@@ -34,7 +34,7 @@ def get_config(arg: str = ""):
             "select": "valid/loss",  # Chooses learning rates; the smallest.
         }
     )
-    if arg == "smoke":
+    if "smoke" in common.words(arg, "smoke"):
         train.epochs = 2.0
         train.log_every = 10
         config.learning_rates = (0.1, 0.3)

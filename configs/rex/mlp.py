@@ -18,8 +18,9 @@ def get_config(arg: str = ""):
     config.eval_every = 10**9  # At the end only.
     config.log_every = 200
     config.epochs = 100.0
-    if arg in ("fashion", "mnist"):
-        config.data.name = {"fashion": "fashion_mnist", "mnist": "mnist"}[arg]
+    sets = {"fashion": "fashion_mnist", "mnist": "mnist"}
+    for word in common.words(arg, *sets):
+        config.data.name = sets[word]
         config.batch_size = 128
         config.epochs = 10.0
     return config

@@ -9,7 +9,7 @@ from configs import common
 
 def get_config(arg: str = ""):
     """Returns the config; there are no variants."""
-    del arg
+    common.words(arg)
     config = common.supervised()
     config.data.name = "cifar10"
     config.data.augment = True

@@ -63,16 +63,21 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
     """
     raw = read_bytes(path)
     magic = bytes((0, 0, 8, ndim))
-    if raw[:4] != magic or len(raw) < 4 + 4 * ndim:
+    header = 4 + 4 * ndim
+    if raw[:4] == magic and len(raw) < header:
+        raise ValueError(
+            f"{path} ends after {len(raw)} bytes, its header alone has {header}; download it again"
+        )
+    if raw[:4] != magic:
         raise ValueError(
             f"{path} is no IDX file of {ndim} axes of bytes: it starts with "
             f"{raw[:4].hex() or 'nothing'}, expected {magic.hex()}"
         )
     shape = tuple(int(n) for n in np.frombuffer(raw, ">u4", ndim, 4))
-    body = len(raw) - 4 - 4 * ndim
+    body = len(raw) - header
     if body != math.prod(shape) or not body:
         raise ValueError(
             f"{path} holds {body} bytes of data, expected {math.prod(shape)} for shape {shape}; "
             "download it again"
         )
-    return np.frombuffer(raw, np.uint8, body, 4 + 4 * ndim).reshape(shape)
+    return np.frombuffer(raw, np.uint8, body, header).reshape(shape)

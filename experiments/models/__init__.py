@@ -1,6 +1,7 @@
 """Models by name, each a pair of pure functions over plain dicts (see :class:`Model`)."""
 
 import difflib
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -56,9 +57,13 @@ def build(name: str, *, input_shape: Sequence[int], num_classes: int, **options:
         nearest = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.0)
         raise ValueError(f"unknown model {name!r}; the nearest are {', '.join(nearest)}")
     make = MODELS[name]
-    try:
-        return from_nnx(lambda rngs: make(tuple(input_shape), num_classes, rngs=rngs, **options))
-    except TypeError as error:
-        if "unexpected keyword" in str(error):
-            raise ValueError(f"model {name!r}: {error}") from error
-        raise
+    written = make.__init__ if isinstance(make, type) else make  # NNX hides that of a class.
+    parameters = inspect.signature(written).parameters.values()
+    taken = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "rngs"]
+    for key in options:
+        if key not in taken:
+            raise ValueError(
+                f"model {name!r} takes no model.options.{key}; it takes {', '.join(taken)} "
+                "(--config.model.options={} drops those of the config)"
+            )
+    return from_nnx(lambda rngs: make(tuple(input_shape), num_classes, rngs=rngs, **options))

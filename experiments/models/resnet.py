@@ -117,18 +117,19 @@ def resnet_cifar(depth: int):
     ResNet-20 has 269,722 parameters (268,336 of them weights), ResNet-56 853,018 (848,944).
     """
     n = (depth - 2) // 6
+    return _stages(blocks=(n, n, n), widths=(16, 32, 64), shortcut="pad")
 
-    def make(input_shape, num_classes, **options):
-        stages = {"blocks": (n, n, n), "widths": (16, 32, 64), "shortcut": "pad"}
-        return ResNet(input_shape, num_classes, **stages, **options)
+
+def _stages(**stages):
+    def make(input_shape, num_classes, *, axis_name=None, impl="lax", dtype=None, rngs):
+        more = {"axis_name": axis_name, "impl": impl, "dtype": dtype, "rngs": rngs}
+        return ResNet(input_shape, num_classes, **stages, **more)
 
     return make
 
 
-def resnet18(input_shape, num_classes, **options):
-    """ResNet-18 with a 3x3 stem: 11,173,962 parameters (11,164,352 of them weights)."""
-    stages = {"blocks": (2, 2, 2, 2), "widths": (64, 128, 256, 512), "shortcut": "conv"}
-    return ResNet(input_shape, num_classes, **stages, **options)
+# A 3x3 stem: 11,173,962 parameters (11,164,352 of them weights).
+resnet18 = _stages(blocks=(2, 2, 2, 2), widths=(64, 128, 256, 512), shortcut="conv")
 
 
 class PreActivationBlock(nnx.Module):

@@ -1,0 +1,84 @@
+"""Config files, their arguments, and keys changed on the command line."""
+
+from pathlib import Path
+
+import pytest
+
+from experiments import config_files
+
+FILES = [
+    p
+    for p in Path("configs").rglob("*.py")
+    if p.name not in ("__init__.py", "common.py", "budgets.py", "loop_population.py")
+    and "tables" not in p.parts
+]
+DIGITS = "configs/digits.py"
+
+
+def changed(*arguments, file=DIGITS):
+    rest, texts = config_files.overrides(arguments)
+    assert not rest
+    return config_files.override_texts(config_files.load(file), texts)
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_an_unknown_argument_is_refused_with_the_known_ones(file):
+    config_files.load(str(file))
+    with pytest.raises(ValueError, match=r"argument must be .*, got 'smoek'"):
+        config_files.load(f"{file}:smoek")
+
+
+def test_options_are_set_one_by_one():
+    config = changed(
+        "--config.model.options.dropout=0.3",
+        "--config.schedule.d=0.9",
+        "--config.optimizer.density",
+        "0.25",
+        "--config.optimizer.weight_decay=None",
+        "--config.data.stream",
+        "--config.data.name=123",
+        "--config.data.options.standardize=true",
+        "--config.epochs=3",
+    )
+    assert config.model.options.to_dict() == {"widths": (128, 64), "dropout": 0.3}
+    assert (config.schedule.d, config.optimizer.density) == (0.9, 0.25)
+    assert config.optimizer.weight_decay is None
+    assert config.data.stream is config.data.options.standardize is True
+    assert (config.data.name, config.epochs) == ("123", 3.0)
+
+
+def test_another_model_starts_from_no_options():
+    assert not changed("--config.model.name=resnet20").model.options
+    assert changed("--config.model.name=mlp").model.options
+    config = changed("--config.model.options.hidden=3", "--config.model.name=cnn")
+    assert config.model.options.to_dict() == {"hidden": 3}
+    refine = changed("--config.train.model.name=cnn", file="configs/refine/digits.py")
+    assert not refine.train.model.options
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--config.optimizer.nam=lion", "no key 'optimizer.nam'; nearest: optimizer.name"),
+        ("--config.widths=(3,)", "no key 'widths'; nearest: "),
+        ("--config.learning_rate=1", "nearest: optimizer.learning_rate"),
+        ("--config.optimizer=1", "no key 'optimizer'; nearest: optimizer."),
+        ("--config.batch_size=many", "batch_size holds 64 and cannot be set to 'many'"),
+    ],
+)
+def test_bad_keys_and_values(argument, message):
+    with pytest.raises(ValueError, match=message):
+        changed(argument)
+
+
+def test_a_key_of_one_group_comes_before_the_same_argument_of_an_optimizer():
+    with pytest.raises(ValueError, match=r"no key 'density'; nearest: prune\.density"):
+        changed("--config.density=0.1", file="configs/pruning/digits.py")
+
+
+def test_a_missing_file_or_function(tmp_path):
+    with pytest.raises(ValueError, match=r"there is no config file .*nix\.py"):
+        config_files.load("nix.py:smoke")
+    (tmp_path / "a.py").write_text("")
+    with pytest.raises(ValueError, match="has no get_config"):
+        config_files.load(str(tmp_path / "a.py"))
