@@ -77,7 +77,7 @@ def report(results: dict[str, Any], reference: dict[str, Any], separable=()) -> 
         "learning rate (in brackets).",
     ]
     for optimizer, sets in _split(results).items():
-        names = [s for s in next(iter(sets.values()))["schedules"] if s != "linear"]
+        names = list(next(iter(sets.values()))["schedules"])
         lines += ["", f"## {optimizer}", "", f"| set | steps | {' | '.join(names)} |"]
         lines.append("|---|---:|" + "---|" * len(names))
         for name, entry in sets.items():

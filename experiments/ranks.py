@@ -44,8 +44,15 @@ def report(all_results: list, low: tuple[str, ...] = LOW) -> str:
     for results in all_results:
         for kind, places in ranks(results).items():
             merged.setdefault(kind, []).extend((row, c, r) for (row, c), r in places.items())
-    names = ", ".join(r["table"]["name"] for r in all_results)
-    lines = ["# How often each schedule is best", "", f"Tables: {names}.", ""]
+    names = [r["table"]["name"] for r in all_results]
+    command = f"python -m experiments.ranks {' '.join(names)}"
+    lines = [
+        "# How often each schedule is best",
+        "",
+        f"Tables: {', '.join(names)}",
+        f"(`{command}`).",
+        "",
+    ]
     for kind, entries in merged.items():
         methods = list(dict.fromkeys(row for row, _, _ in entries))
         columns = len(entries) // len(methods)

@@ -95,7 +95,7 @@ def report(config: ConfigDict, chosen, source: str, fit: tuple[float, float]) ->
         "",
         f"Norms: {source}. {steps}; {len(config.seeds)} seeds; the learning rate with the smallest "
         f"mean {config.select} of {', '.join(f'{r:g}' for r in config.learning_rates)}; "
-        "mean ± std.",
+        "mean ± std. `python -m experiments.refine`.",
         "",
         "| schedule | learning rate | valid loss | test loss | test accuracy, % |",
         "|---|---:|---:|---:|---:|",
