@@ -39,7 +39,7 @@ PART = flags.DEFINE_enum("part", "gradients", ["gradients", "authors"], "What to
 LVHBA_PATH = flags.DEFINE_string("lvhba_path", None, "Clone of the LV-HBA authors' repository.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Interleaved rounds; medians are shown.", lower_bound=1)
 WIDTH = flags.DEFINE_integer("width", 2800, "Width of the two hidden layers.", lower_bound=1)
-BATCH = flags.DEFINE_integer("batch", 256, "Samples in a batch.", lower_bound=1)
+BATCH = flags.DEFINE_integer("batch", 512, "Samples in a batch.", lower_bound=1)
 INNER = flags.DEFINE_integer("inner_steps", 5, "T of the double loops.", lower_bound=1)
 NAMES = ("f2sa", "f3sa", "penalty1", "penalty2", "lv_hba")
 SOLVERS = flags.DEFINE_multi_enum("solver", [], NAMES, "Solvers to measure; all by default.")
