@@ -408,15 +408,12 @@ def test_tensors_of_one_shape_under_x64():
     """Indices of the loop, of slots and of layers are then of different dtypes."""
     with jax.enable_x64(True):
         params = {"a": jnp.ones((2, 3)), "b": jnp.ones((2, 3)), "layers": jnp.ones((2, 4, 4))}
-        for inner in (optax.scale_by_adam(), optax.trace(0.9)):
-            tx = optim.frugal(
-                0.1, inner, density=0.5, stacked={"a": False, "b": False, "layers": True}
-            )
-            updates, _ = jax.jit(tx.update)(params, tx.init(params), params)
-            jax.tree.map(lambda u: np.testing.assert_allclose(u, -0.1, rtol=1e-6), updates)
+        tx = optim.frugal(0.1, density=0.5, stacked={"a": False, "b": False, "layers": True})
+        updates, _ = jax.jit(tx.update)(params, tx.init(params), params)
+        jax.tree.map(lambda u: np.testing.assert_allclose(u, -0.1, rtol=1e-6), updates)
 
 
-@pytest.mark.parametrize("space", ["block", "columns", "randk", "svd"])
+@pytest.mark.parametrize("space", ["block", "columns", "svd"])
 def test_nnx_optimizer(space):
     """It shows the optimizer variables at init and their values at update."""
     model, rng = nnx.Linear(6, 4, rngs=nnx.Rngs(0)), np.random.default_rng(0)
@@ -429,13 +426,14 @@ def test_nnx_optimizer(space):
     tx = optim.frugal(0.1, density=0.5, subspace=space, update_gap=2, projectable=kernels)
     params = {"bias": model.bias[...], "kernel": model.kernel[...]}
     state, optimizer = tx.init(params), nnx.Optimizer(model, tx, wrt=nnx.Param)
+    update, nnx_update = jax.jit(tx.update), nnx.jit(lambda o, m, g: o.update(m, g))
     for _ in range(3):
         grads = jax.tree.map(lambda p: jnp.asarray(rng.standard_normal(p.shape, "f")), params)
         given = jax.tree.map(jnp.zeros_like, nnx.state(model, nnx.Param))
         for name, g in grads.items():
             given[name][...] = g
-        optimizer.update(model, given)
-        updates, state = tx.update(grads, state, params)
+        nnx_update(optimizer, model, given)
+        updates, state = update(grads, state, params)
         params = optax.apply_updates(params, updates)
     np.testing.assert_allclose(model.kernel[...], params["kernel"], rtol=1e-5)
     assert set(seen) == {"['bias']", "['kernel']"}
@@ -446,12 +444,12 @@ def test_nnx_optimizer(space):
 def test_gradients_of_another_dtype(space, of_params, of_grads):
     params, grads = ({k: jnp.ones((4, 4), dtype) for k in "ab"} for dtype in (of_params, of_grads))
     tx = optim.frugal(0.1, density=0.5, subspace=space)
-    state = tx.init(params)
-    updates, new = tx.update(grads, state, params)
+    state = jax.eval_shape(tx.init, params)
+    updates, new = jax.eval_shape(tx.update, grads, state, params)
     assert {u.dtype for u in updates.values()} == {jnp.dtype(of_grads)}
     assert jax.tree.map(jnp.result_type, new) == jax.tree.map(jnp.result_type, state)
     with pytest.raises(ValueError, match=r"leaf \['a'\]: the gradient has shape \(1, 4\)"):
-        tx.update(grads | {"a": grads["a"][:1]}, state, params)
+        jax.eval_shape(tx.update, grads | {"a": grads["a"][:1]}, state, params)
 
 
 def test_dtypes_are_kept():

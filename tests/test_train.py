@@ -56,7 +56,7 @@ def final_state(workdir, config):
     return restored
 
 
-def test_a_run_leaves_its_files_and_repeats_them(tmp_path):
+def test_a_run_leaves_its_files_and_repeats_them(tmp_path, capsys):
     result = train.run(config_of(), tmp_path / "a", quiet=True)
     names = {path.name for path in (tmp_path / "a").iterdir()}
     assert names == {"config.json", "metrics.jsonl", "checkpoints", "curves.png"}
@@ -71,6 +71,9 @@ def test_a_run_leaves_its_files_and_repeats_them(tmp_path):
     again = train.run(config_of(), None, quiet=True)
     assert untimed(again.history) == untimed(result.history)
     assert again.final == result.final
+    assert "already complete" not in capsys.readouterr().out
+    assert train.run(config_of(), tmp_path / "a").final == result.final
+    assert f"already complete: {tmp_path / 'a'}" in capsys.readouterr().out
 
 
 def test_evaluation_counts_every_example_once():
@@ -348,13 +351,6 @@ def test_the_folder_of_another_main_is_refused_by_its_name(tmp_path):
     records.claim(tmp_path, pruning_digits.get_config())
     with pytest.raises(ValueError, match=r"a run of experiments\.prune, not of train; choose"):
         records.claim(tmp_path, config_of())
-
-
-def test_a_complete_run_says_so(tmp_path, capsys):
-    for _ in range(2):
-        assert "already complete" not in capsys.readouterr().out
-        train.run(config_of(steps=5), tmp_path)
-    assert f"already complete: {tmp_path}" in capsys.readouterr().out
 
 
 def test_an_interrupted_main_ends_with_130(monkeypatch, capsys):
