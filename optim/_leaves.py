@@ -95,9 +95,8 @@ def write_last(
     """Lets XLA overwrite a field of the state ``name`` in place, after its last reader.
 
     On CPU the new parameters, which read the old state, are a loop of their own: see
-    :func:`ordering.after`. Only
-    the leaves that are ``which`` wait. Where the updates are not applied as they are, it has no
-    effect.
+    :func:`ordering.after`. Only the leaves that are ``which`` wait. Where the updates are not
+    applied as they are, it has no effect.
     """
 
     def update_fn(updates, state, params=None, **extra_args):
