@@ -18,7 +18,7 @@ import optax
 from absl import app, flags
 
 import optim
-from experiments import cache
+from experiments.tables import cache
 
 GAP = 200
 ALL = dict(stacked=lambda path, leaf: True)

@@ -24,7 +24,8 @@ import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from experiments import checkpoints, records, supervised
+from experiments.common import checkpoints, runs
+from experiments.supervised import training
 
 # A save every ten steps: many a kill hits one.
 OFTEN = ("log_every=5", "eval_every=10", "save_every=10")
@@ -59,9 +60,9 @@ def run_killed(command: list[str], workdir: Path, kills: int, seed: int) -> int:
 def outcome(workdir: Path, data_dir: str | None) -> tuple[list[dict], dict[str, np.ndarray]]:
     """Returns the lines of metrics.jsonl without time fields, and the final state by path."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    lines = [{k: v for k, v in row.items() if k not in records.TIME_FIELDS} for row in lines]
+    lines = [{k: v for k, v in row.items() if k not in runs.TIME_FIELDS} for row in lines]
     config = ConfigDict(json.loads((workdir / "config.json").read_text()))
-    state, _ = supervised.start(supervised.job_of(config, data_dir), [config])
+    state, _ = training.start(training.job_of(config, data_dir), [config])
     store = checkpoints.Checkpoints(workdir / "checkpoints", best="valid/accuracy")
     restored = store.restore(state)
     store.close()

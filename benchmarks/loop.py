@@ -21,7 +21,8 @@ from absl import app, flags
 
 import optim
 from configs import common
-from experiments import data, models, optimizers, supervised
+from experiments import data, models
+from experiments.supervised import optimizers, training
 
 BATCH, LENGTH = 128, 100
 
@@ -34,7 +35,7 @@ def contestants(name: str, shape: tuple[int, ...]):
     dataset = data.Dataset(name, images | labels, {}, {}, shape, 10)
     model = models.build(name, input_shape=shape, num_classes=10)
     tx = optimizers.build(common.supervised(), 1000)
-    step, prepare = supervised.make_step(model, tx), data.prepare(dataset)
+    step, prepare = training.make_step(model, tx), data.prepare(dataset)
     resident = jax.device_put(dataset.train)
     batches = data.epoch_batches(4096, BATCH, 0)
     feed = batches(0)
@@ -42,7 +43,7 @@ def contestants(name: str, shape: tuple[int, ...]):
 
     def fresh():
         params, stats = model.init(jax.random.key(0))
-        return supervised.TrainState(jnp.int32(0), params, stats, tx.init(params, 1e-3, 0.0))
+        return training.TrainState(jnp.int32(0), params, stats, tx.init(params, 1e-3, 0.0))
 
     def one(state, resident, inputs):
         return step(state, prepare(resident, inputs, None))

@@ -17,7 +17,9 @@ import jax
 import numpy as np
 
 from configs.bilevel.constrained import SOLVERS, get_config
-from experiments import cache, problems, solvers
+from experiments import problems
+from experiments.solving import solvers
+from experiments.tables import cache
 
 RECORDS = Path(__file__).parents[1] / "tests" / "reference" / "bilevel"
 MATRICES = RECORDS / "lvhba_llsc_matrices.npz"

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import records
+from experiments.common import runs
 
 SGD = ("optimizer.name=sgd", "optimizer.momentum=0.9", "optimizer.learning_rate=0.1")
 
@@ -55,8 +55,7 @@ def rows(workdir: Path) -> list[dict]:
     """Returns the lines of metrics.jsonl without time fields."""
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     return [
-        {k: v for k, v in json.loads(line).items() if k not in records.TIME_FIELDS}
-        for line in lines
+        {k: v for k, v in json.loads(line).items() if k not in runs.TIME_FIELDS} for line in lines
     ]
 
 

@@ -16,7 +16,9 @@ from absl import app, flags
 
 import bilevel
 from bilevel import export
-from experiments import models, pruned, supervised
+from experiments import models
+from experiments.pruning import saved_model
+from experiments.supervised import training
 
 _WHAT = flags.DEFINE_enum("what", "all", ["all", "step", "masks", "export"], "Which part.")
 
@@ -52,7 +54,7 @@ def bip_step(name, shape, batch_size, repeats):
 
     def loss(params, stats, batch):
         logits, stats = model.apply(params, stats, batch[0], train=True)
-        return supervised.cross_entropy(logits, batch[1])[0].mean(), stats
+        return training.cross_entropy(logits, batch[1])[0].mean(), stats
 
     tx = optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(0.1, momentum=0.9))
     x = jax.random.normal(jax.random.key(1), (batch_size, *shape))
@@ -117,7 +119,7 @@ def export_speed(repeats):
     """Inference of VGG-16 with half of the filters of each layer against the masked model."""
     model = models.build("vgg16_bn", input_shape=(32, 32, 3), num_classes=10)
     params, stats = model.init(jax.random.key(0))
-    chains = pruned.chains("vgg16_bn", params, stats)
+    chains = saved_model.chains("vgg16_bn", params, stats)
     scores = bilevel.masks.prunable(params, structure="filter")
     masks = bilevel.masks.from_scores(scores, 0.5, structure="filter")
     masks = export.tie(params, masks, chains)

@@ -23,7 +23,8 @@ from absl import app, flags
 
 import bilevel
 import optim
-from experiments import data, models, supervised
+from experiments import data, models
+from experiments.supervised import training
 
 
 def command(workdir: Path, method: str) -> list[str]:
@@ -83,7 +84,7 @@ def stacked(method: str, seeds: int, steps: int) -> float:
 
     def loss(params, batch):
         logits, _ = model.apply(params, {}, batch["x"], train=True)
-        return supervised.cross_entropy(logits, batch["label"])[0].mean()
+        return training.cross_entropy(logits, batch["label"])[0].mean()
 
     def pair(arrays, inputs, key):
         return tuple(prepare(arrays, i, key) for i in inputs)

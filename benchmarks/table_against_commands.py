@@ -16,17 +16,19 @@ import tempfile
 import time
 from pathlib import Path
 
-from experiments import reproduce, runtime, sweep, tables
+from experiments import reproduce
+from experiments.common import launch
+from experiments.tables import definition, sweep
 
 
-def small() -> tables.Table:
+def small() -> definition.Table:
     """Three methods, three learning rates, two seeds: 18 runs of 600 steps."""
-    table = tables.load("digits_optimizers")
+    table = definition.load("digits_optimizers")
     grid = "optimizer.learning_rate=[1e-3, 3e-3, 1e-2]"
     return dataclasses.replace(table, grid=grid, seeds=(0, 1), packed=2)
 
 
-def command(table: tables.Table, run: tables.Run, workdir: Path) -> list[str]:
+def command(table: definition.Table, run: definition.Run, workdir: Path) -> list[str]:
     """The single command of one run."""
     (keys,) = sweep.product(
         sweep.parse(table.base),
@@ -48,11 +50,13 @@ def main() -> None:
         def timed(argv: list[str], cache: str) -> float:
             start = time.perf_counter()
             environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(out / cache)}
-            subprocess.run(argv, cwd=tables.ROOT, env=environment, check=True, capture_output=True)
+            subprocess.run(
+                argv, cwd=definition.ROOT, env=environment, check=True, capture_output=True
+            )
             return time.perf_counter() - start
 
         whole = timed([sys.executable, "-m", __spec__.name, str(out / "table")], "cache_of_table")
-        runs, singles, largest = tables.plan(table), 0.0, 0.0
+        runs, singles, largest = definition.plan(table), 0.0, 0.0
         numbers = json.loads((out / "table" / f"{table.name}.json").read_text())["runs"]
         for i, run in enumerate(runs):
             argv = command(table, run, out / str(i))
@@ -70,7 +74,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) == 2:
-        runtime.use_compilation_cache()
+        launch.use_compilation_cache()
         reproduce.execute(small(), Path(sys.argv[1]))
     else:
         main()

@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 
 from benchmarks import table_against_commands
-from experiments import reproduce, runtime
+from experiments import reproduce
+from experiments.common import launch
 
 
 def command(out_dir: Path, shard: str = "1/1") -> list[str]:
@@ -69,7 +70,7 @@ def main() -> int:
 
 if __name__ == "__main__":
     if len(sys.argv) == 3:
-        runtime.use_compilation_cache()
+        launch.use_compilation_cache()
         shard = reproduce.parse_shard(sys.argv[2])
         reproduce.execute(table_against_commands.small(), Path(sys.argv[1]), shard=shard)
     else:

@@ -1,13 +1,17 @@
 """Bilevel solvers and pruning as jitted, data-parallel steps."""
 
 from bilevel import projections
-from bilevel.check import HypergradientCheck, check_hypergradient
-from bilevel.diagnose import diagnose
-from bilevel.f2sa import f2sa
-from bilevel.f3sa import f3sa
-from bilevel.implicit import implicit
-from bilevel.lv_hba import lv_hba
-from bilevel.penalty import penalty
+from bilevel._check_hypergradient import HypergradientCheck, check_hypergradient
+from bilevel._diagnose import diagnose
+from bilevel._solve import solve
+from bilevel._solver.f2sa import f2sa
+from bilevel._solver.f3sa import f3sa
+from bilevel._solver.implicit import implicit
+from bilevel._solver.lv_hba import lv_hba
+from bilevel._solver.penalty import penalty
+from bilevel._solver.saba import saba
+from bilevel._solver.soba import soba
+from bilevel._solver.unrolled import unrolled
 from bilevel.problem import Problem, Samples, Solver
 from bilevel.pruning import (
     Gradual,
@@ -27,7 +31,6 @@ from bilevel.pruning import (
     sparse_training,
     sparsity_report,
 )
-from bilevel.saba import saba
 from bilevel.schedules import (
     f2sa_schedules,
     f3sa_schedules,
@@ -35,10 +38,7 @@ from bilevel.schedules import (
     penalty_schedules,
     power,
 )
-from bilevel.soba import soba
-from bilevel.solve import solve
-from bilevel.unrolled import unrolled
-from optim.masking import masked_update as sparse
+from optim._masked_update import masked_update as sparse
 
 __all__ = [
     "Gradual",

@@ -16,10 +16,13 @@ from absl import flags
 from ml_collections import ConfigDict
 
 import optim
-from experiments import cache, logreg_report, optimizers, records, runtime
+from experiments.common import launch, runs
 from experiments.data import libsvm
 from experiments.data.files import find
-from experiments.logreg_report import GIVEN
+from experiments.schedules import logreg_report
+from experiments.schedules.logreg_report import GIVEN
+from experiments.supervised import optimizers
+from experiments.tables import cache
 
 
 class Problem(NamedTuple):
@@ -230,13 +233,13 @@ def run_set(
 
 def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
     """Runs what ``workdir`` does not hold yet, and writes table, numbers and picture there."""
-    records.claim(workdir, config)
+    runs.claim(workdir, config)
     file = workdir / "results.json"
     results = json.loads(file.read_text()) if file.exists() else {}
     given = np.load(flags.FLAGS.pilot_norms) if flags.FLAGS.pilot_norms else {}
     todo = [f"{name}|{optimizer}" for name in config.sets for optimizer in config.learning_rates]
     with (
-        records.progress(len(todo), len(results), "logistic regression", quiet=False) as bar,
+        runs.progress(len(todo), len(results), "logistic regression", quiet=False) as bar,
         jax.enable_x64(True),
     ):
         for key in todo:
@@ -244,13 +247,13 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
                 name, optimizer = key.split("|")
                 norms = f"{name}/{optimizer}/pilot_norms"
                 results[key] = run_set(config, name, optimizer, data_dir, given.get(norms))
-                records.write_atomically(file, json.dumps(results) + "\n")
+                runs.write_atomically(file, json.dumps(results) + "\n")
                 bar.update()
     reference = flags.FLAGS.reference
     reference = json.loads(Path(reference).read_text()) if reference else {}
     text = logreg_report.report(results, reference, config.separable)
     text += f"\n`python -m experiments.logreg` on {cache.machine()}.\n\n![losses](losses.png)\n"
-    records.write_atomically(workdir / "table.md", text)
+    runs.write_atomically(workdir / "table.md", text)
     logreg_report.draw(results, workdir / "losses.png")
     print(text)
     print(f"table, numbers and picture: {workdir}")
@@ -267,4 +270,4 @@ if __name__ == "__main__":
         "npz with 'SET/OPTIMIZER/pilot_norms' of the reference. A pilot at the edge of stability "
         "is chaotic, so only schedules refined from the same norms are compared run by run.",
     )
-    runtime.launch(main, "configs/logreg.py")
+    launch.launch(main, "configs/logreg.py")

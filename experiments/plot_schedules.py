@@ -8,7 +8,7 @@ from pathlib import Path
 from absl import app, flags
 
 import optim
-from experiments import runtime
+from experiments.common import launch
 
 
 def parse(name: str, steps: int):
@@ -35,4 +35,4 @@ def main(argv: list[str]) -> int:
 if __name__ == "__main__":
     flags.DEFINE_integer("steps", 1000, "Length of the schedules.", lower_bound=1)
     flags.DEFINE_string("out", "runs/schedules.png", "The picture.")
-    app.run(lambda argv: runtime.guard(lambda: main(argv)))
+    app.run(lambda argv: launch.guard(lambda: main(argv)))

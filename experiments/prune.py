@@ -15,18 +15,11 @@ from ml_collections import ConfigDict
 
 import bilevel
 import optim
-from experiments import (
-    checkpoints,
-    data,
-    models,
-    pruned,
-    pruning,
-    pruning_plots,
-    records,
-    runtime,
-    supervised,
-)
-from experiments.pruning import Job, Stage
+from experiments import data, models, pruning_plots
+from experiments.common import checkpoints, launch, runs
+from experiments.pruning import methods, saved_model
+from experiments.pruning.methods import Job, Stage
+from experiments.supervised import training
 from experiments.train import Result
 
 # Last states of stages of this process: methods share their dense training, and IMP to a tenth
@@ -61,16 +54,16 @@ def run(
       processor, all cores added, without compilation) and ``gradients`` (gradient evaluations) are
       those after dense training; methods that prune at the start train once and count that.
     """
-    job = pruning.job_of(config, data_dir)
-    dataset, evaluate = pruning.data_of(config, data_dir)
-    state, stages = pruning.plan(job, config, dataset)
+    job = methods.job_of(config, data_dir)
+    dataset, evaluate = methods.data_of(config, data_dir)
+    state, stages = methods.plan(job, config, dataset)
     folder = None if workdir is None else Path(workdir)
     if folder is not None:
-        records.claim(folder, config)
+        runs.claim(folder, config)
     rows, costs = [], []
-    chain = (pruning.identity(config, data_dir),)
+    chain = (methods.identity(config, data_dir),)
     total, before = sum(s.steps - s.start for s in stages), 0
-    bar = records.progress(total, 0, f"{config.data.name} {config.prune.method}", quiet)
+    bar = runs.progress(total, 0, f"{config.data.name} {config.prune.method}", quiet)
     dense = None
     try:
         for i, stage in enumerate(stages):
@@ -108,18 +101,18 @@ def run(
     final |= {f"density/{r.path}": r.density for r in report.layers if r.prunable}
     small = None
     if config.prune.method == "bip" and config.prune.structure in ("filter", "channel"):
-        links = pruned.chains(config.model.name, params, stats)
+        links = saved_model.chains(config.model.name, params, stats)
         if links:
             arrays: Any = dataset.test
             x = data.prepare(dataset)(arrays, np.arange(64), None)["x"]
-            small = pruned.smaller(job.model, params, stats, masks, links, x)
+            small = saved_model.smaller(job.model, params, stats, masks, links, x)
             final["small/accuracy"] = _numbers(evaluate, *small)["test/accuracy"]
             final["small/parameters"] = models.count(small[0]) / models.count(params)
     if folder is not None and jax.process_index() == 0:
-        pruned.save(folder, params, stats, masks, report, final)
+        saved_model.save(folder, params, stats, masks, report, final)
         pruning_plots.layers({folder.name: report}, folder / "layers.png")
         if small is not None:
-            pruned.save_smaller(folder / "small.npz", *small)
+            saved_model.save_smaller(folder / "small.npz", *small)
     return Result({k: float(v) for k, v in final.items()}, rows)
 
 
@@ -195,20 +188,20 @@ def _train(
         if store is not None:
             store.close()
     if stopped:
-        raise runtime.Preempted(before + stopped[0])
+        raise launch.Preempted(before + stopped[0])
     return state, cost
 
 
 def exported(job: Job, config: ConfigDict, stage: Stage, state: Any) -> tuple[Any, Any, Any]:
     """Returns parameters with exact zeros, statistics and masks of a solver's state."""
     if stage.pairs:
-        params, masks = pruning.bip_of(job, config).export(state)
+        params, masks = methods.bip_of(job, config).export(state)
         return params, state.stats, masks
     return bilevel.masks.apply(state.masks, state.params), state.stats, state.masks
 
 
 def _numbers(evaluate, params, stats) -> dict[str, float]:
-    state = supervised.TrainState(jax.numpy.int32(0), params, stats, None)
+    state = training.TrainState(jax.numpy.int32(0), params, stats, None)
     return {f"test/{k}": float(v) for k, v in evaluate(state, "test").items()}
 
 
@@ -216,9 +209,9 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
     """Prunes what the flags say, and prints how it did and where it is left."""
     complete = (workdir / "final.json").exists()
     try:
-        result = run(config, workdir, data_dir, stop=runtime.preemption())
-    except runtime.Preempted as stopped:
-        return runtime.stopped(stopped.step, workdir)
+        result = run(config, workdir, data_dir, stop=launch.preemption())
+    except launch.Preempted as stopped:
+        return launch.stopped(stopped.step, workdir)
     if jax.process_index() == 0:
         final = result.final
         if complete:
@@ -237,4 +230,4 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
 
 
 if __name__ == "__main__":
-    runtime.launch(main, "configs/pruning/digits.py")
+    launch.launch(main, "configs/pruning/digits.py")

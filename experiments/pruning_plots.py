@@ -18,8 +18,9 @@ import numpy as np
 from absl import app, flags
 
 import bilevel
-from experiments import pruned, runtime
-from experiments.plot import COLOURS, LINES, MARKERS
+from experiments.common import launch
+from experiments.pruning import saved_model
+from experiments.tables.pictures import COLOURS, LINES, MARKERS
 
 
 def _figure(width: float, height: float):
@@ -157,7 +158,7 @@ def of_table(results: Mapping[str, Any], folder: Path) -> list[Path]:
 
 def of_runs(runs: Sequence[Path], folder: Path) -> list[Path]:
     """Draws ``overlap.png`` and ``layers.png`` of runs whose masks are of one model."""
-    left = {run.name: pruned.load(run) for run in runs}
+    left = {run.name: saved_model.load(run) for run in runs}
     if len(left) < len(runs):
         raise ValueError(f"two of the runs have one name: {', '.join(r.name for r in runs)}")
     first = next(iter(left.values()))
@@ -187,4 +188,4 @@ def main(argv: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     flags.DEFINE_string("out_dir", "runs/pictures", "Folder of the pictures.")
-    app.run(lambda argv: runtime.guard(lambda: main(argv)))
+    app.run(lambda argv: launch.guard(lambda: main(argv)))

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
-from experiments import render, runtime, tables
+from experiments.common import launch
+from experiments.tables import definition, render
 
 # Table 1 of the paper, over its 28 experiments: Top-1 and Top-3 in %.
 PAPER = {"Linear Schedule": (11, 70), "Cosine Schedule": (6, 64), "REX": (70, 92)}
@@ -102,7 +103,7 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("out_dir", str(tables.ROOT / "results"), "Folder of the tables' JSON.")
-    flags.DEFINE_enum("scale", "cpu", tables.SCALES, "Scale of the tables.")
+    flags.DEFINE_string("out_dir", str(definition.ROOT / "results"), "Folder of the tables' JSON.")
+    flags.DEFINE_enum("scale", "cpu", definition.SCALES, "Scale of the tables.")
     flags.DEFINE_string("write", None, "Also write the Markdown to this file.")
-    app.run(lambda argv: runtime.guard(lambda: main(argv)))
+    app.run(lambda argv: launch.guard(lambda: main(argv)))

@@ -14,9 +14,11 @@ from absl import flags
 from ml_collections import ConfigDict
 
 import optim
-from experiments import checkpoints, records, runtime, stats, supervised
-from experiments import train as training
-from experiments.norm_files import read_norms
+from experiments import train
+from experiments.common import checkpoints, launch, runs
+from experiments.schedules.norm_files import read_norms
+from experiments.supervised import training
+from experiments.tables import stats
 
 
 def variant(config: ConfigDict, schedule: dict[str, Any], rate: float, seed: int) -> ConfigDict:
@@ -33,7 +35,7 @@ def train_all(configs: list[ConfigDict], workdir: Path, data_dir: str | None):
     """Trains one population; several devices get equally many runs, by repeating the last."""
     alone = len(configs) == 1
     filled = configs + configs[-1:] * (0 if alone else -len(configs) % jax.device_count())
-    return filled, training.run_population(filled, workdir, data_dir)[: len(configs)]
+    return filled, train.run_population(filled, workdir, data_dir)[: len(configs)]
 
 
 def best(config: ConfigDict, finals: list[dict[str, float]]) -> int:
@@ -53,8 +55,8 @@ def pilot(config: ConfigDict, workdir: Path, data_dir: str | None) -> tuple[np.n
     for c in configs:
         c.optimizer.record_norms = config.norm
     configs, results = train_all(configs, workdir / "pilot", data_dir)
-    job = supervised.job_of(configs[0], data_dir)
-    state, _ = supervised.start(job, configs)
+    job = training.job_of(configs[0], data_dir)
+    state, _ = training.start(job, configs)
     store = checkpoints.Checkpoints(workdir / "pilot" / "checkpoints", keep=config.train.keep)
     restored = store.restore(state)
     store.close()
@@ -146,9 +148,9 @@ def draw(norms, smoothed, multipliers, fit, path: Path, source: str) -> None:
 
 def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
     """Pilot, refinement, picture, retraining, comparison; a second start resumes."""
-    records.claim(workdir, config)
+    runs.claim(workdir, config)
     options = {"norm": config.norm, "tau": config.tau, "method": config.method}
-    steps = supervised.job_of(config.train, data_dir).steps
+    steps = training.job_of(config.train, data_dir).steps
     given = flags.FLAGS.norms
     if given is not None:
         norms, source = read_norms(given, flags.FLAGS.column), Path(given).name
@@ -165,7 +167,7 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
     if flags.FLAGS.train:
         chosen = compare(config, multipliers, workdir, data_dir)
         text = report(config, chosen, source, fit)
-        records.write_atomically(workdir / "table.md", text)
+        runs.write_atomically(workdir / "table.md", text)
         print(text)
     return 0
 
@@ -176,4 +178,4 @@ if __name__ == "__main__":
     )
     flags.DEFINE_string("column", None, "Column of --norms, where it has several.")
     flags.DEFINE_bool("train", True, "Retrain and compare; --notrain stops after the picture.")
-    runtime.launch(main, "configs/refine/digits.py", "norms")
+    launch.launch(main, "configs/refine/digits.py", "norms")

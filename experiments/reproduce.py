@@ -21,11 +21,12 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from experiments import cache, render, runtime, tables
+from experiments.common import launch
+from experiments.tables import cache, definition, render
 
 __all__ = ["count", "execute", "refresh"]
 
-COMMITTED = tables.ROOT / "results"
+COMMITTED = definition.ROOT / "results"
 # Fields of a table that say how it looks, not what was run: `--render` takes them from the file.
 LOOKS = ("title", "protocol", "unit", "digits", "also", "paper", "source", "notes", "plots")
 
@@ -33,7 +34,7 @@ Records = dict[str, dict[str, Any]]
 
 
 def execute(
-    table: tables.Table,
+    table: definition.Table,
     out_dir: Path,
     *,
     data_dir: str | None = None,
@@ -59,14 +60,14 @@ def execute(
       Exception: What the first run fails with; later failures are recorded and counted.
     """
     main = importlib.import_module(f"experiments.{table.main}")
-    runs = tables.plan(table)
+    runs = definition.plan(table)
     folder = out_dir / "cache"
     records = _load(folder, runs, say)
     finished = {k: r for k, r in records.items() if r["status"] != "failed"}
     environment: dict[str, Any] = {}
     state = _Progress(table, runs, finished, say)
 
-    def make(runs: Sequence[tables.Run]) -> None:
+    def make(runs: Sequence[definition.Run]) -> None:
         for pack in _packs(table, main, runs):
             todo = [r for r in pack if r.digest not in finished]
             if not todo:
@@ -118,7 +119,7 @@ def refresh(name: str, scale: str, out_dir: Path, say: Callable[[str], None] = p
         ) from None
     except ValueError as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
-    table = tables.load(name, scale)
+    table = definition.load(name, scale)
     results["table"] |= cache.plain({k: getattr(table, k) for k in LOOKS})
     for written in render.write(results, out_dir):
         say(f"wrote {written}")
@@ -136,10 +137,10 @@ def parse_shard(text: str) -> tuple[int, int]:
 def listing() -> str:
     """All tables with what each scale means and how long it takes."""
     lines = []
-    for name in tables.names():
-        scales = tables.definition(name).get("scales", {})
+    for name in definition.names():
+        scales = definition.definition(name).get("scales", {})
         for i, scale in enumerate(scales):
-            table = tables.load(name, scale)
+            table = definition.load(name, scale)
             lines += [f"{name}: {table.title}"] * (i == 0)
             seconds, measured = _expected(table, count(table), {})
             took = f"{_duration(seconds)}{'' if measured else ' (not measured yet)'}"
@@ -194,14 +195,14 @@ def _outcome(result) -> dict[str, Any]:
     return outcome
 
 
-def _packs(table, main, runs: Iterable[tables.Run]) -> list[list[tables.Run]]:
+def _packs(table, main, runs: Iterable[definition.Run]) -> list[list[definition.Run]]:
     """Groups runs that the main can make as one population, in the order of the plan.
 
     Runs that try hyperparameters on one seed share their batches, which vectorises best.
     """
     if not hasattr(main, "run_population"):
         return [[r] for r in runs]
-    open_packs: dict[str, list[tables.Run]] = {}
+    open_packs: dict[str, list[definition.Run]] = {}
     packs = []
     for run in runs:
         shared = f"{main.shared_part(run.config)} {run.seed if run.point else ''}"
@@ -213,7 +214,7 @@ def _packs(table, main, runs: Iterable[tables.Run]) -> list[list[tables.Run]]:
     return packs
 
 
-def _share(table, main, runs, shard) -> list[tables.Run]:
+def _share(table, main, runs, shard) -> list[definition.Run]:
     """The runs of one shard: whole packs, or whole cells where tuning decides what comes next."""
     i, n = shard
     if table.staged:
@@ -222,16 +223,16 @@ def _share(table, main, runs, shard) -> list[tables.Run]:
     return [r for pack in _packs(table, main, runs)[i - 1 :: n] for r in pack]
 
 
-def _finals(table, runs, records, say) -> list[tables.Run]:
+def _finals(table, runs, records, say) -> list[definition.Run]:
     """The reported runs at the chosen hyperparameters of each cell."""
-    base, result = tables.base_config(table), []
+    base, result = definition.base_config(table), []
     plain = cache.plain(table.__dict__)
     for row, column in _unique((r.row, r.column) for r in runs):
         mine = [r for r in runs if (r.row, r.column) == (row, column)]
         chosen = render.chosen_point(plain, [_entry(table, r, records) for r in mine])
         # The point as it was written: in a file, tuples are lists.
         point = next(r.point for r in mine if cache.plain(r.point) == cache.plain(chosen))
-        result += [tables.run(table, base, row, column, point, seed) for seed in table.seeds]
+        result += [definition.run(table, base, row, column, point, seed) for seed in table.seeds]
     return result
 
 
@@ -242,7 +243,7 @@ def _load(folder, runs, say) -> Records:
     return records
 
 
-def _entry(table, run: tables.Run, records: Records) -> dict[str, Any]:
+def _entry(table, run: definition.Run, records: Records) -> dict[str, Any]:
     record = records[run.digest]
     entry = {
         "row": run.row,
@@ -285,7 +286,7 @@ def _results(table, runs, records) -> dict[str, Any]:
     return cache.plain(results)
 
 
-def count(table: tables.Table) -> int:
+def count(table: definition.Table) -> int:
     """Number of runs of a table."""
     cells = len(table.rows) * len(table.columns)
     trials = len(table.trials(next(iter(table.rows))))
@@ -302,7 +303,7 @@ def _expected(table, number, records: Records) -> tuple[float, bool]:
         timed = [r["seconds"] for r in committed]
     if timed:
         return number * sum(timed) / len(timed), True
-    stated = tables.definition(table.name)["scales"][table.scale].get("minutes", math.nan)
+    stated = definition.definition(table.name)["scales"][table.scale].get("minutes", math.nan)
     return 60 * stated * number / count(table), False
 
 
@@ -381,7 +382,8 @@ def define_flags() -> None:
     """Defines the flags of this main; the mains that it imports have flags of the same names."""
     flags.DEFINE_string("table", None, "Name of a table; --list shows them.")
     flags.DEFINE_bool("list", False, "Show all tables, what their scales mean, and their time.")
-    flags.DEFINE_string("scale", "cpu", f"One of {', '.join(tables.SCALES)}, if the table has it.")
+    scales = ", ".join(definition.SCALES)
+    flags.DEFINE_string("scale", "cpu", f"One of {scales}, if the table has it.")
     flags.DEFINE_bool("dry_run", False, "Show the plan and its time; run nothing.")
     flags.DEFINE_string("shard", "1/1", "i/n: make the i-th of n parts, counted from 1.")
     flags.DEFINE_bool("render", False, "Write the table again from its JSON; run nothing.")
@@ -392,7 +394,7 @@ def define_flags() -> None:
 def main() -> int:
     """Does what the flags say."""
     logging.set_verbosity(logging.WARNING)
-    runtime.use_compilation_cache()
+    launch.use_compilation_cache()
     flag = flags.FLAGS
     if flag.list:
         print(listing())
@@ -403,7 +405,7 @@ def main() -> int:
     if flag.render:
         refresh(flag.table, flag.scale, out_dir)
         return 0
-    table = tables.load(flag.table, flag.scale)
+    table = definition.load(flag.table, flag.scale)
     shard = parse_shard(flag.shard)
     try:
         results = execute(table, out_dir, data_dir=flag.data_dir, shard=shard, dry_run=flag.dry_run)
@@ -421,4 +423,4 @@ def main() -> int:
 
 if __name__ == "__main__":
     define_flags()
-    sys.exit(runtime.guard(lambda: app.run(lambda _: sys.exit(runtime.guard(main)))))
+    sys.exit(launch.guard(lambda: app.run(lambda _: sys.exit(launch.guard(main)))))

@@ -16,7 +16,9 @@ from absl import flags
 from ml_collections import ConfigDict
 
 import optim
-from experiments import checkpoints, problems, records, runtime, solve_plots, solvers
+from experiments import problems
+from experiments.common import checkpoints, launch, runs
+from experiments.solving import curves, solvers
 from experiments.train import Result
 
 SHOWN = ("objective", "test/accuracy", "residual")
@@ -49,7 +51,7 @@ def run(
 
 
 def _run(config, workdir, data_dir, quiet, stop) -> Result:
-    runtime.check_counts(config, "steps", "log_every", "eval_every", "save_every", "keep")
+    launch.check_counts(config, "steps", "log_every", "eval_every", "save_every", "keep")
     if config.batch_size < 0:
         raise ValueError(f"batch_size must be >= 0 (0: all samples), got {config.batch_size}")
     name, options = config.solver.name, dict(config.solver.options)
@@ -73,12 +75,12 @@ def _run(config, workdir, data_dir, quiet, stop) -> Result:
     lead, folder, store, start = jax.process_index() == 0, None, None, 0
     if workdir is not None:
         folder = Path(workdir)
-        records.claim(folder, config)
+        runs.claim(folder, config)
         store = checkpoints.Checkpoints(
             folder / "checkpoints", keep=config.keep, best="objective", mode="min"
         )
         state, start = store.restore(state) or (state, 0)
-    file = records.MetricsFile(folder / "metrics.jsonl" if folder and lead else None, start)
+    file = runs.MetricsFile(folder / "metrics.jsonl" if folder and lead else None, start)
     latest: dict[str, float] = {}
 
     def loop(state, steps, start, **more):
@@ -100,7 +102,7 @@ def _run(config, workdir, data_dir, quiet, stop) -> Result:
     elif lead and not quiet:
         print(f"already complete: {workdir}")
     clock = _Clock(file.rows)
-    bar = records.progress(config.steps, start, f"{config.problem.name} {name}", quiet)
+    bar = runs.progress(config.steps, start, f"{config.problem.name} {name}", quiet)
 
     def write(step, values):
         values = {k: float(v) for k, v in values.items()}
@@ -140,7 +142,7 @@ def _run(config, workdir, data_dir, quiet, stop) -> Result:
         state = loop(state, config.steps, start, on_metrics=on_metrics, hooks=hooks, stop=stop_here)
         if stopped:
             save(stopped[0], state)
-            raise runtime.Preempted(stopped[0])
+            raise launch.Preempted(stopped[0])
         jax.block_until_ready(state)
         final = {k: float(v) for k, v in jax.device_get(measure(data, state.x, state.y)).items()}
         steps = int(state.count)
@@ -154,7 +156,7 @@ def _run(config, workdir, data_dir, quiet, stop) -> Result:
         groups = None
         if task.groups is not None:
             groups = task.groups(data, *jax.device_get((state.x, state.y)))
-        solve_plots.draw(file.rows, groups, folder / "curves.png", str(folder))
+        curves.draw(file.rows, groups, folder / "curves.png", str(folder))
     return Result(final, file.rows)
 
 
@@ -192,15 +194,15 @@ def summary(finals: list[dict[str, float]]) -> str:
 def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
     """Solves what the flags say, and prints how it did and where it is left."""
     finals, many = [], flags.FLAGS.seeds
-    stop = runtime.preemption()
+    stop = launch.preemption()
     for i in range(many):
         own = config.copy_and_resolve_references()
         own.seed = config.seed + i
         folder = workdir if many == 1 else workdir / f"seed_{own.seed}"
         try:
             finals.append(run(own, folder, data_dir, stop=stop).final)
-        except runtime.Preempted as stopped:
-            return runtime.stopped(stopped.step, folder)
+        except launch.Preempted as stopped:
+            return launch.stopped(stopped.step, folder)
     if jax.process_index() == 0:
         print(summary(finals))
         print(f"config, metrics, checkpoints and curves: {workdir}")
@@ -209,4 +211,4 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
 
 if __name__ == "__main__":
     flags.DEFINE_integer("seeds", 1, "Solves it for this many seeds in turn.", lower_bound=1)
-    runtime.launch(main, "configs/bilevel/cleaning_digits.py", "seeds")
+    launch.launch(main, "configs/bilevel/cleaning_digits.py", "seeds")

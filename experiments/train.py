@@ -15,9 +15,11 @@ from absl import flags
 from ml_collections import ConfigDict
 
 import optim
-from experiments import checkpoints, records, runtime, supervised, sweep
+from experiments.common import checkpoints, launch, runs
+from experiments.supervised import training
+from experiments.tables import sweep
 
-shared_part = supervised.shared_part  # Equal for configs that can be one population.
+shared_part = training.shared_part  # Equal for configs that can be one population.
 
 
 class Result(NamedTuple):
@@ -68,14 +70,14 @@ def run_population(
                 "the configs of a population may differ in seed, optimizer.learning_rate and "
                 "optimizer.weight_decay only"
             )
-    job = supervised.job_of(config, data_dir)
+    job = training.job_of(config, data_dir)
     alone, many = len(configs) == 1, len(configs)
     mesh = optim.parallel.data_mesh() if jax.device_count() > 1 else None
-    state, key = supervised.start(job, configs)
+    state, key = training.start(job, configs)
     folders: list[Path | None] = [None] * many
     if workdir is not None:
         workdir = Path(workdir)
-        folders = [*records.claim_all(workdir, configs)]
+        folders = [*runs.claim_all(workdir, configs)]
     feeds = [job.batches(c.seed) for c in configs]
     if alone:
         feeds, vmap = feeds[0], False
@@ -94,11 +96,11 @@ def run_population(
     if start >= job.steps and lead and not quiet:
         print(f"already complete: {workdir}")
     files = [
-        records.MetricsFile(f / "metrics.jsonl" if f is not None and lead else None, start)
+        runs.MetricsFile(f / "metrics.jsonl" if f is not None and lead else None, start)
         for f in folders
     ]
-    clock = records.Clock(files[0].rows, config.batch_size * many)
-    bar = records.progress(job.steps, start, f"{config.data.name} {config.model.name}", quiet)
+    clock = runs.Clock(files[0].rows, config.batch_size * many)
+    bar = runs.progress(job.steps, start, f"{config.data.name} {config.model.name}", quiet)
     latest: dict[str, Any] = {}
 
     def write(step, values, **fields):
@@ -156,7 +158,7 @@ def run_population(
             save(stopped[0], state)
             if store is not None:
                 store.close()
-            raise runtime.Preempted(stopped[0])
+            raise launch.Preempted(stopped[0])
         finals = {
             f"{split}/{k}": v
             for split in job.splits
@@ -169,7 +171,7 @@ def run_population(
         # With another process dead, to wait for a save would be to wait forever.
         if store is not None and (jax.process_count() == 1 or sys.exception() is None):
             store.close()
-    sizes = supervised.sizes(state, many)
+    sizes = training.sizes(state, many)
     results = []
     for r, (file, folder) in enumerate(zip(files, folders, strict=True)):
         # Only the first process has the lines of a run that was already complete.
@@ -177,7 +179,7 @@ def run_population(
         final = {f"train/{k}": float(last.get(k, "nan")) for k in ("loss", "accuracy")}
         final |= {k: float(v[r] if np.ndim(v) else v) for k, v in finals.items()} | sizes
         if folder is not None and lead:
-            records.draw_curves(file.rows, folder / "curves.png", str(folder))
+            runs.draw_curves(file.rows, folder / "curves.png", str(folder))
         results.append(Result(final, file.rows))
     return results
 
@@ -187,11 +189,11 @@ SHOWN = ("loss", "accuracy", "valid/accuracy")
 
 def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
     """Trains what the flags say, and prints how it did and where it is left."""
-    stop = runtime.preemption()
+    stop = launch.preemption()
     points = sweep.configs(config, flags.FLAGS.sweep)
     for name, point in points[1:]:  # The first stops before anything runs by itself.
         try:
-            jax.eval_shape(partial(supervised.start, supervised.job_of(point, data_dir), [point]))
+            jax.eval_shape(partial(training.start, training.job_of(point, data_dir), [point]))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
     for name, point in points:
@@ -202,14 +204,14 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
             configs[-1].seed = point.seed + i
         try:
             results = run_population(configs, folder, data_dir, stop=stop)
-        except runtime.Preempted as stopped:
-            return runtime.stopped(stopped.step, folder)
+        except launch.Preempted as stopped:
+            return launch.stopped(stopped.step, folder)
         if jax.process_index() == 0:
             if flags.FLAGS.tensorboard:
                 for i, result in enumerate(results):
                     run_folder = folder if len(results) == 1 else folder / f"run_{i}"
-                    records.write_events(result.history, run_folder)
-            print(records.summary([r.final for r in results]))
+                    runs.write_events(result.history, run_folder)
+            print(runs.summary([r.final for r in results]))
             print(f"config, metrics, checkpoints and curves: {folder}")
     return 0
 
@@ -224,4 +226,4 @@ if __name__ == "__main__":
         "Trains each point of an expression of sweep.py: 'optimizer.name=[adamw, lion]'.",
     )
     flags.DEFINE_bool("tensorboard", False, "Also writes TensorBoard events.")
-    runtime.launch(main, "configs/digits.py", "seeds", "sweep")
+    launch.launch(main, "configs/digits.py", "seeds", "sweep")

@@ -1,35 +1,35 @@
 """Optimizers, schedules and the loop that runs any step; composable with optax."""
 
 from optim import kappas, loop, parallel, profiles, subspaces
-from optim._masks import is_hidden_matrix
-from optim.adamp import adamp
-from optim.badam import badam
-from optim.cautious import cautious
-from optim.diffgrad import diffgrad, scale_by_diffgrad
-from optim.frugal import ScaleByFrugalState, frugal, scale_by_frugal
-from optim.galore import galore
-from optim.lion import lion, lion_k, lyapunov, scale_by_lion_k
-from optim.masking import masked_update
+from optim._adamp import adamp
+from optim._cautious import cautious
+from optim._diffgrad import diffgrad, scale_by_diffgrad
+from optim._frugal.badam import badam
+from optim._frugal.frugal import ScaleByFrugalState, frugal, scale_by_frugal
+from optim._frugal.galore import galore
+from optim._lion import lion, lion_k, lyapunov, scale_by_lion_k
+from optim._masked_update import masked_update
+from optim._momentum import MomentumState, scale_by_momentum
+from optim._paths import is_hidden_matrix
+from optim._scale_invariant import project_scale_invariant, projection_branches
+from optim._sgdp import sgdp
 from optim.memory import state_bytes
-from optim.momentum import MomentumState, scale_by_momentum
-from optim.plots import plot_schedules, tabulate_schedules
-from optim.projection import project_scale_invariant, projection_branches
-from optim.record import RecordNormsState, record_norms, recorded_norms
-from optim.refinement import (
-    fit_warmup_polynomial,
-    last_iterate_bound,
-    refine,
-    refined_schedule,
-    smooth_norms,
-)
-from optim.schedules import (
+from optim.schedules.budget import (
     onecycle_momentum_schedule,
     rex_schedule,
     sampled_schedule,
     table_schedule,
     warmup_polynomial_schedule,
 )
-from optim.sgdp import sgdp
+from optim.schedules.norms import RecordNormsState, record_norms, recorded_norms
+from optim.schedules.plots import plot_schedules, tabulate_schedules
+from optim.schedules.refinement import (
+    fit_warmup_polynomial,
+    last_iterate_bound,
+    refine,
+    refined_schedule,
+    smooth_norms,
+)
 
 __all__ = [
     "MomentumState",

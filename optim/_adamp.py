@@ -6,8 +6,8 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from optim import _check, _leaves
-from optim.projection import Axis, Stacked, plain_product, projected
+from optim import _checks, _trees
+from optim._scale_invariant import Axis, Stacked, plain_product, projected
 
 __all__ = ["adamp"]
 
@@ -18,8 +18,8 @@ def _scale_by_adam(b1, b2, eps, nesterov, mu_dtype, nu_dtype) -> optax.GradientT
     def init_fn(params):
         return optax.ScaleByAdamState(
             count=jnp.zeros([], jnp.int32),
-            mu=_leaves.zeros(params, mu_dtype),
-            nu=_leaves.zeros(params, nu_dtype),
+            mu=_trees.zeros(params, mu_dtype),
+            nu=_trees.zeros(params, nu_dtype),
         )
 
     def update_fn(updates, state, params=None):
@@ -27,18 +27,18 @@ def _scale_by_adam(b1, b2, eps, nesterov, mu_dtype, nu_dtype) -> optax.GradientT
         count = optax.safe_increment(state.count)
 
         def moments(path, g, mu, nu):
-            _leaves.check_gradient(path, g, mu, nu)
-            g_wide, m, v = _leaves.widen(g, mu, nu)
+            _trees.check_gradient(path, g, mu, nu)
+            g_wide, m, v = _trees.widen(g, mu, nu)
             m = b1 * m + (1 - b1) * g_wide
             # Not the square of g, which the projection sums: XLA would keep it in memory for both.
             v = b2 * v + ((1 - b2) * g_wide) * g_wide
-            correction1 = _leaves.bias_correction(b1, count, m.dtype)
-            correction2 = _leaves.bias_correction(b2, count, m.dtype)
+            correction1 = _trees.bias_correction(b1, count, m.dtype)
+            correction2 = _trees.bias_correction(b2, count, m.dtype)
             ahead = b1 * m + (1 - b1) * g_wide if nesterov else m
             u = ahead / (correction1 * (jnp.sqrt(v) / jnp.sqrt(correction2) + eps))
             return u.astype(g.dtype), m.astype(mu.dtype), v.astype(nu.dtype)
 
-        directions, mu, nu = _leaves.map_unzip(moments, 3, updates, state.mu, state.nu)
+        directions, mu, nu = _trees.map_unzip(moments, 3, updates, state.mu, state.nu)
         return directions, optax.ScaleByAdamState(count, mu, nu)
 
     return optax.GradientTransformation(init_fn, update_fn)
@@ -51,11 +51,11 @@ def _adam_products(b1, b2, eps, nesterov) -> Callable[..., Any]:
         del old_state
 
         def product(path, g, mu, nu, u):
-            g, m, v = _leaves.widen(g, mu, nu)
+            g, m, v = _trees.widen(g, mu, nu)
             if mu.dtype != m.dtype or nu.dtype != v.dtype:
                 return (plain_product(u),)  # The state was rounded.
-            correction1 = _leaves.bias_correction(b1, state.count, m.dtype)
-            correction2 = _leaves.bias_correction(b2, state.count, m.dtype)
+            correction1 = _trees.bias_correction(b1, state.count, m.dtype)
+            correction2 = _trees.bias_correction(b2, state.count, m.dtype)
 
             def sums(p, total, norm):
                 # A term in common with the step, or with another tensor of the same shape, would
@@ -70,7 +70,7 @@ def _adam_products(b1, b2, eps, nesterov) -> Callable[..., Any]:
 
             return (sums,)
 
-        return _leaves.map_unzip(product, 1, updates, state.mu, state.nu, directions)[0]
+        return _trees.map_unzip(product, 1, updates, state.mu, state.nu, directions)[0]
 
     return products
 
@@ -142,13 +142,13 @@ def adamp(
       Heo et al., AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-invariant
       Weights, 2020, https://arxiv.org/abs/2006.08217
     """
-    _check.number("learning_rate", learning_rate, 0, schedule=True)
-    _check.number("b1", b1, 0, 1, below=True)
-    _check.number("b2", b2, 0, 1, below=True)
-    _check.number("eps", eps, 0)
-    _check.flag("nesterov", nesterov)
-    _check.float_dtype("mu_dtype", mu_dtype)
-    _check.float_dtype("nu_dtype", nu_dtype)
+    _checks.number("learning_rate", learning_rate, 0, schedule=True)
+    _checks.number("b1", b1, 0, 1, below=True)
+    _checks.number("b2", b2, 0, 1, below=True)
+    _checks.number("eps", eps, 0)
+    _checks.flag("nesterov", nesterov)
+    _checks.float_dtype("mu_dtype", mu_dtype)
+    _checks.float_dtype("nu_dtype", nu_dtype)
     direction = projected(
         _scale_by_adam(b1, b2, eps, nesterov, mu_dtype, nu_dtype),
         weight_decay,

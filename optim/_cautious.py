@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import optax
 
-from optim import _check, _leaves
+from optim import _checks, _trees
 
 __all__ = ["cautious"]
 
@@ -49,15 +49,15 @@ def cautious(
       Liang et al., Cautious Optimizers: Improving Training with One Line of Code, 2024,
       https://arxiv.org/abs/2411.16085
     """
-    _check.flag("direction", direction)
-    _check.flag("rescale", rescale)
+    _checks.flag("direction", direction)
+    _checks.flag("rescale", rescale)
     inner = optax.with_extra_args_support(inner)
 
     def update_fn(updates, state, params=None, **extra_args):
         inner_updates, state = inner.update(updates, state, params, **extra_args)
 
         def keep(path, g, u):
-            _leaves.check_gradient(path, g, u)
+            _trees.check_gradient(path, g, u)
             agrees = (u * g > 0) if direction else (u * g < 0)
             kept = jnp.where(agrees, u, jnp.zeros_like(u))
             if rescale:
@@ -66,7 +66,7 @@ def cautious(
                 kept = (alpha * kept).astype(u.dtype)
             return (kept,)
 
-        (kept,) = _leaves.map_unzip(keep, 1, updates, inner_updates)
+        (kept,) = _trees.map_unzip(keep, 1, updates, inner_updates)
         return kept, state
 
     return optax.GradientTransformationExtraArgs(inner.init, update_fn)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim import _check, _leaves
+from optim import _checks, _trees
 
 __all__ = ["ScaleByDiffGradState", "diffgrad", "scale_by_diffgrad"]
 
@@ -75,19 +75,19 @@ def scale_by_diffgrad(
       Dubey et al., diffGrad: An Optimization Method for Convolutional Neural Networks, 2020,
       https://arxiv.org/abs/1909.11015
     """
-    _check.number("b1", b1, 0, 1, below=True)
-    _check.number("b2", b2, 0, 1, below=True)
-    _check.number("eps", eps, 0)
-    _check.float_dtype("mu_dtype", mu_dtype)
-    _check.float_dtype("nu_dtype", nu_dtype)
-    _check.flag("authors_v1", authors_v1)
+    _checks.number("b1", b1, 0, 1, below=True)
+    _checks.number("b2", b2, 0, 1, below=True)
+    _checks.number("eps", eps, 0)
+    _checks.float_dtype("mu_dtype", mu_dtype)
+    _checks.float_dtype("nu_dtype", nu_dtype)
+    _checks.flag("authors_v1", authors_v1)
 
     def init_fn(params):
         return ScaleByDiffGradState(
             count=jnp.zeros([], jnp.int32),
-            mu=_leaves.zeros(params, mu_dtype),
-            nu=_leaves.zeros(params, nu_dtype),
-            prev_grad=None if authors_v1 else _leaves.zeros(params),
+            mu=_trees.zeros(params, mu_dtype),
+            nu=_trees.zeros(params, nu_dtype),
+            prev_grad=None if authors_v1 else _trees.zeros(params),
         )
 
     def update_fn(updates, state, params=None):
@@ -95,31 +95,31 @@ def scale_by_diffgrad(
         count = optax.safe_increment(state.count)
 
         def direction(g, change, mu, nu):
-            g, m, v = _leaves.widen(g, mu, nu)
+            g, m, v = _trees.widen(g, mu, nu)
             m = b1 * m + (1 - b1) * g
             v = b2 * v + (1 - b2) * jnp.square(g)
-            correction1 = _leaves.bias_correction(b1, count, m.dtype)
-            correction2 = _leaves.bias_correction(b2, count, m.dtype)
+            correction1 = _trees.bias_correction(b1, count, m.dtype)
+            correction2 = _trees.bias_correction(b2, count, m.dtype)
             friction = 1 + jnp.exp(-jnp.abs(change))  # Its inverse: one division for both.
             u = jnp.sqrt(correction2) / correction1 * m / (friction * (jnp.sqrt(v) + eps))
             return u, m.astype(mu.dtype), v.astype(nu.dtype)
 
         def first_version(path, g, mu, nu):
-            _leaves.check_gradient(path, g, mu, nu)
+            _trees.check_gradient(path, g, mu, nu)
             change = jnp.where(count == 1, g, jnp.zeros_like(g))
             u, mu, nu = direction(g, change, mu, nu)
             return u.astype(g.dtype), mu, nu
 
         def second_version(path, g, mu, nu, prev):
-            _leaves.check_gradient(path, g, mu, nu, prev)
-            g_wide, prev_wide = _leaves.widen(g, prev)
+            _trees.check_gradient(path, g, mu, nu, prev)
+            g_wide, prev_wide = _trees.widen(g, prev)
             u, mu, nu = direction(g, prev_wide - g_wide, mu, nu)
             return u.astype(g.dtype), mu, nu, g.astype(prev.dtype)
 
         if authors_v1:
-            u, mu, nu = _leaves.map_unzip(first_version, 3, updates, state.mu, state.nu)
+            u, mu, nu = _trees.map_unzip(first_version, 3, updates, state.mu, state.nu)
             return u, ScaleByDiffGradState(count, mu, nu, None)
-        u, mu, nu, prev = _leaves.map_unzip(
+        u, mu, nu, prev = _trees.map_unzip(
             second_version, 4, updates, state.mu, state.nu, state.prev_grad
         )
         return u, ScaleByDiffGradState(count, mu, nu, prev)
@@ -177,13 +177,13 @@ def diffgrad(
       Dubey et al., diffGrad: An Optimization Method for Convolutional Neural Networks, 2020,
       https://arxiv.org/abs/1909.11015
     """
-    _check.number("learning_rate", learning_rate, 0, schedule=True)
-    _check.number("weight_decay", weight_decay, 0, schedule=True)
+    _checks.number("learning_rate", learning_rate, 0, schedule=True)
+    _checks.number("weight_decay", weight_decay, 0, schedule=True)
     optimizer = optax.chain(
         optax.add_decayed_weights(weight_decay),
         scale_by_diffgrad(b1, b2, eps, mu_dtype=mu_dtype, nu_dtype=nu_dtype, authors_v1=authors_v1),
         optax.scale_by_learning_rate(learning_rate),
     )
     if not authors_v1:
-        optimizer = _leaves.write_last(optimizer, "ScaleByDiffGradState", "prev_grad")
-    return _leaves.checked(optimizer)
+        optimizer = _trees.write_last(optimizer, "ScaleByDiffGradState", "prev_grad")
+    return _trees.checked(optimizer)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim import _blocks, _traits
+from optim._frugal import blocks, elementwise
 
 _PIECE = 2**16  # Entries: they stay in the cache between reading and writing.
 
@@ -35,20 +35,20 @@ def _pieces(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return axis, length, -(-shape[axis] // length)
 
 
-def possible(p: _blocks.Plan, inner: optax.GradientTransformationExtraArgs, **extra: Any) -> bool:
+def possible(p: blocks.Plan, inner: optax.GradientTransformationExtraArgs, **extra: Any) -> bool:
     """Whether the directions of an elementwise ``inner`` follow from its new state."""
     update = functools.partial(inner.update, params=None, **extra)
     for g in p.groups:
         m = p.members[g.members[0]]
         like = jax.ShapeDtypeStruct(m.shape, m.dtype)
         state = jax.eval_shape(inner.init, like)
-        if not m.shape or _traits.late_direction(update, like, state) is None:
+        if not m.shape or elementwise.late_direction(update, like, state) is None:
             return False
     return True
 
 
 def step(
-    p: _blocks.Plan,
+    p: blocks.Plan,
     inner: optax.GradientTransformationExtraArgs,
     free: Callable[[jax.Array], jax.Array],
     grads: list[jax.Array],
@@ -113,7 +113,7 @@ def step(
         old, new = (jax.vmap(advance) if group.slots else advance)(entries)
         if first.layer is not None:
             leaf = grads[first.leaf]
-            inside, slot = _blocks.layers_of(p, group, active)
+            inside, slot = blocks.layers_of(p, group, active)
             count = _pieces(first.shape)[2]
 
             def body(i, state, scalar=scalar, leaf=leaf, inside=inside, count=count):
@@ -122,7 +122,7 @@ def step(
 
             state = jax.lax.fori_loop(0, jnp.sum(slot >= 0) * count, body, state)
         else:
-            for i, here, place in _blocks.places(p, group, active):
+            for i, here, place in blocks.places(p, group, active):
                 leaf = grads[p.members[i].leaf]
                 leaf = leaf if group.slots else leaf.reshape(-1)
 
@@ -136,7 +136,7 @@ def step(
     @functools.cache
     def late(shape, dtype):
         like = jax.ShapeDtypeStruct(shape, dtype)
-        found = _traits.late_direction(update, like, jax.eval_shape(inner.init, like))
+        found = elementwise.late_direction(update, like, jax.eval_shape(inner.init, like))
         assert found is not None, "not possible"
         return found
 
@@ -146,4 +146,4 @@ def step(
             return late(g.shape, g.dtype)(g, old, new)
         return jax.vmap(late(g.shape[1:], g.dtype))(g, old, new)
 
-    return _blocks.up(p, grads, active, free, direction), tuple(after)
+    return blocks.up(p, grads, active, free, direction), tuple(after)

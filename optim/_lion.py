@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim import _check, _leaves, kappas
+from optim import _checks, _trees, kappas
 from optim.kappas import Kappa
 
 __all__ = ["lion", "lion_k", "lyapunov", "scale_by_lion_k"]
@@ -58,20 +58,20 @@ def scale_by_lion_k(
     """
     if not isinstance(kappa, Kappa):
         raise ValueError(f"kappa must be an optim.kappas.Kappa, got {kappa!r}")
-    _check.number("b1", b1, 0, 1, below=True)
-    _check.number("b2", b2, 0, 1, below=True)
-    _check.float_dtype("mu_dtype", mu_dtype)
+    _checks.number("b1", b1, 0, 1, below=True)
+    _checks.number("b2", b2, 0, 1, below=True)
+    _checks.float_dtype("mu_dtype", mu_dtype)
 
     def init_fn(params):
-        mu = _leaves.zeros(params, mu_dtype)
+        mu = _trees.zeros(params, mu_dtype)
         return optax.ScaleByLionState(count=jnp.zeros([], jnp.int32), mu=mu)
 
     def update_fn(updates, state, params=None):
         del params
 
         def moments(path, g, mu):
-            _leaves.check_gradient(path, g, mu)
-            g_wide, m = _leaves.widen(g, mu)
+            _trees.check_gradient(path, g, mu)
+            g_wide, m = _trees.widen(g, mu)
             m_new = b2 * m + (1 - b2) * g_wide
             if _from_new(b1, b2, mu):
                 c = (b1 / b2) * m_new + ((b2 - b1) / b2) * g_wide
@@ -81,7 +81,7 @@ def scale_by_lion_k(
                 c = kappa.grad(c).astype(g.dtype)
             return c, m_new.astype(mu.dtype)
 
-        directions, mu = _leaves.map_unzip(moments, 2, updates, state.mu)
+        directions, mu = _trees.map_unzip(moments, 2, updates, state.mu)
         if kappa.joint:
             directions = jax.tree.map(
                 lambda u, g: u.astype(g.dtype), kappa.grad(directions), updates
@@ -148,14 +148,14 @@ def lion_k(
       Chen et al., Lion Secretly Solves Constrained Optimization, 2023,
       https://arxiv.org/abs/2310.05898
     """
-    _check.number("learning_rate", learning_rate, 0, schedule=True)
-    _check.number("weight_decay", weight_decay, 0, schedule=True)
+    _checks.number("learning_rate", learning_rate, 0, schedule=True)
+    _checks.number("weight_decay", weight_decay, 0, schedule=True)
     optimizer = optax.chain(
         scale_by_lion_k(kappa, b1, b2, mu_dtype),
         optax.add_decayed_weights(weight_decay, mask),
         optax.scale_by_learning_rate(learning_rate),
     )
-    return _leaves.write_last(
+    return _trees.write_last(
         optimizer, "ScaleByLionState", "mu", lambda mu: not _from_new(b1, b2, mu)
     )
 
@@ -255,7 +255,7 @@ def lyapunov(
       Chen et al., Lion Secretly Solves Constrained Optimization, 2023,
       https://arxiv.org/abs/2310.05898
     """
-    mu = optax.tree.get(state, "mu", filtering=_leaves.of_state("ScaleByLionState"))
+    mu = optax.tree.get(state, "mu", filtering=_trees.of_state("ScaleByLionState"))
     total = kappa if kappa.joint else _leafwise(kappa)
     dual = total.conjugate(jax.tree.map(lambda x: weight_decay * x, params))
     positive = jnp.asarray(weight_decay) > 0

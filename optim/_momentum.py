@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim import _check
+from optim import _checks
 
 __all__ = ["MomentumState", "scale_by_momentum"]
 
@@ -59,10 +59,10 @@ def scale_by_momentum(
     References:
       Sutskever et al., On the Importance of Initialization and Momentum in Deep Learning, 2013
     """
-    _check.number("momentum", momentum, 0, 1, below=True)
-    _check.number("dampening", dampening, 0, 1)
-    _check.flag("nesterov", nesterov)
-    _check.flag("sign", sign)
+    _checks.number("momentum", momentum, 0, 1, below=True)
+    _checks.number("dampening", dampening, 0, 1)
+    _checks.flag("nesterov", nesterov)
+    _checks.flag("sign", sign)
     if start not in ("zeros", "gradient", "params"):
         raise ValueError(f"start must be one of zeros, gradient, params, got {start!r}")
 

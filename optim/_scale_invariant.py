@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optim import _check, _leaves, _masks
+from optim import _checks, _paths, _trees
 
 __all__ = ["ProjectScaleInvariantState", "project_scale_invariant", "projection_branches"]
 
@@ -120,10 +120,10 @@ def projected(
     and the step read is else kept in memory between them.
     ``write_back(inner_state, projected)`` returns the inner state to keep.
     """
-    _check.number("weight_decay", weight_decay, 0, schedule=True)
-    _check.number("delta", delta, 0)
-    _check.number("wd_ratio", wd_ratio, 0, 1)
-    _check.number("eps", eps, 0)
+    _checks.number("weight_decay", weight_decay, 0, schedule=True)
+    _checks.number("delta", delta, 0)
+    _checks.number("wd_ratio", wd_ratio, 0, 1)
+    _checks.number("eps", eps, 0)
     if not callable(channel_axis) and not _is_int(channel_axis):
         raise ValueError(
             f"channel_axis must be an integer or a function of (path, array), got {channel_axis!r}"
@@ -142,7 +142,7 @@ def projected(
 
     def update_fn(updates, state, params=None, **extra_args):
         if params is None:
-            raise ValueError(_check.NO_PARAMS)
+            raise ValueError(_checks.NO_PARAMS)
         directions, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
         count = state.decay_count
         if callable(weight_decay):
@@ -151,17 +151,17 @@ def projected(
             decay = weight_decay
 
         def project(path, g, decays, p, product, u):
-            _leaves.check_gradient(path, g, p, u)
+            _trees.check_gradient(path, g, p, u)
             axis, lead = _layout(channel_axis, stacked, path, p)
             dtype = jnp.result_type(u)
-            g, p, u = _leaves.widen(g, p, u)
+            g, p, u = _trees.widen(g, p, u)
             u, ratio = _project(g, p, u, product, axis, lead, delta, wd_ratio, eps)
             decayed = u + (decay * ratio).astype(p.dtype) * p if decays and not no_decay else u
             return decayed.astype(dtype), u.astype(dtype)
 
         decays = _broadcast(True if mask is None else mask, params)
         dots = (products or _plain_products)(updates, state.inner_state, inner_state, directions)
-        result, kept = _leaves.map_unzip(project, 2, updates, decays, params, dots, directions)
+        result, kept = _trees.map_unzip(project, 2, updates, decays, params, dots, directions)
         if write_back is not None:
             inner_state = write_back(inner_state, kept)
         return result, ProjectScaleInvariantState(inner_state, count)
@@ -201,15 +201,15 @@ def projection_branches(
     """
 
     def branch(path, g, p):
-        _leaves.check_gradient(path, g, p)
+        _trees.check_gradient(path, g, p)
         axis, lead = _layout(channel_axis, stacked, path, p)
         if axis is None or jnp.size(p) == 0:
             return (jnp.zeros(jnp.shape(p)[:lead], jnp.int32),)
-        g, p = _leaves.widen(g, p)
+        g, p = _trees.widen(g, p)
         _, passed = _radial_part(g, p, plain_product(p), axis, lead, delta, eps)
         return (passed.reshape(p.shape[:lead]),)
 
-    return _leaves.map_unzip(branch, 1, grads, params)[0]
+    return _trees.map_unzip(branch, 1, grads, params)[0]
 
 
 def plain_product(u: jax.Array) -> Callable[..., jax.Array]:
@@ -268,7 +268,7 @@ def _radial_part(g, p, product, axis, lead, delta, eps):
 
 def _layout(channel_axis, stacked, path, leaf):
     """Returns the channel axis of a leaf (``None``: not projected) and its stacked axes."""
-    shape, path = jnp.shape(leaf), _masks.of_variable(path)
+    shape, path = jnp.shape(leaf), _paths.of_variable(path)
     name = jax.tree_util.keystr(path)
     array = jax.ShapeDtypeStruct(shape, jnp.result_type(leaf))
     lead = stacked(path, array) if callable(stacked) else stacked or 0

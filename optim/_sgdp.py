@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import optax
 
-from optim import _check, _leaves
-from optim.projection import Axis, Stacked, plain_product, projected
+from optim import _checks, _trees
+from optim._scale_invariant import Axis, Stacked, plain_product, projected
 
 __all__ = ["sgdp"]
 
@@ -16,19 +16,19 @@ def _momentum(momentum, dampening, nesterov) -> optax.GradientTransformation:
     """``optax.trace`` with dampening."""
 
     def init_fn(params):
-        return optax.TraceState(trace=_leaves.zeros(params))
+        return optax.TraceState(trace=_trees.zeros(params))
 
     def update_fn(updates, state, params=None):
         del params
 
         def accumulate(path, g, trace):
-            _leaves.check_gradient(path, g, trace)
-            g_wide, b = _leaves.widen(g, trace)
+            _trees.check_gradient(path, g, trace)
+            g_wide, b = _trees.widen(g, trace)
             b = momentum * b + (1 - dampening) * g_wide
             d = g_wide + momentum * b if nesterov else b
             return d.astype(g.dtype), b.astype(trace.dtype)
 
-        directions, trace = _leaves.map_unzip(accumulate, 2, updates, state.trace)
+        directions, trace = _trees.map_unzip(accumulate, 2, updates, state.trace)
         return directions, optax.TraceState(trace)
 
     return optax.GradientTransformation(init_fn, update_fn)
@@ -43,12 +43,12 @@ def _momentum_products(momentum, dampening, nesterov) -> Callable[..., Any]:
         weight = 1 if nesterov else 1 - dampening
 
         def product(path, g, trace, u):
-            g, b = _leaves.widen(g, trace)
+            g, b = _trees.widen(g, trace)
             if trace.dtype != b.dtype:
                 return (plain_product(u),)  # The state was rounded.
             return (lambda p, total, norm: weight * total(p * g) + momentum * total(p * b),)
 
-        return _leaves.map_unzip(product, 1, updates, state.trace, directions)[0]
+        return _trees.map_unzip(product, 1, updates, state.trace, directions)[0]
 
     return products
 
@@ -124,13 +124,13 @@ def sgdp(
       Heo et al., AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-invariant
       Weights, 2020, https://arxiv.org/abs/2006.08217
     """
-    _check.number("learning_rate", learning_rate, 0, schedule=True)
-    _check.number("momentum", momentum, 0, 1)
-    _check.number("dampening", dampening, 0, 1)
-    _check.flag("nesterov", nesterov)
-    _check.number("weight_decay", weight_decay, 0, schedule=True)
+    _checks.number("learning_rate", learning_rate, 0, schedule=True)
+    _checks.number("momentum", momentum, 0, 1)
+    _checks.number("dampening", dampening, 0, 1)
+    _checks.flag("nesterov", nesterov)
+    _checks.number("weight_decay", weight_decay, 0, schedule=True)
     if callable(weight_decay):
-        _check.number("momentum with weight decay", momentum, 0, 1, below=True)
+        _checks.number("momentum with weight decay", momentum, 0, 1, below=True)
 
         def decay(count):
             return weight_decay(count) / (1 - momentum)
@@ -138,7 +138,7 @@ def sgdp(
     elif isinstance(weight_decay, int | float) and weight_decay == 0:
         decay = 0.0
     else:
-        _check.number("momentum with weight decay", momentum, 0, 1, below=True)
+        _checks.number("momentum with weight decay", momentum, 0, 1, below=True)
         decay = weight_decay / (1 - momentum)
     direction = projected(
         _momentum(momentum, dampening, nesterov),

@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim import _check, ordering
+from optim import _checks, _xla_cpu
 
 
 def zeros(params: optax.Params, dtype: Any = None) -> optax.Params:
     """Returns zeros like ``params``, in ``dtype`` if given, sharded as they are."""
 
     def zero(path, p):
-        _check.real_leaf(path, p)
+        _checks.real_leaf(path, p)
         return jnp.zeros_like(p, dtype=dtype)
 
     return jax.tree_util.tree_map_with_path(zero, params)
@@ -43,7 +43,7 @@ def map_unzip(
 
 def check_gradient(path: tuple, g: jax.Array, *leaves: jax.Array) -> None:
     """Raises ``ValueError`` with the path where ``g`` is no real float or of another shape."""
-    _check.gradient(path, g)
+    _checks.gradient(path, g)
     for x in leaves:
         if jnp.shape(x) != jnp.shape(g):
             raise ValueError(
@@ -107,7 +107,7 @@ def write_last(
         def wait(path, u, p, x):
             if not which(x):
                 return u, x
-            return u, ordering.after(x, optax.apply_updates(p, u))  # What the caller computes.
+            return u, _xla_cpu.after(x, optax.apply_updates(p, u))  # What the caller computes.
 
         old = optax.tree.get(state, field, filtering=of_state(name))
         _, written = map_unzip(wait, 2, updates, params, old)

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from optim import _check
+from optim import _checks
 
 __all__ = [
     "Kappa",
@@ -133,7 +133,7 @@ def dead_zone(e: float) -> Kappa:
       >>> optim.kappas.dead_zone(0.5).grad(jnp.array([0.25, -3.0]))
       Array([ 0., -1.], dtype=float32)
     """
-    _check.number("e", e, 0)
+    _checks.number("e", e, 0)
     return _elementwise(
         f"dead_zone({e:g})",
         lambda c: jnp.maximum(jnp.abs(c) - e, 0.0),
@@ -162,7 +162,7 @@ def lp(p: float) -> Kappa:
       >>> optim.kappas.lp(2).grad(jnp.array([3.0, -4.0]))
       Array([ 0.6, -0.8], dtype=float32)
     """
-    _check.number("p", p)
+    _checks.number("p", p)
     if not p > 1:
         raise ValueError(f"p must be > 1 and finite, got {p} (p = 1 is l1)")
     q = p / (p - 1)
@@ -373,7 +373,7 @@ def stacked(kappa: Kappa) -> Kappa:
 
 
 def _positive(name: str, value: float) -> None:
-    _check.number(name, value, 0)
+    _checks.number(name, value, 0)
     if value == 0:
         raise ValueError(f"{name} must be > 0, got {value}")
 

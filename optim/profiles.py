@@ -21,7 +21,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from optim import _check
+from optim import _checks
 
 __all__ = [
     "constant",
@@ -128,8 +128,8 @@ def exponential(gamma: float = -3.0) -> Profile:
       >>> round(float(profiles.exponential(-3.0)(1.0)), 4)
       0.0498
     """
-    _check.number("gamma", gamma)
-    if _check.concrete(gamma) and gamma > 0:
+    _checks.number("gamma", gamma)
+    if _checks.concrete(gamma) and gamma > 0:
         raise ValueError(f"gamma must be finite and <= 0, got {gamma}")
     return lambda t, T=1: jnp.exp(gamma * (_float(t) / _float(T)))
 
@@ -156,8 +156,8 @@ def step(fractions: Sequence[float] = (0.5, 0.75), factor: float = 0.1) -> Profi
       [1.0, 0.1, 0.01]
     """
     fractions = check_fractions("fractions", fractions)
-    _check.number("factor", factor, 0, 1)
-    if _check.concrete(factor) and factor == 0:
+    _checks.number("factor", factor, 0, 1)
+    if _checks.concrete(factor) and factor == 0:
         raise ValueError(f"factor must be in (0, 1], got {factor}")
 
     def profile(t, T=1):
@@ -202,7 +202,7 @@ def rex(d: float = 0.5) -> Profile:
 
 
 def _check_d(d):
-    _check.number("d", d, 0, 1, below=True)
+    _checks.number("d", d, 0, 1, below=True)
 
 
 def rex_multiplier(t, T, d):
@@ -228,8 +228,8 @@ def polynomial(power: float = 1.0) -> Profile:
       >>> float(profiles.polynomial(2.0)(1, 2))
       0.25
     """
-    _check.number("power", power, 0)
-    if _check.concrete(power) and power == 0:
+    _checks.number("power", power, 0)
+    if _checks.concrete(power) and power == 0:
         raise ValueError(f"power must be > 0, got {power}")
     return lambda t, T=1: _rest(t, T) ** power
 
@@ -254,7 +254,7 @@ def delayed_linear(fraction: float = 0.5) -> Profile:
       >>> [float(profiles.delayed_linear(0.5)(t, 4)) for t in range(5)]
       [1.0, 1.0, 1.0, 0.5, 0.0]
     """
-    _check.number("fraction", fraction, 0, 1, below=True)
+    _checks.number("fraction", fraction, 0, 1, below=True)
     return lambda t, T=1: jnp.minimum(1.0, _rest(t, T) / (1 - fraction))
 
 

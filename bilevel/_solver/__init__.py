@@ -1,0 +1,1 @@
+"""The bilevel methods, one a file."""

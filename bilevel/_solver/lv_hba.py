@@ -22,7 +22,7 @@ from bilevel.problem import (
     start,
 )
 from bilevel.schedules import lv_hba_schedule
-from optim import ordering, parallel
+from optim import _xla_cpu, parallel
 
 __all__ = ["LVHBAState", "lv_hba"]
 
@@ -172,7 +172,7 @@ def lv_hba(
             return parallel.value_and_grad(fun, argnums, has_aux=True, axis_name=axis_name)
 
         (_, slack), d_theta = gradient(lagrangian, 1)(x, theta, lam)
-        d_theta = ordering.after(d_theta, d_theta)  # Whose leaves need all of the old theta.
+        d_theta = _xla_cpu.after(d_theta, d_theta)  # Whose leaves need all of the old theta.
         theta = jax.tree.map(
             lambda t, d, p: t - jnp.asarray(eta_k * (d + (t - p) / gamma1), t.dtype),
             theta, d_theta, y,
@@ -193,7 +193,7 @@ def lv_hba(
         sets = problem.project_x, problem.project_y, problem.project_xy
         if sets == (None, None, None) and plain:
             residual = optax.tree.norm(d)  # Of the move, before it overwrites x and y.
-            d = ordering.after(d, value, residual)
+            d = _xla_cpu.after(d, value, residual)
         moved, steps = move.move((x, y), d, steps, k)
         x_new, y_new = _project(problem, *moved)
         if residual is None:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bilevel.f3sa import momentum, storm_oracles, zero_estimates
+from bilevel._solver.f3sa import momentum, storm_oracles, zero_estimates
 from bilevel.problem import (
     Problem,
     Samples,

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from bilevel import problem as common
-from bilevel.second_order import hessian_products
-from bilevel.soba import Rate
+from bilevel._solver._hessian import hessian_products
+from bilevel._solver.soba import Rate
 from optim import parallel
 
 __all__ = ["SABAState", "Table", "saba"]

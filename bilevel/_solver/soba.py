@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from bilevel import problem as common
+from bilevel._solver._hessian import hessian_products
 from bilevel.schedules import power
-from bilevel.second_order import hessian_products
 
 __all__ = ["SOBAState", "soba"]
 

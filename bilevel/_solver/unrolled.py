@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from bilevel import problem as common
-from bilevel.second_order import hessian_products, no_coupling
+from bilevel._solver._hessian import hessian_products, no_coupling
 
 __all__ = ["UnrolledState", "unrolled"]
 

@@ -1,11 +1,11 @@
 """Pruning: masks, criteria, allocators, schedules, BiP and the methods it is judged against."""
 
 from bilevel.pruning import allocate, criteria, density, export, masks
-from bilevel.pruning.bip import bip
-from bilevel.pruning.granet import granet
-from bilevel.pruning.hydra import hydra
+from bilevel.pruning._bip import bip
+from bilevel.pruning._granet import granet
+from bilevel.pruning._hydra import hydra
+from bilevel.pruning._sparse_training import Gradual, next_round, set_anchor, sparse_training
 from bilevel.pruning.report import Report, pq_index, sap_count, sparsity_report
-from bilevel.pruning.sparse_training import Gradual, next_round, set_anchor, sparse_training
 
 __all__ = [
     "Gradual",

@@ -11,7 +11,7 @@ import optax
 
 import optim
 from bilevel.pruning import masks as masks_lib
-from bilevel.pruning.static import Static, call_loss, check_batches
+from bilevel.pruning._loss import Static, call_loss, check_batches
 
 __all__ = ["BiP", "BiPState", "bip"]
 
@@ -154,9 +154,9 @@ class BiP:
         lower_batch, upper_batch = batch
         before = state.masks
         if self.compatibility:
-            from bilevel.pruning import official
+            from bilevel.pruning import _bip_official
 
-            state, low, high = official.step(self, state, lower_batch, upper_batch)
+            state, low, high = _bip_official.step(self, state, lower_batch, upper_batch)
         else:
             low = high = jnp.zeros(())
             if not self.second_order:

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import optax
 
 from bilevel.pruning import masks as masks_lib
-from bilevel.pruning.static import call_loss
+from bilevel.pruning._loss import call_loss
 
 if TYPE_CHECKING:
-    from bilevel.pruning.bip import BiP, BiPState
+    from bilevel.pruning._bip import BiP, BiPState
 
 __all__ = ["step"]
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.pruning import masks as masks_lib
-from bilevel.pruning.select import drop_smallest
+from bilevel.pruning._select import drop_smallest
 
 __all__ = ["granet"]
 

@@ -17,7 +17,7 @@ import optax
 import optim
 from bilevel.pruning import density as density_lib
 from bilevel.pruning import masks as masks_lib
-from bilevel.pruning.static import Static, call_loss
+from bilevel.pruning._loss import Static, call_loss
 
 __all__ = [
     "Gradual",

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from bilevel.pruning.select import count_true, drop_smallest, drop_smallest_on_host, on_host
+from bilevel.pruning._select import count_true, drop_smallest, drop_smallest_on_host, on_host
 
 __all__ = [
     "apply",

@@ -1,0 +1,1 @@
+"""What every main shares: launching, run folders, checkpoints, configs."""

@@ -9,11 +9,11 @@ from typing import Any
 
 import ml_collections
 
-from experiments import sweep
+from experiments.tables import sweep
 
 __all__ = ["load", "module", "override_texts", "overrides"]
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def module(path: Path):

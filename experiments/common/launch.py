@@ -14,7 +14,7 @@ import jax
 from absl import app, flags, logging
 from jax.experimental import multihost_utils
 
-from experiments import config_files
+from experiments.common import config_files
 
 _COORDINATOR = flags.DEFINE_string(
     "coordinator",

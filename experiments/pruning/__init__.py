@@ -1,0 +1,1 @@
+"""Pruning methods, saved models, pictures."""

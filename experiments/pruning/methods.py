@@ -12,7 +12,8 @@ import optax
 from ml_collections import ConfigDict
 
 import bilevel
-from experiments import data, models, optimizers, supervised
+from experiments import data, models
+from experiments.supervised import optimizers, training
 
 METHODS = (
     "dense", "bip", "imp", "imp_rewind_lr2", "imp_finetune_lr2", "imp_reinit", "omp", "gmp",
@@ -91,20 +92,20 @@ def data_of(config: ConfigDict, data_dir: str | None) -> tuple[data.Dataset, Any
 def _data(job: Job, text: str, data_dir: str | None) -> tuple[data.Dataset, Any]:
     name, options, batch_size = json.loads(text)
     dataset = data.load(name, data_dir, **options)
-    return dataset, supervised.make_evaluate(job.model, dataset, batch_size)
+    return dataset, training.make_evaluate(job.model, dataset, batch_size)
 
 
 @functools.lru_cache(maxsize=8)
 def _job(text: str, data_dir: str | None) -> Job:
     config = ConfigDict(json.loads(text))
-    dataset = supervised.load(config, data_dir)
+    dataset = training.load(config, data_dir)
     model = models.build(
         config.model.name,
         input_shape=dataset.input_shape,
         num_classes=dataset.num_classes,
         **config.model.options,
     )
-    epoch, steps = supervised.lengths(config, dataset)
+    epoch, steps = training.lengths(config, dataset)
     optimizers.check_rates(config.optimizer)
     options = {k: v for k, v in config.optimizer.items() if v is not None and k != "clip_norm"}
     peak = options.pop("learning_rate")
@@ -119,7 +120,7 @@ def _job(text: str, data_dir: str | None) -> Job:
 
     def loss(params, stats, batch):
         logits, stats = model.apply(params, stats, batch["x"], train=True)
-        return supervised.cross_entropy(logits, batch["label"])[0].mean(), stats
+        return training.cross_entropy(logits, batch["label"])[0].mean(), stats
 
     def prepare_pair(arrays, inputs, key):
         keys = jax.random.split(key)
@@ -295,7 +296,7 @@ def _at_init(job, config, dataset, params, stats, key) -> Any:
     def loss(temperature):
         def ce(params, batch):
             logits, _ = job.model.apply(params, stats, batch["x"], train=True)
-            return supervised.cross_entropy(logits / temperature, batch["label"])[0].mean()
+            return training.cross_entropy(logits / temperature, batch["label"])[0].mean()
 
         return ce
 

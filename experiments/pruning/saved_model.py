@@ -11,7 +11,8 @@ import numpy as np
 
 import bilevel
 from bilevel import export
-from experiments import models, records
+from experiments import models
+from experiments.common import runs
 
 NORM = ("scale", "bias", "mean", "var")
 
@@ -86,8 +87,8 @@ def save(
             arrays[f"masks/{name}"] = np.packbits(np.asarray(kept[name]))
     arrays |= {f"stats/{name}": np.asarray(x) for name, x in named(stats).items()}
     np.savez_compressed(folder / "pruned.npz", **arrays)
-    records.write_atomically(folder / "report.txt", f"{report}\n")
-    records.write_atomically(folder / "final.json", json.dumps(final, indent=2) + "\n")
+    runs.write_atomically(folder / "report.txt", f"{report}\n")
+    runs.write_atomically(folder / "final.json", json.dumps(final, indent=2) + "\n")
 
 
 def load(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

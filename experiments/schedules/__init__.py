@@ -1,0 +1,1 @@
+"""Recorded norms and the report of the logistic regressions."""

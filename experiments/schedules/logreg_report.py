@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.plot import COLOURS, MARKERS
+from experiments.tables.pictures import COLOURS, MARKERS
 
 FAR = 1.3  # The largest ratio of the picture.
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import bilevel
-from experiments import optimizers
 from experiments.data.base import nearest
 from experiments.problems import Task
+from experiments.supervised import optimizers
 
 __all__ = ["SOLVERS", "build", "feed", "gradients_per_step"]
 

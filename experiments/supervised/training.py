@@ -17,7 +17,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 import optim
-from experiments import data, models, optimizers, runtime
+from experiments import data, models
+from experiments.common import launch
+from experiments.supervised import optimizers
 
 
 class TrainState(NamedTuple):
@@ -196,7 +198,7 @@ def _job(text: str, data_dir: str | None) -> Job:
 def load(config: ConfigDict, data_dir: str | None) -> data.Dataset:
     """Returns the data of a config, once its counts are in their ranges."""
     counts = ("batch_size", "eval_batch_size", "steps", "log_every", "eval_every", "save_every")
-    runtime.check_counts(config, *counts, "keep")
+    launch.check_counts(config, *counts, "keep")
     dataset = data.load(config.data.name, data_dir, **config.data.options)
     if dataset.num_classes < 2:
         raise ValueError(f"data.name must have classes; the labels of {dataset.name} are numbers")

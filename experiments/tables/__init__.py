@@ -1,0 +1,1 @@
+"""Tables: definition, sweep, cache, statistics, rendering."""

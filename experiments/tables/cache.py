@@ -117,7 +117,7 @@ def machine() -> str:
 
 def source() -> str:
     """Eight hex digits over the code of this project, to tell results of another version."""
-    root, sha = Path(__file__).parents[1], hashlib.sha256()
+    root, sha = Path(__file__).parents[2], hashlib.sha256()
     for folder in ("optim", "bilevel", "experiments"):
         for path in sorted((root / folder).rglob("*.py")):
             sha.update(path.read_bytes())

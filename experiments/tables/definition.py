@@ -13,11 +13,12 @@ from typing import Any
 
 import ml_collections
 
-from experiments import cache, config_files, sweep
+from experiments.common import config_files
+from experiments.tables import cache, sweep
 
 __all__ = ["Run", "Table", "definition", "load", "names", "plan"]
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "configs" / "tables"
 SCALES = ("cpu", "gpu", "paper")
 PLOTS = ("points", "columns", "zoom", "grid", "history")

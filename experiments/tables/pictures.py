@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import render, stats
+from experiments.tables import render, stats
 
 __all__ = ["png"]
 

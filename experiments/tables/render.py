@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import cache, stats
+from experiments.tables import cache, stats
 
 __all__ = ["Cell", "cells", "chosen_point", "csv_text", "json_text", "markdown", "path", "write"]
 
@@ -232,7 +232,7 @@ def path(name: str, scale: str, folder: Path) -> Path:
 
 def write(results: Results, folder: Path) -> list[Path]:
     """Writes NAME.json, .md, .csv and .png (with ``plots``); returns the paths."""
-    from experiments import plot
+    from experiments.tables import pictures
 
     stem = path(results["table"]["name"], results["table"]["scale"], folder).with_suffix("")
     texts = {".json": json_text(results), ".md": markdown(results), ".csv": csv_text(results)}
@@ -242,7 +242,7 @@ def write(results: Results, folder: Path) -> list[Path]:
         cache.write(paths[-1], content)
     if results["table"]["plots"]:
         paths.append(stem.with_suffix(".png"))
-        cache.write(paths[-1], plot.png(results))
+        cache.write(paths[-1], pictures.png(results))
     return paths
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import ml_collections
 
-from experiments import optimizers
+from experiments.supervised import optimizers
 
 __all__ = ["chain", "configs", "override", "parse", "points", "product", "text", "zipped"]
 

@@ -1,0 +1,1 @@
+"""FRUGAL and its special cases."""

@@ -4,8 +4,8 @@ from typing import Any
 
 import optax
 
-from optim import _masks, subspaces
-from optim.frugal import frugal
+from optim import _paths, subspaces
+from optim._frugal.frugal import frugal
 
 __all__ = ["badam"]
 
@@ -18,7 +18,7 @@ def badam(
     update_gap: int = 200,
     order: str = "descending",
     weight_decay: optax.ScalarOrSchedule = 0.0,
-    projectable: Any = _masks.is_hidden_matrix,
+    projectable: Any = _paths.is_hidden_matrix,
     seed: int = 0,
     stacked: Any = None,
 ) -> optax.GradientTransformationExtraArgs:

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim import _check, _leaves, _masks, _spaces, _traits, subspaces
+from optim import _checks, _paths, _trees, subspaces
+from optim._frugal import elementwise, leafwise
 from optim.subspaces import Block, Subspace
 
 __all__ = ["ScaleByFrugalState", "frugal", "scale_by_frugal"]
@@ -48,7 +49,7 @@ def scale_by_frugal(
     state_free: str = "sign_sgd",
     state_free_scale: float = 1.0,
     projectable_scale: float = 1.0,
-    projectable: Any = _masks.is_hidden_matrix,
+    projectable: Any = _paths.is_hidden_matrix,
     seed: int = 0,
     reset: bool = True,
     regular: optax.GradientTransformation | None = None,
@@ -74,13 +75,13 @@ def scale_by_frugal(
             f"density must be a Python number in [0, 1] (it decides shapes; with "
             f"optax.inject_hyperparams name it in static_args), got {density!r}"
         )
-    _check.number("density", density, 0, 1)
-    _check.number("update_gap", update_gap, 1)
+    _checks.number("density", density, 0, 1)
+    _checks.number("update_gap", update_gap, 1)
     if not isinstance(update_gap, jax.Array) and int(update_gap) != update_gap:
         raise ValueError(f"update_gap must be an integer >= 1, got {update_gap}")
-    _check.number("state_free_scale", state_free_scale, 0)
-    _check.number("projectable_scale", projectable_scale, 0)
-    _check.flag("reset", reset)
+    _checks.number("state_free_scale", state_free_scale, 0)
+    _checks.number("projectable_scale", projectable_scale, 0)
+    _checks.flag("reset", reset)
     if state_free not in _FREE:
         raise ValueError(f"state_free must be one of {', '.join(_FREE)}, got {state_free!r}")
     chosen = subspaces.by_name(subspace)
@@ -97,15 +98,15 @@ def scale_by_frugal(
     low_inner = optax.with_extra_args_support(inner)
     rest_inner = low_inner if regular is None else optax.with_extra_args_support(regular)
 
-    traits = _traits.traits(low_inner)
+    traits = elementwise.traits(low_inner)
 
     def free(g):
         return state_free_scale * _FREE[state_free](g)
 
     def split(tree, warn=False):
         flat, treedef = jax.tree_util.tree_flatten_with_path(tree)
-        hidden = _masks.resolve("projectable", projectable, tree)
-        layered = _masks.resolve("stacked", stacked, tree)
+        hidden = _paths.resolve("projectable", projectable, tree)
+        layered = _paths.resolve("stacked", stacked, tree)
         if warn and flat and not any(hidden):
             paths = ", ".join(jax.tree_util.keystr(p) for p, _ in flat[:8])
             warnings.warn(
@@ -114,8 +115,8 @@ def scale_by_frugal(
                 stacklevel=3,
             )
         leaves = [
-            _spaces.Leaf(
-                jax.tree_util.keystr(_masks.of_variable(path), simple=True, separator="/"), s
+            leafwise.Leaf(
+                jax.tree_util.keystr(_paths.of_variable(path), simple=True, separator="/"), s
             )
             for (path, _), s, h in zip(flat, layered, hidden, strict=True)
             if h
@@ -128,15 +129,15 @@ def scale_by_frugal(
 
     def space(leaves, xs):
         if isinstance(chosen, Block):
-            return _spaces.blockwise(chosen, low_inner, traits, free, leaves, xs, density)
-        return _spaces.leafwise(chosen, low_inner, free, leaves, density)
+            return leafwise.blockwise(chosen, low_inner, traits, free, leaves, xs, density)
+        return leafwise.leafwise(chosen, low_inner, free, leaves, density)
 
     def key_of(interval):
         return jax.random.fold_in(jax.random.key(seed), interval)
 
     def init_fn(params):
         for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-            _check.real_leaf(path, leaf)
+            _checks.real_leaf(path, leaf)
         leaves, xs, others, _, _ = split(params, warn=True)
         s = space(leaves, xs)
         zero = jnp.zeros([], jnp.int32)
@@ -145,7 +146,7 @@ def scale_by_frugal(
         selection = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         low = s.shapes(like, selection)
         # Nothing of the low state is used before the first step sets it.
-        low = jax.tree.map(_spaces.zeros, low, s.owners(xs))
+        low = jax.tree.map(leafwise.zeros, low, s.owners(xs))
         return ScaleByFrugalState(zero, selection, s.init(low), rest_inner.init(others))
 
     def update(updates, state, params, **extra):
@@ -189,7 +190,7 @@ def scale_by_frugal(
         auto: Any = jax.sharding.auto_axes(functools.partial(update, **extra), out_sharding=specs)
         return auto(updates, state, params)
 
-    return _leaves.checked(optax.GradientTransformationExtraArgs(init_fn, update_fn))
+    return _trees.checked(optax.GradientTransformationExtraArgs(init_fn, update_fn))
 
 
 def frugal(
@@ -203,7 +204,7 @@ def frugal(
     state_free_scale: float = 1.0,
     projectable_scale: float = 1.0,
     weight_decay: optax.ScalarOrSchedule = 0.0,
-    projectable: Any = _masks.is_hidden_matrix,
+    projectable: Any = _paths.is_hidden_matrix,
     seed: int = 0,
     reset: bool = True,
     regular: optax.GradientTransformation | None = None,
@@ -301,8 +302,8 @@ def frugal(
       Zmushko et al., `FRUGAL: Memory-Efficient Optimization by Reducing State Overhead for Scalable
       Training <https://arxiv.org/abs/2411.07837>`_, 2024
     """
-    _check.number("learning_rate", learning_rate, 0, schedule=True)
-    _check.number("weight_decay", weight_decay, 0, schedule=True)
+    _checks.number("learning_rate", learning_rate, 0, schedule=True)
+    _checks.number("weight_decay", weight_decay, 0, schedule=True)
     direction = scale_by_frugal(
         inner,
         density=density,

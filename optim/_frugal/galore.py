@@ -4,8 +4,8 @@ from typing import Any
 
 import optax
 
-from optim import _masks, subspaces
-from optim.frugal import frugal
+from optim import _paths, subspaces
+from optim._frugal.frugal import frugal
 
 __all__ = ["galore"]
 
@@ -19,7 +19,7 @@ def galore(
     side: str = "std",
     projectable_scale: float = 0.25,
     weight_decay: optax.ScalarOrSchedule = 0.0,
-    projectable: Any = _masks.is_hidden_matrix,
+    projectable: Any = _paths.is_hidden_matrix,
     stacked: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""GaLore: ``inner`` on the leading singular directions of the gradient, nothing on the rest.

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from optim import _blocks, _inplace
-from optim._traits import Traits
+from optim import _inplace
+from optim._frugal import blocks
+from optim._frugal.elementwise import Traits
 from optim.subspaces import Block, Subspace
 
 
@@ -114,7 +115,7 @@ def blockwise(
     block: Block, inner, traits: Traits, free, leaves: list[Leaf], xs: list[Any], density: float
 ) -> Space:
     """The space of whole tensors, selected among all leaves ``xs``."""
-    plan = _blocks.plan(
+    plan = blocks.plan(
         block,
         density,
         [leaf.path for leaf in leaves],
@@ -148,13 +149,13 @@ def blockwise(
         return tuple(u for u, _ in pairs), tuple(s for _, s in pairs)
 
     def down(xs, active):
-        return _blocks.down(plan, xs, active)
+        return blocks.down(plan, xs, active)
 
     def up(directions, low, grads, active):
         def direction(n, g, pick):
             return pick(directions[n])
 
-        return _blocks.up(plan, grads, active, free, direction)
+        return blocks.up(plan, grads, active, free, direction)
 
     mapped_inner = optax.GradientTransformationExtraArgs(init, update)
     gathered = _through(down, up, mapped_inner)
@@ -174,7 +175,7 @@ def blockwise(
 
     return Space(
         lambda key, interval, step, grads: plan.choose(interval, key),
-        lambda xs, active: _blocks.shapes(plan),
+        lambda xs, active: blocks.shapes(plan),
         lambda xs: tuple([xs[plan.members[i].leaf] for i in g.members] for g in plan.groups),
         init,
         step,

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optim import _check, profiles
+from optim import _checks, profiles
 
 __all__ = [
     "onecycle_momentum_schedule",
@@ -355,7 +355,7 @@ def warmup_polynomial_schedule(
     """
     check_number("peak_value", peak_value)
     total = check_steps("decay_steps", decay_steps)
-    _check.number("warmup_fraction", warmup_fraction, 0, 1, below=True)
+    _checks.number("warmup_fraction", warmup_fraction, 0, 1, below=True)
     profiles.polynomial(power)  # Checks the range.
 
     def schedule(count):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optim.schedules import check_steps
+from optim.schedules.budget import check_steps
 
 __all__ = ["RecordNormsState", "record_norms", "recorded_norms"]
 

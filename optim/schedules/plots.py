@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from optim.schedules import check_steps
+from optim.schedules.budget import check_steps
 
 __all__ = ["plot_schedules", "tabulate_schedules"]
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from optim import _check
-from optim.schedules import Schedule, check_steps, table_schedule
+from optim import _checks
+from optim.schedules.budget import Schedule, check_steps, table_schedule
 
 __all__ = [
     "fit_warmup_polynomial",
@@ -77,7 +77,7 @@ def smooth_norms(
       [1.0, 1.0, 2.0, 2.0, 2.0]
     """
     norms = _checked(grad_norms)
-    _check.number("tau", tau, 0, 1)
+    _checks.number("tau", tau, 0, 1)
     if filter_width is None:
         filter_width = 2 * (int(tau * norms.size) // 2) + 1
     elif not (isinstance(filter_width, int | np.integer) and filter_width > 0 and filter_width % 2):

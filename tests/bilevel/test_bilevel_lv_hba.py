@@ -2,6 +2,7 @@
 
 import math
 
+import bilevel_records as records
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,6 @@ import pytest
 
 import bilevel
 from bilevel import Problem, power, projections
-from tests import bilevel_records as records
 
 
 def solver_of(r, c0=None, gamma1=None, **kwargs):

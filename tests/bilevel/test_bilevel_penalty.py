@@ -1,5 +1,6 @@
 """The penalty family replays its reference trajectories, in float64."""
 
+import bilevel_records as records
 import jax
 import numpy as np
 import pytest
@@ -7,7 +8,6 @@ import pytest
 import bilevel
 from bilevel import power
 from experiments.problems import closed_form
-from tests import bilevel_records as records
 
 
 def check(states, record, prefix, names, tolerance=1e-12):

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.problems import closed_form
 
-RECORDS = Path(__file__).parent / "reference" / "bilevel"
+RECORDS = Path(__file__).parents[1] / "reference" / "bilevel"
 NAMES = ["p1", "p2a", "p2b", "p3", "p4", "p5"]
 
 

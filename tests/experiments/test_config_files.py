@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import config_files
+from experiments.common import config_files
 
 FILES = [
     p

@@ -8,9 +8,10 @@ import pytest
 from sklearn.datasets import load_iris
 
 from configs import logreg as config_file
-from experiments import logreg, logreg_report
+from experiments import logreg
+from experiments.schedules import logreg_report
 
-REFERENCE = Path(__file__).parent / "reference" / "schedules" / "logreg_iris.json"
+REFERENCE = Path(__file__).parents[1] / "reference" / "schedules" / "logreg_iris.json"
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,9 @@ import pytest
 
 import bilevel
 from configs.pruning import digits
-from experiments import prune, pruned, pruning, pruning_plots, runtime
+from experiments import prune, pruning_plots
+from experiments.common import launch
+from experiments.pruning import methods, saved_model
 
 
 def config(method, **changes):
@@ -22,7 +24,7 @@ def config(method, **changes):
     return c
 
 
-@pytest.mark.parametrize("method", pruning.METHODS)
+@pytest.mark.parametrize("method", methods.METHODS)
 def test_every_method_ends_at_its_density(method):
     result = prune.run(config(method, density=0.5), quiet=True)
     total, goal = 64 * 16 + 16 * 8 + 8 * 10, 1.0 if method == "dense" else 0.5
@@ -31,7 +33,7 @@ def test_every_method_ends_at_its_density(method):
     steps = {"dense": 0, "bip": 12, "gmp": 18, "hydra": 12, "omp": 4}
     if method in steps:
         assert result.final["gradients"] == steps[method]
-    if method in pruning.AT_INIT:
+    if method in methods.AT_INIT:
         assert result.final["gradients"] == 6
     if method.startswith("imp"):
         assert result.final["gradients"] == 3 * 4
@@ -67,7 +69,7 @@ def test_a_stopped_run_resumes_bit_identically(method, tmp_path):
     whole = prune.run(c, tmp_path / "whole", quiet=True)
     stops = [7, 9]  # In the dense stage's successor: a round of IMP, the steps of BiP.
     for stop in stops:
-        with pytest.raises(runtime.Preempted):
+        with pytest.raises(launch.Preempted):
             prune.run(c, tmp_path / "parts", quiet=True, stop=lambda t, s=stop: t >= s)
     parts = prune.run(c, tmp_path / "parts", quiet=True)
     for name in ("test/accuracy", "test/loss", "density"):
@@ -78,14 +80,14 @@ def test_a_stopped_run_resumes_bit_identically(method, tmp_path):
     ):
         assert sorted(a) == sorted(b)
         assert all(np.array_equal(a[k], b[k]) for k in a)
-    params, _, masks = pruned.load(tmp_path / "whole")
+    params, _, masks = saved_model.load(tmp_path / "whole")
     assert float(bilevel.masks.density(masks)) == pytest.approx(whole.final["density"])
     for x, mask in zip(params.values(), masks.values(), strict=True):
         assert mask is None or (np.count_nonzero(x) and not x[~mask].any())
     for file in pruning_plots.of_runs([tmp_path / "whole", tmp_path / "parts"], tmp_path):
         assert file.stat().st_size > 1000
     with pytest.raises(ValueError, match="is no finished run"):
-        pruned.load(tmp_path)
+        saved_model.load(tmp_path)
     left = {p.name for p in (tmp_path / "whole").iterdir()}
     assert left >= {"config.json", "final.json", "layers.png", "pruned.npz", "report.txt", "stages"}
     assert json.loads((tmp_path / "whole" / "final.json").read_text())["density"] <= 0.51
@@ -117,10 +119,10 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
 
 
 def test_path_hits_its_stops():
-    got = pruning.path(0.02, (0.2, 0.1, 0.05, 0.02))
+    got = methods.path(0.02, (0.2, 0.1, 0.05, 0.02))
     assert len(got) == 17
     assert {0.2, 0.1, 0.05, 0.02} <= set(got)
-    assert got[:7] == pruning.path(0.2, (0.2, 0.1, 0.05, 0.02))
+    assert got[:7] == methods.path(0.2, (0.2, 0.1, 0.05, 0.02))
 
 
 def test_pictures(tmp_path):

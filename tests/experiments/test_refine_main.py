@@ -10,8 +10,9 @@ from absl import flags
 
 import optim
 from configs.refine import digits
-from experiments import checkpoints, refine
-from experiments.norm_files import read_norms
+from experiments import refine
+from experiments.common import checkpoints
+from experiments.schedules.norm_files import read_norms
 
 NORMS = np.array([9.0, 8.0, 1.5, 2.5, 3.5, 7.0, 6.0])
 

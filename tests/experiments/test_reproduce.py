@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from experiments import cache, render, reproduce, tables
+from experiments import reproduce
+from experiments.tables import cache, definition, render
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 GRID = "optimizer.learning_rate=[1e-5, 1e-4, 1e-3, 1e-2, 1e-1]"
 TABLE = {
     "title": "Fake methods",
@@ -41,8 +42,8 @@ TABLE = {
 @pytest.fixture
 def define(tmp_path, monkeypatch):
     """Returns ``define(**fields) -> Table``; the table is the file ``fake`` of a folder."""
-    monkeypatch.setattr(tables, "FOLDER", tmp_path / "tables")
-    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    monkeypatch.setattr(definition, "FOLDER", tmp_path / "tables")
+    monkeypatch.setattr(definition, "ROOT", tmp_path)
     monkeypatch.setattr(reproduce, "COMMITTED", tmp_path / "committed")
     monkeypatch.setitem(sys.modules, "experiments.fake", fake_main)
     monkeypatch.setenv("FAKE_MAIN_LOG", str(tmp_path / "log"))
@@ -52,7 +53,7 @@ def define(tmp_path, monkeypatch):
     def write(scale="cpu", **fields):
         text = f"TABLE = { ({**TABLE, **fields})!r}\n"
         (tmp_path / "tables" / "fake.py").write_text(text)
-        return tables.load("fake", scale)
+        return definition.load("fake", scale)
 
     return write
 
@@ -116,14 +117,14 @@ def test_second_time_runs_nothing_and_says_the_same(define, tmp_path):
 
 
 def test_populations_differ_only_in_what_the_main_allows(define):
-    packs = reproduce._packs(define(packed=4), fake_main, tables.plan(define(packed=4)))
+    packs = reproduce._packs(define(packed=4), fake_main, definition.plan(define(packed=4)))
     assert sorted(len(p) for p in packs) == [1] * 6 + [4] * 6
     assert all(len({(r.row, r.seed) for r in pack}) == 1 for pack in packs)
     fixed = define(packed=4, grid="")
-    packs = reproduce._packs(fixed, fake_main, tables.plan(fixed))
+    packs = reproduce._packs(fixed, fake_main, definition.plan(fixed))
     assert [[r.seed for r in pack] for pack in packs] == [[0, 1, 2]] * 2
     # A main without populations makes one run at a time.
-    assert len(reproduce._packs(define(), sys, tables.plan(define()))) == 30
+    assert len(reproduce._packs(define(), sys, definition.plan(define()))) == 30
 
 
 @pytest.mark.parametrize("tune_seeds", [(), (0,)])
@@ -199,14 +200,14 @@ def test_training_with_a_planted_divergence(define, tmp_path, monkeypatch):
         also={"state": "state_bytes_per_parameter"},
         paper={},
     )
-    monkeypatch.setattr(tables, "ROOT", HERE.parent)
+    monkeypatch.setattr(definition, "ROOT", HERE.parent)
     results, _ = _execute(table, tmp_path / "out")
     (cell,) = render.cells(results)
     assert (cell.diverged, cell.runs, cell.summary.n) == (2, 4, 2)
     assert cell.chosen == {"optimizer.learning_rate": 0.01}
     assert cell.also["state"].mean == 4.0
     # A run of a population has the numbers that it has alone.
-    (run,) = [r for r in tables.plan(table) if r.digest == results["runs"][0]["digest"]]
+    (run,) = [r for r in definition.plan(table) if r.digest == results["runs"][0]["digest"]]
     alone = importlib.import_module("experiments.train").run(run.config, quiet=True).final
     assert alone.keys() == results["runs"][0]["final"].keys()
     for key, value in alone.items():
@@ -234,7 +235,7 @@ def test_corrupt_result_is_set_aside_and_made_again(define, tmp_path):
     table = define()
     _execute(table, tmp_path / "out")
     before, made = (tmp_path / "out" / "fake.md").read_text(), len(_made(tmp_path))
-    first, second, third = [r.digest for r in tables.plan(table)][:3]
+    first, second, third = [r.digest for r in definition.plan(table)][:3]
     folder = tmp_path / "out" / "cache"
     (folder / f"{first}.json").write_text("{")
     text = (folder / f"{second}.json").read_text()
@@ -292,14 +293,14 @@ def test_render_takes_words_from_the_file_and_numbers_from_the_json(define, tmp_
 )
 def test_bad_tables(define, fields, message):
     with pytest.raises(ValueError) as error:
-        tables.plan(define(**({"paper": {}} | fields)))
+        definition.plan(define(**({"paper": {}} | fields)))
     assert message in str(error.value)
 
 
 def test_unknown_table_and_metric(define, tmp_path):
     define()
     with pytest.raises(ValueError, match="there is no table 'fakke'; nearest: fake"):
-        tables.load("fakke")
+        definition.load("fakke")
     with pytest.raises(ValueError, match=r"report no 'tests'; there are: loss, test, valid"):
         _execute(define(metric="tests"), tmp_path / "out")
 
@@ -367,11 +368,11 @@ def test_seconds_are_the_mains_own_where_it_reports_them():
 def test_long_names_below_an_axis_are_turned():
     from matplotlib.figure import Figure
 
-    from experiments import plot
+    from experiments.tables import pictures
 
     axis = Figure().add_subplot()
     for names, angle in ((["a", "b"], 0), (["a long name"] * 5, 30)):
         axis.set_xticks(range(len(names)), names)
-        plot._fit_labels(axis)
+        pictures._fit_labels(axis)
         assert {label.get_rotation() for label in axis.get_xticklabels()} == {angle}
-    assert len(set(plot.COLOURS)) > 10
+    assert len(set(pictures.COLOURS)) > 10

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments import render, reproduce, tables
+from experiments import reproduce
+from experiments.tables import definition, render
 
-RESULTS = Path(__file__).parents[1] / "results"
+RESULTS = Path(__file__).parents[2] / "results"
 FILES = [
     file
     for file in sorted(RESULTS.rglob("*.json"))
@@ -36,7 +37,7 @@ def test_files_are_what_the_json_renders_to(file):
 def test_runs_are_those_of_the_table(file):
     """A table whose methods, grid or seeds were changed must be run again."""
     results = json.loads(file.read_text(encoding="utf-8"))
-    table = tables.load(results["table"]["name"], results["table"]["scale"])
+    table = definition.load(results["table"]["name"], results["table"]["scale"])
     made = {_place(run["row"], run["column"], run["point"], run["seed"]) for run in results["runs"]}
     for row in table.rows:
         for column, seed in itertools.product(table.columns, table.tuning):
@@ -50,8 +51,8 @@ def _place(row, column, point, seed):
     return row, column, json.dumps(point), seed
 
 
-@pytest.mark.parametrize("name", tables.names())
+@pytest.mark.parametrize("name", definition.names())
 def test_every_table_plans(name):
-    for scale in tables.definition(name)["scales"]:
-        table = dataclasses.replace(tables.load(name, scale), seeds=(0,), tune_seeds=())
-        assert len(tables.plan(table)) == reproduce.count(table)
+    for scale in definition.definition(name)["scales"]:
+        table = dataclasses.replace(definition.load(name, scale), seeds=(0,), tune_seeds=())
+        assert len(definition.plan(table)) == reproduce.count(table)

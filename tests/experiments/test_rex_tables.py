@@ -7,15 +7,17 @@ import pytest
 
 import optim
 from configs import common
-from experiments import optimizers, plot_schedules, ranks, tables
+from experiments import plot_schedules, ranks
+from experiments.supervised import optimizers
+from experiments.tables import definition
 
 
-@pytest.mark.parametrize("name", [n for n in tables.names() if n.startswith("rex_")])
+@pytest.mark.parametrize("name", [n for n in definition.names() if n.startswith("rex_")])
 def test_tables_make_the_protocol(name):
-    table = tables.load(name, "cpu")
-    base = tables.base_config(table)
+    table = definition.load(name, "cpu")
+    base = definition.base_config(table)
     point = table.trials("REX")[0]
-    config = tables.run(table, base, "REX", "1%", point, 1).config
+    config = definition.run(table, base, "REX", "1%", point, 1).config
     whole = {"digits": 100.0, "fashion": 10.0, "cifar10": 300.0}[name.split("_")[1]]
     assert (config.schedule.name, config.seed) == ("rex", 1)
     assert config.epochs == pytest.approx(0.01 * whole)
@@ -24,7 +26,7 @@ def test_tables_make_the_protocol(name):
     if name == "rex_cifar10_sgdm":
         assert table.paper["REX"]["1%"] == "72.06 ± 0.46"
     if name == "rex_digits_sgdm":
-        cycle = tables.run(table, base, "OneCycle", "100%", point, 0).config
+        cycle = definition.run(table, base, "OneCycle", "100%", point, 0).config
         assert (cycle.optimizer.momentum_schedule, cycle.epochs) == ("onecycle", 100.0)
 
 

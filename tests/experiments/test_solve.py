@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 import bilevel
-from experiments import problems, solve, solve_plots, solvers
+from experiments import problems, solve
 from experiments.problems import constrained, task
+from experiments.solving import curves, solvers
 
-CONFIGS = Path(__file__).parents[1] / "configs" / "bilevel"
+CONFIGS = Path(__file__).parents[2] / "configs" / "bilevel"
 
 
 SHARED = ("__init__", "common")
@@ -273,4 +274,4 @@ def test_bad_input():
         match="argument must be of penalty, f2sa, implicit, unrolled, soba, smoke, got 'penalti'",
     ):
         config_of("cleaning_digits", "penalti")
-    assert solve_plots.line(None, [], "x", "y", "-") is None
+    assert curves.line(None, [], "x", "y", "-") is None

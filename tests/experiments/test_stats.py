@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from experiments import stats
+from experiments.tables import stats
 
 # Test accuracies of two methods over the same ten seeds.
 A = [0.9712, 0.9689, 0.9731, 0.9702, 0.9667, 0.9745, 0.9699, 0.9721, 0.9688, 0.9710]

@@ -4,7 +4,7 @@ import ml_collections
 import pytest
 from ml_collections import config_dict
 
-from experiments import sweep
+from experiments.tables import sweep
 
 
 def _config():

@@ -11,16 +11,9 @@ import optax
 import pytest
 
 from configs import digits
-from experiments import (
-    checkpoints,
-    data,
-    models,
-    optimizers,
-    records,
-    runtime,
-    supervised,
-    train,
-)
+from experiments import data, models, train
+from experiments.common import checkpoints, launch, runs
+from experiments.supervised import optimizers, training
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +33,7 @@ def config_of(**overrides):
 
 
 def untimed(rows):
-    return [{k: v for k, v in row.items() if k not in records.TIME_FIELDS} for row in rows]
+    return [{k: v for k, v in row.items() if k not in runs.TIME_FIELDS} for row in rows]
 
 
 def lines(workdir):
@@ -48,7 +41,7 @@ def lines(workdir):
 
 
 def final_state(workdir, config):
-    state, _ = supervised.start(supervised.job_of(config, None), [config])
+    state, _ = training.start(training.job_of(config, None), [config])
     store = checkpoints.Checkpoints(workdir / "checkpoints")
     restored = store.restore(state)
     store.close()
@@ -65,7 +58,7 @@ def test_a_run_leaves_its_files_and_repeats_them(tmp_path, capsys):
     assert [row["step"] for row in rows if "loss" in row] == list(range(5, 45, 5))
     assert [row["step"] for row in rows if "valid/loss" in row] == [20, 40]
     wanted = {"loss", "accuracy", "lr", "gradient_norm", "update_norm", "parameter_norm"}
-    assert wanted | {"step", "examples", *records.TIME_FIELDS} == set(rows[0])
+    assert wanted | {"step", "examples", *runs.TIME_FIELDS} == set(rows[0])
     assert result.final["test/accuracy"] > 0.7
     assert rows[-1]["step"] == 40
     again = train.run(config_of(), None, quiet=True)
@@ -78,8 +71,8 @@ def test_a_run_leaves_its_files_and_repeats_them(tmp_path, capsys):
 
 def test_evaluation_counts_every_example_once():
     config = config_of(eval_batch_size=100)  # 144 examples: the second batch is padded.
-    state, _ = supervised.start(supervised.job_of(config, None), [config])
-    means = supervised.job_of(config, None).evaluate(state, "valid")
+    state, _ = training.start(training.job_of(config, None), [config])
+    means = training.job_of(config, None).evaluate(state, "valid")
     dataset = data.load("digits")
     model = models.build("mlp", input_shape=(8, 8, 1), num_classes=10, widths=(16,))
     x = dataset.valid["image"].astype(np.float32) / 16.0
@@ -93,7 +86,7 @@ def test_evaluation_counts_every_example_once():
 @pytest.mark.parametrize("at", [10, 25])
 def test_resumes_to_the_bit(tmp_path, at):
     calm = train.run(config_of(), tmp_path / "calm", quiet=True)
-    with pytest.raises(runtime.Preempted, match=f"after step {at}"):
+    with pytest.raises(launch.Preempted, match=f"after step {at}"):
         train.run_population(
             [config_of()], tmp_path / "cut", quiet=True, stop=lambda step: step >= at
         )
@@ -182,9 +175,9 @@ def test_configs_of_a_population_share_all_but_seed_rate_and_decay():
 
 
 def test_workdir_of_another_config_is_refused(tmp_path):
-    records.claim(tmp_path, config_of())
+    runs.claim(tmp_path, config_of())
     with pytest.raises(ValueError, match=r"another config \(batch_size: 64 there, 32 now\)"):
-        records.claim(tmp_path, config_of(batch_size=32))
+        runs.claim(tmp_path, config_of(batch_size=32))
 
 
 @pytest.mark.parametrize(
@@ -246,7 +239,7 @@ def test_eight_devices_equal_one(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 8)
     eight = train.run(config, quiet=True)
     for a, b in zip(one.history, eight.history, strict=True):
-        keys = [k for k in a if k not in records.TIME_FIELDS]
+        keys = [k for k in a if k not in runs.TIME_FIELDS]
         np.testing.assert_allclose([a[k] for k in keys], [b[k] for k in keys], rtol=1e-5, atol=1e-6)
 
 
@@ -329,7 +322,7 @@ def test_a_kappa_by_name(kappa):
 def test_another_number_of_seeds_is_refused_and_leaves_nothing(tmp_path):
     def claim(many):
         folder = tmp_path / str(many)
-        records.claim_all(folder, [config_of(seed=i) for i in range(many)])
+        runs.claim_all(folder, [config_of(seed=i) for i in range(many)])
         (folder / "checkpoints").mkdir(exist_ok=True)
         return folder
 
@@ -338,7 +331,7 @@ def test_another_number_of_seeds_is_refused_and_leaves_nothing(tmp_path):
         claim(many)
         before = sorted(folder.rglob("*"))
         with pytest.raises(ValueError, match=rf"holds {many} runs .* this is --seeds={other}"):
-            records.claim_all(folder, [config_of(seed=i) for i in range(other)])
+            runs.claim_all(folder, [config_of(seed=i) for i in range(other)])
         assert sorted(folder.rglob("*")) == before
     (tmp_path / "3" / "checkpoints").rmdir()
     (tmp_path / "3" / "run_2" / "config.json").unlink()
@@ -348,26 +341,26 @@ def test_another_number_of_seeds_is_refused_and_leaves_nothing(tmp_path):
 def test_the_folder_of_another_main_is_refused_by_its_name(tmp_path):
     from configs.pruning import digits as pruning_digits
 
-    records.claim(tmp_path, pruning_digits.get_config())
+    runs.claim(tmp_path, pruning_digits.get_config())
     with pytest.raises(ValueError, match=r"a run of experiments\.prune, not of train; choose"):
-        records.claim(tmp_path, config_of())
+        runs.claim(tmp_path, config_of())
 
 
 def test_an_interrupted_main_ends_with_130(monkeypatch, capsys):
     def interrupted():
         raise KeyboardInterrupt
 
-    assert runtime.guard(interrupted) == 130
+    assert launch.guard(interrupted) == 130
     assert "same command" in capsys.readouterr().err
-    monkeypatch.setattr(runtime, "_told", [2])
-    assert runtime.stopped(3, "runs/a") == 130
-    monkeypatch.setattr(runtime, "_told", [])
-    assert runtime.stopped(3, "runs/a") == runtime.PREEMPTED
+    monkeypatch.setattr(launch, "_told", [2])
+    assert launch.stopped(3, "runs/a") == 130
+    monkeypatch.setattr(launch, "_told", [])
+    assert launch.stopped(3, "runs/a") == launch.PREEMPTED
 
 
 def test_help_shows_the_flags_that_mains_share():
     shown = main_of("--help").stdout
-    for name in (*runtime.SHARED_FLAGS, "seeds", "configs/common.py"):
+    for name in (*launch.SHARED_FLAGS, "seeds", "configs/common.py"):
         assert name in shown
 
 
@@ -415,7 +408,7 @@ def test_two_processes_equal_one(tmp_path):
 
 
 def test_metrics_are_json_even_when_not_finite(tmp_path):
-    file = records.MetricsFile(tmp_path / "m.jsonl")
+    file = runs.MetricsFile(tmp_path / "m.jsonl")
     file.write(step=1, loss=float("nan"))
     file.close()
     (row,) = [json.loads(x) for x in (tmp_path / "m.jsonl").read_text().splitlines()]
@@ -438,10 +431,10 @@ def test_linen_models_train_in_the_same_loop():
     model = models.from_linen(Net(), input_shape=(8, 8, 1))
     tx = optimizers.build(config_of(), 60)
     params, stats = model.init(jax.random.key(0))
-    state = supervised.TrainState(jnp.int32(0), params, stats, tx.init(params, 1e-2, 0.0))
+    state = training.TrainState(jnp.int32(0), params, stats, tx.init(params, 1e-2, 0.0))
     rows = []
     optim.loop.run(
-        supervised.make_step(model, tx),
+        training.make_step(model, tx),
         state,
         data.epoch_batches(len(dataset.train["label"]), 64, 0),
         60,

@@ -13,7 +13,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import optim
 from experiments.models import llama
-from optim import _blocks, _inplace, _traits
+from optim import _inplace
+from optim._frugal import blocks, elementwise
 
 GAP = 2
 ASCENDING = optim.subspaces.block("ascending")
@@ -233,16 +234,16 @@ def test_random_blocks_have_their_share_of_every_class():
 
 def test_orders_are_those_of_the_authors():
     def sets(order, n, k, count):
-        return [sorted(int(i) for i in _blocks.positions(order, u, n, k)) for u in range(count)]
+        return [sorted(int(i) for i in blocks.positions(order, u, n, k)) for u in range(count)]
 
     assert sets("ascending", 5, 2, 4) == [[0, 1], [2, 3], [0, 4], [1, 2]]
     assert sets("descending", 5, 2, 4) == [[3, 4], [1, 2], [0, 4], [2, 3]]
     assert sets("mirror", 7, 2, 4) == [[0, 6], [1, 5], [2, 4], [0, 6]]
     assert sets("ascending", 4, 0, 1) == [[]]
-    assert [int(i) for i in _blocks.positions("ascending", jnp.int32(2**30), 5, 2)] == [
+    assert [int(i) for i in blocks.positions("ascending", jnp.int32(2**30), 5, 2)] == [
         (2**30 * 2 + i) % 5 for i in range(2)
     ]
-    assert sorted(["b10/w", "b9/w", "a"], key=_blocks.natural) == ["a", "b9/w", "b10/w"]
+    assert sorted(["b10/w", "b9/w", "a"], key=blocks.natural) == ["a", "b9/w", "b10/w"]
     # Python rounds half to even: of 2, 6 and 10 tensors a quarter is 0, 2 and 2.
     for n, k in ((2, 0), (6, 2), (10, 2)):
         tx = optim.scale_by_frugal(subspace=optim.subspaces.block("ascending"))
@@ -276,8 +277,8 @@ def test_loop_free_write_is_the_same():
     for here in (True, False):
         expected = low.at[1].set(9.0) if here else low
         args = low, x, jnp.asarray(here), jnp.int32(1)
-        assert_equal(_blocks.masked_write(*args), expected)
-        assert_equal(_blocks._write(*args), expected)
+        assert_equal(blocks.masked_write(*args), expected)
+        assert_equal(blocks._write(*args), expected)
 
 
 # Devices.
@@ -469,12 +470,12 @@ def test_traits():
     }
     for kind, txs in traits.items():
         for tx in txs:
-            found = _traits.traits(optax.with_extra_args_support(tx))
+            found = elementwise.traits(optax.with_extra_args_support(tx))
             assert found.elementwise == (kind == "elementwise")
-    assert not _traits.traits(optax.with_extra_args_support(optax.scale_by_adam())).reads_params
-    assert _traits.traits(optim.adamp(1.0)).reads_params
+    assert not elementwise.traits(optax.with_extra_args_support(optax.scale_by_adam())).reads_params
+    assert elementwise.traits(optim.adamp(1.0)).reads_params
     cloned = optim.scale_by_momentum(start="params")
-    assert _traits.traits(optax.with_extra_args_support(cloned)).reads_params
+    assert elementwise.traits(optax.with_extra_args_support(cloned)).reads_params
 
 
 def hidden(found):

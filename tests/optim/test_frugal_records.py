@@ -11,7 +11,7 @@ import pytest
 
 import optim
 
-RECORDS = sorted((Path(__file__).parent / "reference" / "optim").glob("frugal_*.npz"))
+RECORDS = sorted((Path(__file__).parents[1] / "reference" / "optim").glob("frugal_*.npz"))
 FREE = {"sign_sgd": "sign_sgd", "sgd": "sgd", "no": "none"}
 
 

@@ -12,7 +12,7 @@ import pytest
 
 import optim
 
-RECORDS = Path(__file__).parent / "reference" / "optim"
+RECORDS = Path(__file__).parents[1] / "reference" / "optim"
 STATE_NAMES = {"exp_avg": "mu", "exp_avg_sq": "nu", "momentum": "trace"}
 
 

@@ -9,9 +9,9 @@ import optax
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from test_schedules import evaluate, load
 
 import optim
-from tests.test_schedules import evaluate, load
 
 
 @pytest.mark.parametrize("x64", [False, True])

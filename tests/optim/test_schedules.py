@@ -12,7 +12,7 @@ import pytest
 import optim
 from optim import profiles
 
-REFERENCE = Path(__file__).parent / "reference" / "schedules"
+REFERENCE = Path(__file__).parents[1] / "reference" / "schedules"
 
 
 def load(name):

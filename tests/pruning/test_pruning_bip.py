@@ -11,7 +11,7 @@ import pytest
 import bilevel
 
 BATCH_NORM = ("gamma", "beta", "mean", "var")
-REFERENCE = Path(__file__).parent / "reference" / "pruning"
+REFERENCE = Path(__file__).parents[1] / "reference" / "pruning"
 
 
 def load(name):

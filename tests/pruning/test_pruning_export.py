@@ -8,7 +8,8 @@ import scipy.sparse
 
 import bilevel
 from bilevel import export
-from experiments import models, pruned
+from experiments import models
+from experiments.pruning import saved_model
 
 
 def test_csr_and_bcsr_equal_scipys():
@@ -32,7 +33,7 @@ def test_csr_and_bcsr_equal_scipys():
 def test_smaller_model_has_the_masked_models_outputs(name, structure):
     model = models.build(name, input_shape=(16, 16, 3), num_classes=5)
     params, stats = model.init(jax.random.key(0))
-    chains = pruned.chains(name, params, stats)
+    chains = saved_model.chains(name, params, stats)
     assert len(chains) == {"cnn": 2, "resnet20": 9}[name]
     rng = np.random.default_rng(1)
     noisy = lambda x: np.asarray(x) + rng.uniform(0, 0.3, x.shape).astype(np.float32)  # noqa: E731
@@ -54,8 +55,8 @@ def test_smaller_model_has_the_masked_models_outputs(name, structure):
 def test_chains_of_the_other_models_fit(name):
     model = models.build(name, input_shape=(32, 32, 3), num_classes=10)
     params, stats = jax.eval_shape(model.init, jax.random.key(0))
-    chains = pruned.chains(name, params, stats)
-    known = {**pruned.named(params), **pruned.named(stats)}
+    chains = saved_model.chains(name, params, stats)
+    known = {**saved_model.named(params), **saved_model.named(stats)}
     assert len(chains) == {"vgg16_bn": 13, "wrn16_8": 6, "resnet18": 8, "lenet5": 2, "mlp": 0}[name]
     for chain in chains:
         width = known[chain.producer].shape[-1]

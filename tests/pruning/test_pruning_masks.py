@@ -9,10 +9,10 @@ import optax
 import pytest
 
 import bilevel
-from bilevel.pruning import select
-from experiments import pruning
+from bilevel.pruning import _select
+from experiments.pruning import methods
 
-REFERENCE = Path(__file__).parent / "reference" / "pruning"
+REFERENCE = Path(__file__).parents[1] / "reference" / "pruning"
 
 
 def load(name):
@@ -55,7 +55,7 @@ def stable(leaves, j, absolute):
 
 @pytest.mark.parametrize("shapes", [[(5, 3), (40,), ()], [(150, 125), (2,), (130, 90)]])
 def test_selection_is_the_stable_sorts(shapes):
-    drop = jax.jit(select.drop_smallest, static_argnums=2)
+    drop = jax.jit(_select.drop_smallest, static_argnums=2)
     rng = np.random.default_rng(0)
     normal = [rng.standard_normal(s, np.float32) for s in shapes]
     kinds = {
@@ -72,15 +72,15 @@ def test_selection_is_the_stable_sorts(shapes):
             for absolute in (True, False):
                 got = np.concatenate([np.ravel(m) for m in drop(leaves, j, absolute)])
                 assert np.array_equal(got, stable(leaves, j, absolute)), (kind, j, absolute)
-                got = select.drop_smallest_on_host(leaves, j, absolute)
+                got = _select.drop_smallest_on_host(leaves, j, absolute)
                 got = np.concatenate([np.ravel(m) for m in got])
                 assert np.array_equal(got, stable(leaves, j, absolute)), (kind, j, absolute)
 
 
 def test_large_concrete_scores_take_the_partition_and_traced_ones_do_not():
     x = np.random.default_rng(0).standard_normal(2**20).astype(np.float32)
-    assert select.on_host([x])
-    assert not select.on_host([x[1:]])
+    assert _select.on_host([x])
+    assert not _select.on_host([x[1:]])
     masks = bilevel.masks.from_scores({"w": x}, 0.1)
     assert int(masks["w"].sum()) == 2**20 - int(0.9 * 2**20)
     traced = jax.eval_shape(lambda w: bilevel.masks.from_scores({"w": w}, 0.1), x)
@@ -188,7 +188,7 @@ def test_density_records():
     got = bilevel.density.linear(float(record["synflow_rho"]), 100)
     np.testing.assert_allclose(got, record["synflow_linear"], rtol=1e-9)
     epochs, lr = int(record["bip_epochs"]), float(record["bip_lr"])
-    got = [pruning.mask_rate(lr, epochs)(e) for e in range(epochs)]
+    got = [methods.mask_rate(lr, epochs)(e) for e in range(epochs)]
     np.testing.assert_allclose(got, record["bip_mask_lr_step"], rtol=1e-6)
 
 

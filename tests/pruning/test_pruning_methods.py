@@ -7,10 +7,10 @@ import optax
 import pytest
 from flax import linen, nnx
 from jax.sharding import NamedSharding, PartitionSpec
+from test_pruning_bip import at, gap, load, mlp_loss, torch_sgd
 
 import bilevel
 import optim
-from tests.test_pruning_bip import at, gap, load, mlp_loss, torch_sgd
 
 
 def problem(seed=0, n=32):
