@@ -5,7 +5,7 @@
 The settings are those of configs/bilevel/constrained.py. LLC: the relative error of (x, y) from the
 authors' start. LLSC: F after 1000 steps from the authors' start with the authors' step sizes; and
 from 20 random starts with a longer schedule, whose measure is the hyper-objective
-psi(x) = F(x, y*(x)), best known -0.7193. For comparison psi itself is minimised from the same
+psi(x) = F(x, y*(x)), best known -0.7193. For comparison psi itself is minimized from the same
 starts (BFGS on the null space of B, if scipy is there).
 """
 
@@ -96,7 +96,7 @@ def main():
     try:
         results["bfgs"] = bfgs(starts[0])
     except ImportError:
-        print("no scipy: psi is not minimised for comparison")
+        print("no scipy: psi is not minimized for comparison")
     else:
         psi = np.sort(results["bfgs"])
         near = int(np.sum(psi < BEST + 1e-3))

@@ -3,7 +3,7 @@ r"""Measures two laws of the penalty method: O(sigma), and gradients against acc
     python -m benchmarks.penalty_rates --steps=500000 --out=results/bilevel/rates.json
 
 **O(sigma)**: |psi - psi_sigma| and |grad psi - grad psi_sigma| at random points, from lower
-problems minimised numerically (Newton; projected gradient on P3's box), and the distance to x* of
+problems minimized numerically (Newton; projected gradient on P3's box), and the distance to x* of
 Algorithm 1 run with constant sigma (not for P2b, where a curvature of order sigma makes that very
 long). Theory: slope 1 of the logarithms, for P1, P2a, P2b, P3 and P5. For P4 the error bound
 fails: the largest gap over x stays 1 (slope 0).
@@ -40,8 +40,8 @@ def slope(x, y):
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
-def minimised(fun, project, y):
-    """Minimises ``fun``: Newton's method, or projected gradient on a set."""
+def minimized(fun, project, y):
+    """Minimizes ``fun``: Newton's method, or projected gradient on a set."""
     if project is None:
 
         def newton(_, y):
@@ -63,8 +63,8 @@ def gaps(name, seed=0, points=6):
 
     def at(x, sigma):
         h = lambda y: sigma * f(x, y) + g(x, y)  # noqa: E731
-        z = minimised(partial(g, x), project, form.y_star(x) + 0.1)
-        y = minimised(h, project, form.y_star(x))
+        z = minimized(partial(g, x), project, form.y_star(x) + 0.1)
+        y = minimized(h, project, form.y_star(x))
         value = f(x, y) + (g(x, y) - g(x, z)) / sigma
         g_x = jax.grad(g)
         gradient = jax.grad(f)(x, y) + (g_x(x, y) - g_x(x, z)) / sigma
@@ -78,7 +78,7 @@ def gaps(name, seed=0, points=6):
 def fixed_sigma_distance(name, seed=0):
     """Distance to x* where Algorithm 1 with constant sigma ends."""
     form = closed_form.PROBLEMS[name](*closed_form.random_data(name, seed))
-    best = form.minimiser()
+    best = form.minimizer()
 
     def run(sigma):
         # The step in x is alpha sigma: divided so that every sigma takes as long.

@@ -20,7 +20,7 @@ from absl import app, flags
 import bilevel
 from experiments.common import launch
 from experiments.pruning import saved_model
-from experiments.tables.pictures import COLOURS, LINES, MARKERS
+from experiments.tables.pictures import COLORS, LINES, MARKERS
 
 
 def _figure(width: float, height: float):
@@ -48,7 +48,7 @@ def layers(reports: Mapping[str, bilevel.Report], file: Path) -> None:
     for i, (method, report) in enumerate(reports.items()):
         values = [r.density for r in report.layers if r.prunable]
         at = np.arange(len(names)) + (i - (len(reports) - 1) / 2) * width
-        axis.bar(at, values, width, label=method, color=COLOURS[i % len(COLOURS)])
+        axis.bar(at, values, width, label=method, color=COLORS[i % len(COLORS)])
     axis.set_xticks(np.arange(len(names)), names, rotation=30, ha="right", fontsize=8)
     axis.set_ylabel("density")
     axis.set_yscale("log")
@@ -92,8 +92,8 @@ def against(
     plt, figure, axis = _figure(6.4, 4.0)
     sparsity = x.startswith("sparsity")
     places, lowest = set(), 100.0
-    looks = zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), itertools.cycle(LINES))
-    for (method, row), (colour, marker, line) in zip(points.items(), looks, strict=False):
+    looks = zip(itertools.cycle(COLORS), itertools.cycle(MARKERS), itertools.cycle(LINES))
+    for (method, row), (color, marker, line) in zip(points.items(), looks, strict=False):
         values = [100 * np.asarray(v) for _, v in row]
         lowest = min(lowest, *(v.mean() for v in values))
         if not any(at for at, _ in row):
@@ -105,7 +105,7 @@ def against(
             [v.mean() for v in values],
             [v.std(ddof=len(v) > 1) for v in values],
             label=method,
-            color=colour,
+            color=color,
             marker=marker,
             linestyle=line,
             capsize=2,

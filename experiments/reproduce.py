@@ -198,7 +198,7 @@ def _outcome(result) -> dict[str, Any]:
 def _packs(table, main, runs: Iterable[definition.Run]) -> list[list[definition.Run]]:
     """Groups runs that the main can make as one population, in the order of the plan.
 
-    Runs that try hyperparameters on one seed share their batches, which vectorises best.
+    Runs that try hyperparameters on one seed share their batches, which vectorizes best.
     """
     if not hasattr(main, "run_population"):
         return [[r] for r in runs]

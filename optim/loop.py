@@ -78,7 +78,7 @@ def run(
       steps: Number of the last step, so ``steps - start`` steps are made.
       key: Random key; with ``replicas`` one for each run, shape ``(replicas,)``.
       data: Pytree that lives on the device for the whole run, such as a small data set.
-      prepare: ``prepare(data, inputs, key) -> batch``, compiled into the step: gather, normalise,
+      prepare: ``prepare(data, inputs, key) -> batch``, compiled into the step: gather, normalize,
         augment. Default: the inputs are the batch.
       start: Number of steps that ``state`` has behind it.
       mesh: One-axis mesh ``('data',)``. The batch is split over it and the state replicated, save
@@ -89,8 +89,8 @@ def run(
         slower inside a loop.
       replicas: Number of runs; every leaf of ``state`` then has them as leading axis. What differs
         between runs (seeds, learning rates) is in their states, keys and batches.
-      vmap: Whether runs are vectorised, or made one after another through one compiled step.
-        Default: vectorised on accelerators and over a mesh; on CPU where that pays, for states
+      vmap: Whether runs are vectorized, or made one after another through one compiled step.
+        Default: vectorized on accelerators and over a mesh; on CPU where that pays, for states
         of up to 32768 numbers that share their batches.
       on_metrics: Called as ``on_metrics(t, values)`` with the metrics of steps ``t, t+1, ...``,
         arrays of shape ``(n,)``, or ``(n, replicas)``.
@@ -131,11 +131,11 @@ def run(
     elif not shared:
         raise ValueError("batches must be a function unless replicas is given")
 
-    vectorised = replicas is not None and bool(vmap)
-    state = _place(_own(state), mesh, split=vectorised)
+    vectorized = replicas is not None and bool(vmap)
+    state = _place(_own(state), mesh, split=vectorized)
     data = _place(data, mesh)
-    key = _place(key, mesh, split=vectorised)
-    if replicas is None or vectorised:
+    key = _place(key, mesh, split=vectorized)
+    if replicas is None or vectorized:
         states, keys = [state], [key]
     else:
         states = [jax.tree.map(lambda x, r=r: x[r], state) for r in range(replicas)]
@@ -143,9 +143,9 @@ def run(
     del state
     each = replicas or 1
     feeds = [_feed(f, start) for f in ([batches] * each if shared else batches)]
-    if vectorised:
+    if vectorized:
         feeds = feeds[:1] if shared else [map(_stack, zip(*feeds, strict=True))]
-    call = _compile(step, prepare, scan, steps_per_call, mesh, vectorised, shared)
+    call = _compile(step, prepare, scan, steps_per_call, mesh, vectorized, shared)
 
     def whole() -> State:
         return _stack(states, jnp) if len(states) > 1 else states[0]
@@ -158,7 +158,7 @@ def run(
             _check_finite(first, values)
         else:
             values = (
-                runs[0] if vectorised else {k: np.stack([m[k] for m in runs], 1) for k in runs[0]}
+                runs[0] if vectorized else {k: np.stack([m[k] for m in runs], 1) for k in runs[0]}
             )
             _check_some_finite(first, values, alive)
         if on_metrics is not None:
@@ -193,7 +193,7 @@ def run(
 
 
 def prefers_vmap(state: State, replicas: int, *, shared: bool) -> bool:
-    """Returns whether a population runs faster vectorised than one run after another.
+    """Returns whether a population runs faster vectorized than one run after another.
 
     Args:
       state: The population's state.
@@ -237,7 +237,7 @@ def _stack(trees, xp=np):
 
 
 @functools.lru_cache(maxsize=32)
-def _compile(step, prepare, scan, length, mesh, vectorised, shared):
+def _compile(step, prepare, scan, length, mesh, vectorized, shared):
     """Returns ``call(state, data, inputs, key, t) -> (state, rows)`` for a list of inputs."""
 
     def one(state, data, inputs, key, t):
@@ -247,7 +247,7 @@ def _compile(step, prepare, scan, length, mesh, vectorised, shared):
             state, prepare(data, inputs, key if key is None else jax.random.fold_in(key, t))
         )
 
-    if vectorised:
+    if vectorized:
         one = jax.vmap(one, in_axes=(0, None, None if shared else 0, 0, None))
     traced_once = jax.jit(one)  # One trace serves the checks, the loop and the single step.
 
@@ -276,7 +276,7 @@ def _compile(step, prepare, scan, length, mesh, vectorised, shared):
 
     def call(state, data, inputs, key, t):
         if not looped:
-            _check_divides(inputs[0], None if vectorised else mesh)
+            _check_divides(inputs[0], None if vectorized else mesh)
             trace = traced_once.trace(state, data, inputs[0], key, np.int32(t))
             _check_same(state, trace.out_info[0])
             on_cpu = jax.default_backend() == "cpu"
@@ -286,15 +286,15 @@ def _compile(step, prepare, scan, length, mesh, vectorised, shared):
         if mesh is not None:
             leaves, tree = jax.tree.flatten(state)
             layout = tree, tuple(x.sharding for x in leaves)
-        axis = None if vectorised and shared else "data"
+        axis = None if vectorized and shared else "data"
         if looped[0]:
             n = np.int32(len(inputs))
             chunk = _stack(inputs + inputs[-1:] * (length - len(inputs)))
-            chunk = _spread(chunk, mesh, (None, axis), whole=vectorised)
+            chunk = _spread(chunk, mesh, (None, axis), whole=vectorized)
             return compiled(many, layout)(state, data, chunk, key, np.int32(t), n)
         rows, fun = [], compiled(one, layout)
         for i, x in enumerate(inputs):
-            x = _spread(x, mesh, (axis,), whole=vectorised)
+            x = _spread(x, mesh, (axis,), whole=vectorized)
             state, metrics = fun(state, data, x, key, np.int32(t + i))
             rows.append(metrics)
         return state, rows

@@ -84,7 +84,7 @@ def penalty(
 
     Args:
       alpha: Step size of ``x``: a number, a schedule, or (Algorithm 1) an optax transform.
-      beta: Averaging weight in (0, 1] of the prox centres, a number or a schedule.
+      beta: Averaging weight in (0, 1] of the prox centers, a number or a schedule.
       gamma: Inner step size, at most :math:`1 / (L + 1/\rho)`, a number or a schedule.
       sigma: :math:`\sigma_k > 0`, a number or a schedule; ``None`` for the paper's
         :math:`(k+1)^{-1/3}`, with ``eta`` :math:`(k+1)^{-1/5}`.
@@ -154,15 +154,15 @@ def penalty(
         previous = (fresh(x), fresh(y), fresh(z))
         return state._replace(previous=previous, estimates=zero_estimates(x, y))
 
-    def prox_step(problem, k, w, centre, d):
+    def prox_step(problem, k, w, center, d):
         gamma_k = at(gamma, k)
         w = jax.tree.map(
-            lambda w, c, d: w - jnp.asarray(gamma_k * (d + (w - c) / rho), w.dtype), w, centre, d
+            lambda w, c, d: w - jnp.asarray(gamma_k * (d + (w - c) / rho), w.dtype), w, center, d
         )
         return maybe(problem.project_y)(w)
 
     def finish(state, wy, wz, d, values, previous=None, estimates=None):
-        """Moves the prox centres and x, and reports."""
+        """Moves the prox centers and x, and reports."""
         problem, k, x, y, z = state[:5]
         sigma_k, beta_k = at(sigma, k), at(beta, k)
         fxy, gxy, gxz = values

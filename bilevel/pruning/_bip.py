@@ -225,7 +225,7 @@ def bip(
       m &= \text{the entries of largest } |s|
 
     The two terms of the hypergradient come from the same backward pass, so that a step costs two.
-    BatchNorm normalises by its batch at both levels; its running statistics follow the lower one.
+    BatchNorm normalizes by its batch at both levels; its running statistics follow the lower one.
 
     Args:
       lower: Optimizer of all parameters. Weight decay belongs in it. It sees masked gradients, so

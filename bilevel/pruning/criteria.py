@@ -69,7 +69,7 @@ def snip(
 
     Args:
       loss: ``loss(params, batch) -> scalar``.
-      params: Parameters at initialisation.
+      params: Parameters at initialization.
       batch: One batch.
       rule: Which leaves are prunable; see :func:`bilevel.masks.prunable`.
 
@@ -110,7 +110,7 @@ def grasp(
 
     Args:
       loss: ``loss(params, batch) -> scalar``; the authors' is the cross-entropy of logits / 200.
-      params: Parameters at initialisation.
+      params: Parameters at initialization.
       batches: Batches whose losses are added.
       rule: Which leaves are prunable; see :func:`bilevel.masks.prunable`.
 

@@ -1,7 +1,7 @@
 """One l2 penalty for each feature of a logistic regression.
 
-    python -m experiments.solve --config=configs/bilevel/regularisation.py
-    python -m experiments.solve --config=configs/bilevel/regularisation.py --data_dir=DATA \
+    python -m experiments.solve --config=configs/bilevel/regularization.py
+    python -m experiments.solve --config=configs/bilevel/regularization.py --data_dir=DATA \
         --config.problem.options.data=libsvm:a1a
 
 Argument: a solver (implicit, penalty, f2sa, unrolled, soba), ``smoke``, or both with a comma.
@@ -28,7 +28,7 @@ SOLVERS = {
 def get_config(arg: str = ""):
     """Returns the config; ``arg`` is a solver, ``smoke`` for a run of a second, or both."""
     config = common.get_config()
-    config.problem.name = "regularisation"
+    config.problem.name = "regularization"
     config.problem.options = {"data": "digits", "train": 700, "valid": 700}
     config.steps = 400
     common.choose(config, arg, SOLVERS)

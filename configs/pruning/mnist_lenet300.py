@@ -2,7 +2,7 @@
 
     python -m experiments.prune --config=configs/pruning/mnist_lenet300.py --data_dir=DATA
 
-IMP to 3.6 % of the weights: Gaussian Glorot initialisation, Adam at 1.2e-3 throughout, batches of
+IMP to 3.6 % of the weights: Gaussian Glorot initialization, Adam at 1.2e-3 throughout, batches of
 60 from 55,000 images, a fifth of each layer pruned in a round (a tenth of the last layer), all
 weights back to their initial values. The paper trains each round for 50,000 iterations, this config
 for 20 epochs, 18,320 iterations. Expected (seed 0): 97.95 % dense, 98.21 % pruned; the same mask on

@@ -9,7 +9,7 @@ TABLE = {
     **pruning_digits.TABLE,
     "title": "Pruning an MLP on letter: accuracy against sparsity",
     "config": "configs/pruning/letter.py",
-    "protocol": "MLP 16-300-100-26 on letter.scale (standardised), 30 epochs of batches of 128. "
+    "protocol": "MLP 16-300-100-26 on letter.scale (standardized), 30 epochs of batches of 128. "
     + pruning_digits.PROTOCOL,
     "notes": (
         "BiP is not worse than IMP with its default learning rate at any sparsity, for 1/3.3 of "

@@ -10,10 +10,10 @@ TABLE = {
     "main": "prune",
     "config": "configs/pruning/mnist_lenet300.py",
     "protocol": (
-        "Gaussian Glorot initialisation, Adam at 1.2e-3 throughout, batches of 60 from 55,000 "
+        "Gaussian Glorot initialization, Adam at 1.2e-3 throughout, batches of 60 from 55,000 "
         "images. Each round prunes a fifth of each layer's smallest weights, a tenth of the last "
         "layer's, and starts again from the initial weights; with new weights, the last mask is "
-        "trained from another initialisation. 18,320 iterations a round where the paper has "
+        "trained from another initialization. 18,320 iterations a round where the paper has "
         "50,000, accuracy at their end; columns are the share of the weights that is kept."
     ),
     "base": f"prune.through={tuple(0.8**r for r in ROUNDS)}",

@@ -1,4 +1,4 @@
-"""Batches made on the device from the resident data set: gather, normalise, augment."""
+"""Batches made on the device from the resident data set: gather, normalize, augment."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ def prepare(
     ``data`` is ``dataset.train`` (or ``valid``, ``test``) on the device; ``inputs`` is an index
     array, or a dict with ``"index"`` whose other entries pass through to the batch (the
     ``"weight"`` of ``eval_batches``), or, for streamed sets, the rows themselves. The batch is
-    ``{"x", "label", ...}``: ``x`` normalised float32, or int32 tokens with the next tokens as
+    ``{"x", "label", ...}``: ``x`` normalized float32, or int32 tokens with the next tokens as
     ``label``.
 
     Args:

@@ -9,7 +9,7 @@ from experiments.problems import closed_form, constrained
 from experiments.problems.cleaning import cleaning
 from experiments.problems.hyper_representation import hyper_representation
 from experiments.problems.loss_tuning import loss_tuning
-from experiments.problems.regularisation import regularisation
+from experiments.problems.regularization import regularization
 from experiments.problems.svm import svm
 from experiments.problems.task import Level, Task
 
@@ -22,7 +22,7 @@ PROBLEMS: dict[str, Callable[..., Task]] = {
     "toy": constrained.toy,
     "svm": svm,
     "cleaning": cleaning,
-    "regularisation": regularisation,
+    "regularization": regularization,
     "loss_tuning": loss_tuning,
     "hyper_representation": hyper_representation,
 }

@@ -32,7 +32,7 @@ CIFAR_N = "http://noisylabels.com"
 
 
 def init_mlp(widths: tuple[int, ...], rng: np.random.Generator, zero_last: bool = False) -> dict:
-    """Returns ``{"kernel0", "bias0", ...}`` of a ReLU network, He-initialised, in float32."""
+    """Returns ``{"kernel0", "bias0", ...}`` of a ReLU network, He-initialized, in float32."""
     params: dict[str, Any] = {}
     for i, (a, b) in enumerate(itertools.pairwise(widths)):
         scale = 0.0 if zero_last and i == len(widths) - 2 else np.sqrt(2 / a)
@@ -70,7 +70,7 @@ def cleaning(
     hidden: tuple[int, ...] = (),
     train: int = 5000,
     valid: int = 5000,
-    regularisation: float = 1e-3,
+    regularization: float = 1e-3,
     standardize: bool = True,
     weights: bool = True,
 ) -> Task:
@@ -85,8 +85,8 @@ def cleaning(
       hidden: Widths of hidden layers; ``()`` for a linear model.
       train: Number of training samples.
       valid: Number of validation samples, whose labels are clean.
-      regularisation: r.
-      standardize: Whether pixels are centred and divided by one standard deviation.
+      regularization: r.
+      standardize: Whether pixels are centered and divided by one standard deviation.
       weights: ``False`` trains with all weights at 1/2: the run without cleaning.
     """
     splits, classes = classification(data, data_dir, seed, train, valid)
@@ -113,7 +113,7 @@ def cleaning(
         losses = cross_entropy(mlp(y, batch["x"]), batch["label"])
         weight = jax.nn.sigmoid(x[batch["index"]] if weights else jnp.zeros_like(losses))
         decay = sum(jnp.sum(a**2) for a in jax.tree.leaves(y))
-        return jnp.mean(weight * losses) + regularisation * decay
+        return jnp.mean(weight * losses) + regularization * decay
 
     def upper(x, y, batch):
         return jnp.mean(cross_entropy(mlp(y, batch["x"]), batch["label"]))

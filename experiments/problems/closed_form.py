@@ -7,7 +7,7 @@ With the lower function :math:`g`, the upper :math:`f` and :math:`h_\sigma = \si
   \psi_\sigma(x) = \tfrac1\sigma \bigl(\min_y h_\sigma(x, y) - \min_y g(x, y)\bigr)
 
 and :math:`\nabla\psi_\sigma = f_x(x, y_\sigma) + (g_x(x, y_\sigma) - g_x(x, y^*)) / \sigma`, where
-:math:`y_\sigma` minimises :math:`h_\sigma(x, \cdot)` and :math:`y^*` minimises :math:`g(x, \cdot)`.
+:math:`y_\sigma` minimizes :math:`h_\sigma(x, \cdot)` and :math:`y^*` minimizes :math:`g(x, \cdot)`.
 
 | id | lower function | what it shows |
 |---|---|---|
@@ -43,7 +43,7 @@ class ClosedForm(NamedTuple):
     psi: Callable[[Any], Any]
     grad_psi: Callable[[Any], Any]
     psi_sigma: Callable[[Any, Any], Any]
-    minimiser: Callable[..., np.ndarray] | None = None  # sigma -> argmin psi_sigma; () -> of psi
+    minimizer: Callable[..., np.ndarray] | None = None  # sigma -> argmin psi_sigma; () -> of psi
 
     def grad_psi_sigma(self, x, sigma):
         """Gradient of psi_sigma by Danskin's theorem."""
@@ -97,7 +97,7 @@ def p1(data, x0, y0) -> ClosedForm:
 
     problem = bilevel.Problem(upper=upper, lower=lower)
     form = ClosedForm(problem, x0, y0, y_star, y_sigma, psi, grad_psi, psi_sigma)
-    return _quadratic_minimiser(form)
+    return _quadratic_minimizer(form)
 
 
 def p2a(data, x0, y0) -> ClosedForm:
@@ -124,7 +124,7 @@ def p2a(data, x0, y0) -> ClosedForm:
         grad_psi=lambda x: N.T @ (N @ x + q - t) + reg * x,
         psi_sigma=psi_sigma,
     )
-    return _quadratic_minimiser(form)
+    return _quadratic_minimizer(form)
 
 
 def p2b(data, x0, y0) -> ClosedForm:
@@ -155,7 +155,7 @@ def p2b(data, x0, y0) -> ClosedForm:
         grad_psi=lambda x: N.T @ (W @ e(x)) + reg * x,
         psi_sigma=psi_sigma,
     )
-    return _quadratic_minimiser(form)
+    return _quadratic_minimizer(form)
 
 
 def _linear_fit(M, N, q):
@@ -238,7 +238,7 @@ def p4(data=None, x0=None, y0=None) -> ClosedForm:
         psi=lambda x: x[0] ** 2 + jnp.where(x[0] == 0, 0.0, 1.0),
         grad_psi=lambda x: 2 * x,
         psi_sigma=psi_sigma,
-        minimiser=lambda sigma=0.0: np.zeros(1),
+        minimizer=lambda sigma=0.0: np.zeros(1),
     )
 
 
@@ -246,9 +246,9 @@ def p5(data=None, x0=None, y0=None) -> ClosedForm:
     """``g = t^2 + 3 sin^2 t`` with ``t = y - x``, ``f = .5 (y - 1)^2 + .05 x^2``; x* = 1 / 1.1."""
     del data
 
-    def minimiser(sigma=0.0):
+    def minimizer(sigma=0.0):
         if sigma:
-            raise ValueError(f"the minimiser is known at sigma = 0 only, got {sigma}")
+            raise ValueError(f"the minimizer is known at sigma = 0 only, got {sigma}")
         return np.full(1, 1 / 1.1)
 
     def upper(x, y, batch=None):
@@ -278,12 +278,12 @@ def p5(data=None, x0=None, y0=None) -> ClosedForm:
         psi=lambda x: upper(x, x),
         grad_psi=lambda x: x - 1 + 0.1 * x,
         psi_sigma=psi_sigma,
-        minimiser=minimiser,
+        minimizer=minimizer,
     )
 
 
-def _quadratic_minimiser(form: ClosedForm) -> ClosedForm:
-    """Adds the minimisers of a problem whose psi and psi_sigma are quadratic in x."""
+def _quadratic_minimizer(form: ClosedForm) -> ClosedForm:
+    """Adds the minimizers of a problem whose psi and psi_sigma are quadratic in x."""
 
     @jax.jit
     def of_gradient(sigma):
@@ -295,7 +295,7 @@ def _quadratic_minimiser(form: ClosedForm) -> ClosedForm:
         zero = jnp.zeros(form.x0.shape)
         return jnp.linalg.solve(jax.jacfwd(grad)(zero), -grad(zero))
 
-    return form._replace(minimiser=lambda sigma=0.0: np.asarray(of_gradient(sigma)))
+    return form._replace(minimizer=lambda sigma=0.0: np.asarray(of_gradient(sigma)))
 
 
 def random_data(name: str, seed: int = 0, samples: int = 16) -> tuple[dict, np.ndarray, np.ndarray]:
@@ -357,7 +357,7 @@ def task(name: str) -> Callable[..., Task]:
             start if project is None else np.asarray(project(start))
             for start, project in zip((form.x0, form.y0), sets, strict=True)
         )
-        best = None if form.minimiser is None else form.minimiser()
+        best = None if form.minimizer is None else form.minimizer()
 
         def evaluate(data, x, y):
             scores = {

@@ -28,7 +28,7 @@ def hyper_representation(
     shots: int = 5,
     queries: int = 15,
     body: tuple[int, ...] = (64, 32),
-    regularisation: float = 1e-2,
+    regularization: float = 1e-2,
     pool: int = 1400,
 ) -> Task:
     """Returns the task.
@@ -42,7 +42,7 @@ def hyper_representation(
       shots: Training samples of a class.
       queries: Validation samples of a class, and test samples.
       body: Widths of the body's layers; the last is the representation.
-      regularisation: r of the heads.
+      regularization: r of the heads.
       pool: Number of samples from which tasks draw.
     """
     splits, classes = classification(data, data_dir, seed, pool - 1, 1)
@@ -71,7 +71,7 @@ def hyper_representation(
 
     def lower(x, y, batch):
         heads = y["kernel"][batch["task"]]
-        return fit(x, y, batch) + regularisation * jnp.sum(heads**2) / heads.shape[0]
+        return fit(x, y, batch) + regularization * jnp.sum(heads**2) / heads.shape[0]
 
     def evaluate(data, x, y):
         return {

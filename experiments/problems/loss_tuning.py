@@ -30,7 +30,7 @@ def loss_tuning(
     hidden: tuple[int, ...] = (),
     train: int = 700,
     valid: int = 700,
-    regularisation: float = 1e-3,
+    regularization: float = 1e-3,
 ) -> Task:
     """Returns the task.
 
@@ -43,7 +43,7 @@ def loss_tuning(
       hidden: Widths of hidden layers; ``()`` for a linear model.
       train: Number of training samples before rare classes are thinned.
       valid: Number of validation samples; each class is cut to the smallest one.
-      regularisation: r.
+      regularization: r.
     """
     if not 0 < imbalance <= 1:
         raise ValueError(f"imbalance must be in (0, 1], got {imbalance}")
@@ -58,7 +58,7 @@ def loss_tuning(
         logits = jax.nn.sigmoid(x["scale"])[None] * mlp(y, batch["x"]) + x["shift"][None]
         losses = x["weight"][batch["label"]] * cross_entropy(logits, batch["label"])
         decay = sum(jnp.sum(a**2) for a in jax.tree.leaves(y))
-        return jnp.mean(losses) + regularisation * decay
+        return jnp.mean(losses) + regularization * decay
 
     def fit(y, batch):
         return jnp.mean(cross_entropy(mlp(y, batch["x"]), batch["label"]))

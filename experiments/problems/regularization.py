@@ -12,10 +12,10 @@ import bilevel
 from bilevel import projections
 from experiments.problems.task import Level, Task, accuracy, classification, cross_entropy, take
 
-__all__ = ["regularisation"]
+__all__ = ["regularization"]
 
 
-def regularisation(
+def regularization(
     data: str = "digits",
     data_dir: str | None = None,
     seed: int = 0,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.tables.pictures import COLOURS, MARKERS
+from experiments.tables.pictures import COLORS, MARKERS
 
 FAR = 1.3  # The largest ratio of the picture.
 
@@ -142,15 +142,15 @@ def draw(results: dict[str, Any], path: Path) -> None:
     for axis, (optimizer, sets) in zip(axes, found.items(), strict=True):
         names = [s for s in next(iter(sets.values()))["schedules"] if s != "linear"]
         base = np.array([e["schedules"]["linear"]["loss_mean"] for e in sets.values()])
-        looks = zip(names, itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=False)
-        for i, (schedule, colour, marker) in enumerate(looks):
+        looks = zip(names, itertools.cycle(COLORS), itertools.cycle(MARKERS), strict=False)
+        for i, (schedule, color, marker) in enumerate(looks):
             loss = np.array([e["schedules"][schedule]["loss_mean"] for e in sets.values()])
             ratio = np.divide(loss, base, out=np.full_like(loss, np.nan), where=base > 1e-6)
             at = np.arange(len(sets)) + 0.8 * ((i + 0.5) / len(names) - 0.5)
             # The worst schedules do not set the scale: they stand at the edge, open.
             far = ratio > FAR
-            axis.plot(at[~far], ratio[~far], marker, color=colour, ms=4, label=schedule)
-            axis.plot(at[far], np.full(far.sum(), FAR), marker, color=colour, ms=4, mfc="none")
+            axis.plot(at[~far], ratio[~far], marker, color=color, ms=4, label=schedule)
+            axis.plot(at[far], np.full(far.sum(), FAR), marker, color=color, ms=4, mfc="none")
         axis.axhline(1.0, color="gray", lw=1, label="linear")
         axis.set(title=optimizer, ylabel="loss / loss of linear decay")
         axis.set_xticks(range(len(sets)), list(sets), rotation=60, ha="right", fontsize=8)

@@ -55,7 +55,7 @@ def make_step(model: models.Model, tx: optimizers.Optimizer, axis_name: str | No
     """Returns ``step(state, batch) -> (state, metrics)`` of mean cross-entropy.
 
     With ``axis_name`` it runs inside a ``pmap`` or ``shard_map`` over that axis, on its share of
-    the batch. BatchNorm then normalises over that share; under ``jit`` over the whole batch.
+    the batch. BatchNorm then normalizes over that share; under ``jit`` over the whole batch.
     """
 
     def objective(params, stats, batch):

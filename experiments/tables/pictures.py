@@ -1,7 +1,7 @@
 """The picture of a table: one panel for each of its ``plots``.
 
-Colours are those of Okabe and Ito, told apart with any colour vision; markers and line styles say
-the same again, for print without colour.
+Colors are those of Okabe and Ito, told apart with any color vision; markers and line styles say
+the same again, for print without color.
 """
 
 import io
@@ -16,8 +16,8 @@ from experiments.tables import render, stats
 
 __all__ = ["png"]
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-COLOURS += ("#882255", "#999933", "#332288", "#777777")  # Of Paul Tol's muted scheme.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLORS += ("#882255", "#999933", "#332288", "#777777")  # Of Paul Tol's muted scheme.
 # Cycles of unequal lengths: no two of many methods look the same.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)))
@@ -61,7 +61,7 @@ def _fit_labels(axis):
 
 
 def _looks(table):
-    looks = zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), itertools.cycle(LINES))
+    looks = zip(itertools.cycle(COLORS), itertools.cycle(MARKERS), itertools.cycle(LINES))
     return dict(zip(table["rows"], looks, strict=False))
 
 
@@ -82,17 +82,15 @@ def _points(axis, table, cells, runs):
     for cell in cells:
         if not cell.summary.n:
             continue
-        colour, marker, _ = looks[cell.row]
+        color, marker, _ = looks[cell.row]
         x = columns.index(cell.column) + (rows.index(cell.row) + 0.5) * width - 0.4
         y = scale * np.array(list(cell.values.values()))
         spread = np.linspace(-0.25, 0.25, y.size) * width if y.size > 1 else [0]
-        axis.plot(x + np.array(spread), y, ".", color=colour, alpha=0.6, markersize=7)
+        axis.plot(x + np.array(spread), y, ".", color=color, alpha=0.6, markersize=7)
         mean = scale * cell.summary.mean
         reach = [[0], [0]] if y.size < 2 else [[mean - scale * cell.summary.low]] * 2
         label = cell.row if cell.column == columns[0] else None
-        axis.errorbar(
-            x, mean, reach, fmt=marker, color=colour, capsize=4, markersize=7, label=label
-        )
+        axis.errorbar(x, mean, reach, fmt=marker, color=color, capsize=4, markersize=7, label=label)
         paper = table["paper"].get(cell.row, {}).get(cell.column)
         if isinstance(paper, int | float):
             label = None if starred else "paper"
@@ -109,15 +107,15 @@ def _points(axis, table, cells, runs):
 def _columns(axis, table, cells, runs):
     """Mean and interval over the settings, one line for each method."""
     scale, columns = _scale(table), list(table["columns"])
-    for row, (colour, marker, line) in _looks(table).items():
+    for row, (color, marker, line) in _looks(table).items():
         mine = [c for c in cells if c.row == row and c.summary.n]
         x = [columns.index(c.column) for c in mine]
         lows = [c.summary.mean if c.summary.n < 2 else c.summary.low for c in mine]
         highs = [c.summary.mean if c.summary.n < 2 else c.summary.high for c in mine]
         mean = scale * np.array([c.summary.mean for c in mine])
-        axis.plot(x, mean, color=colour, marker=marker, linestyle=line, label=row)
+        axis.plot(x, mean, color=color, marker=marker, linestyle=line, label=row)
         band = scale * np.array(lows), scale * np.array(highs)
-        axis.fill_between(x, *band, color=colour, alpha=0.15, linewidth=0)
+        axis.fill_between(x, *band, color=color, alpha=0.15, linewidth=0)
     axis.set_xticks(range(len(columns)), columns)
     axis.set_ylabel(_name(table, table["metric"]))
     axis.set_title("mean, 95 % interval", fontsize=10)
@@ -148,7 +146,7 @@ def _grid(axis, table, cells, runs):
     """Best of the other hyperparameters at each value of the first; the chosen one is ringed."""
     scale, tuning = _scale(table), table["tune_seeds"] or table["seeds"]
     column, key = next(iter(table["columns"])), next(iter(runs[0]["point"]))
-    for row, (colour, marker, line) in _looks(table).items():
+    for row, (color, marker, line) in _looks(table).items():
         at: dict[float, dict[str, list]] = {}
         for r in runs:
             if (r["row"], r["column"]) == (row, column) and r["seed"] in tuning:
@@ -160,17 +158,17 @@ def _grid(axis, table, cells, runs):
         known = {x: stats.summarize(values) for x, values in best.items() if values}
         mean = {x: scale * s.mean for x, s in known.items()}
         axis.plot(
-            list(mean), list(mean.values()), color=colour, marker=marker, linestyle=line, label=row
+            list(mean), list(mean.values()), color=color, marker=marker, linestyle=line, label=row
         )
         low = [scale * (s.mean if s.n < 2 else s.low) for s in known.values()]
         high = [scale * (s.mean if s.n < 2 else s.high) for s in known.values()]
         if table["unit"] == "%":
             low, high = np.clip(low, 0, 100), np.clip(high, 0, 100)
-        axis.fill_between(list(known), low, high, color=colour, alpha=0.15, linewidth=0)
+        axis.fill_between(list(known), low, high, color=color, alpha=0.15, linewidth=0)
         for cell in cells:
             if (cell.row, cell.column) == (row, column) and cell.chosen[key] in mean:
                 x = cell.chosen[key]
-                axis.plot(x, mean[x], "o", color=colour, markersize=14, fillstyle="none")
+                axis.plot(x, mean[x], "o", color=color, markersize=14, fillstyle="none")
     values = sorted({r["point"][key] for r in runs})
     if values[0] > 0 and values[-1] / values[0] > 5:
         axis.set_xscale("log")
@@ -184,7 +182,7 @@ def _history(axis, table, cells, runs):
     """The reported runs of the first setting over their steps: mean and interval over seeds."""
     x_name, y_name = table["history"]
     column = next(iter(table["columns"]))
-    for row, (colour, _, line) in _looks(table).items():
+    for row, (color, _, line) in _looks(table).items():
         mine = [r for r in runs if (r["row"], r["column"]) == (row, column)]
         curves = [r["history"] for r in mine if r["status"] == "done" and r.get("history")]
         if not curves:
@@ -192,10 +190,10 @@ def _history(axis, table, cells, runs):
         n = min(len(c) for c in curves)
         x = [point[0] for point in curves[0][:n]]
         at = [stats.summarize([c[i][1] for c in curves]) for i in range(n)]
-        axis.plot(x, [s.mean for s in at], color=colour, linestyle=line, label=row)
+        axis.plot(x, [s.mean for s in at], color=color, linestyle=line, label=row)
         if len(curves) > 1:
             band = [s.low for s in at], [s.high for s in at]
-            axis.fill_between(x, *band, color=colour, alpha=0.15, linewidth=0)
+            axis.fill_between(x, *band, color=color, alpha=0.15, linewidth=0)
     axis.set_xlabel(x_name)
     axis.set_ylabel(y_name.replace("/", " ").replace("_", " "))
     axis.set_title("reported runs: mean, 95 % interval", fontsize=10)

@@ -117,7 +117,7 @@ def refine(
     step of a run changes nothing (:func:`optim.rex_schedule` and ``profiles.linear`` reach 0 one
     step later). A single norm gives the multiplier 1 (the formula's 0/0).
 
-    ``method="bound"`` minimises the bound itself numerically (the authors' second approach), see
+    ``method="bound"`` minimizes the bound itself numerically (the authors' second approach), see
     :func:`last_iterate_bound`; it is meant for l2 norms and needs scipy.
 
     Args:
@@ -163,7 +163,7 @@ def refine(
     if norms.size == 1:
         return np.ones(1)
     if method == "bound":
-        multipliers = _minimise_bound(norms)
+        multipliers = _minimize_bound(norms)
     else:
         w = (norms / norms.max()) ** -_POWER[norm]
         tail = np.cumsum(w[::-1])[::-1]
@@ -229,13 +229,13 @@ def last_iterate_bound(
     return float(value), gradient
 
 
-def _minimise_bound(norms):
+def _minimize_bound(norms):
     try:
         from scipy.optimize import minimize
     except ImportError as error:  # optim itself does not need scipy.
         raise ImportError("refine(method='bound') needs scipy: pip install scipy") from error
 
-    # The shape of the minimiser depends neither on the distance nor on the unit of the norms;
+    # The shape of the minimizer depends neither on the distance nor on the unit of the norms;
     # in logarithms the learning rates stay positive. Bound and start are the authors'.
     unit = norms / np.median(norms)
 

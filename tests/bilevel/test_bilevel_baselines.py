@@ -158,11 +158,11 @@ def test_saba_converges_with_constant_steps_where_soba_does_not():
 
         solver = bilevel.saba(16, 16, rho=0.15, gamma=0.15)
         state = last(solver, saba_batch(*ids))
-        assert np.linalg.norm(state.x - case.minimiser()) < 1e-9
+        assert np.linalg.norm(state.x - case.minimizer()) < 1e-9
         for table in (state.f_y, state.f_xy_v, state.F_x):
             np.testing.assert_allclose(table.mean, table.rows.mean(0), atol=1e-13)
         noisy = last(bilevel.soba(0.15, 0.15), tuple({"i": i[:, 0]} for i in ids))
-        assert np.linalg.norm(noisy.x - case.minimiser()) > 1e-3
+        assert np.linalg.norm(noisy.x - case.minimizer()) > 1e-3
 
 
 def test_saba_of_one_component_without_a_leading_axis():

@@ -111,7 +111,7 @@ def test_algorithm_1_replays(name):
                 assert records.relative_error(got[:rows], expected[:rows]) <= 1e-9, (kind, field)
 
 
-def test_algorithm_1_reaches_the_minimiser_of_the_penalty_objective():
+def test_algorithm_1_reaches_the_minimizer_of_the_penalty_objective():
     sigma_index = 1
     with jax.enable_x64(True):
         r = records.load("penalty_P1_s0")

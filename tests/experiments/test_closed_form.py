@@ -1,4 +1,4 @@
-"""P1-P5 against recorded value functions, hypergradients and minimisers, and the O(sigma) law."""
+"""P1-P5 against recorded value functions, hypergradients and minimizers, and the O(sigma) law."""
 
 from pathlib import Path
 
@@ -73,9 +73,9 @@ def test_replays_the_record_and_is_what_it_says(name):
             close(both["derivatives"], both["gpsis"], rtol=1e-9)
         close((both["h"] - one["g"][:, None]) / stored["sigmas"], both["psis"], rtol=1e-9)
         if "xstar" in stored:
-            close(form.minimiser(), stored["xstar"])
+            close(form.minimizer(), stored["xstar"])
             if name != "p5":
-                close([form.minimiser(s) for s in stored["sigmas"]], stored["xsig"], rtol=1e-9)
+                close([form.minimizer(s) for s in stored["sigmas"]], stored["xsig"], rtol=1e-9)
 
 
 def test_gap_is_linear_in_sigma_except_where_the_error_bound_fails():

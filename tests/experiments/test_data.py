@@ -372,7 +372,7 @@ def test_streaming_gives_the_resident_batches_from_any_step(source):
 # On the device.
 
 
-def test_prepare_normalises_and_passes_weights_on():
+def test_prepare_normalizes_and_passes_weights_on():
     arrays = {"image": RNG.integers(0, 256, (6, 3, 3, 2), np.uint8), "label": np.arange(6)}
     mean, std = (0.5, 0.25), (0.2, 0.4)
     toy = data.Dataset("toy", arrays, arrays, arrays, (3, 3, 2), 6, mean=mean, std=std)

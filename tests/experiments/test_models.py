@@ -260,11 +260,11 @@ def test_batch_norm_over_devices():
     x = np.float32(RNG.normal(size=(16, 4)) * np.linspace(1, 2, 16)[:, None])
 
     def run(axis_name):
-        def normalise(x):
+        def normalize(x):
             norm = batch_norm(4, axis_name=axis_name, dtype=None, rngs=nnx.Rngs(0))
             return norm(x), norm.mean[...]
 
-        return normalise
+        return normalize
 
     whole, mean = jax.jit(run(None))(x)
     shared = jax.pmap(run("data"), axis_name="data")(x.reshape(8, 2, 4))
@@ -277,7 +277,7 @@ def test_batch_norm_over_devices():
     np.testing.assert_allclose(jax.jit(run(None))(sharded)[0], whole, rtol=1e-4, atol=1e-5)
 
 
-def test_he_initialisation():
+def test_he_initialization():
     model = models.from_nnx(lambda rngs: conv(16, 64, 3, rngs=rngs))
     kernel = model.init(KEY)[0]["kernel"]
     assert float(np.std(kernel)) == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05)

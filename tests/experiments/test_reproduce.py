@@ -375,4 +375,4 @@ def test_long_names_below_an_axis_are_turned():
         axis.set_xticks(range(len(names)), names)
         pictures._fit_labels(axis)
         assert {label.get_rotation() for label in axis.get_xticklabels()} == {angle}
-    assert len(set(pictures.COLOURS)) > 10
+    assert len(set(pictures.COLORS)) > 10

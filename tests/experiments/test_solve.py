@@ -40,7 +40,7 @@ def config_of(name, arg=""):
         ("constrained", "llsc"),
         ("svm", "digits,flip,lv_hba"),
         ("svm", "digits,implicit"),
-        ("regularisation", "implicit"),
+        ("regularization", "implicit"),
         ("hyper_representation", "unrolled"),
     ],
 )

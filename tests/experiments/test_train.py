@@ -156,7 +156,7 @@ def test_population_equals_single_runs(tmp_path):
         assert len(single.history) == len(result.history)
 
 
-def test_population_over_learning_rates_is_vectorised_and_counts_the_diverged():
+def test_population_over_learning_rates_is_vectorized_and_counts_the_diverged():
     logistic = {"model.name": "logistic", "model.options": {}, "optimizer.name": "sgd"}
     logistic |= {"optimizer.weight_decay": 0.01, "optimizer.clip_norm": None}
     configs = [config_of(**logistic, **{"optimizer.learning_rate": lr}) for lr in (0.1, 1e30)]

@@ -40,7 +40,7 @@ def test_refined_schedules_replay_the_reference(x64):
     assert checked > 15
 
 
-def test_the_bound_is_minimised_as_by_the_authors():
+def test_the_bound_is_minimized_as_by_the_authors():
     z = load("refined_synth")
     norms, rates, objective = (z[f"lbfgs/{k}"] for k in ("norms", "lr", "objective"))
     assert optim.last_iterate_bound(rates, norms, z["lbfgs/D"])[0] == pytest.approx(
