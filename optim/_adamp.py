@@ -142,9 +142,9 @@ def adamp(
       Heo et al., AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-invariant
       Weights, 2020, https://arxiv.org/abs/2006.08217
     """
-    _checks.number("learning_rate", learning_rate, 0, schedule=True)
-    _checks.number("b1", b1, 0, 1, below=True)
-    _checks.number("b2", b2, 0, 1, below=True)
+    _checks.number("learning_rate", learning_rate, schedule=True)
+    _checks.number("b1", b1, 0, 1, open_high=True)
+    _checks.number("b2", b2, 0, 1, open_high=True)
     _checks.number("eps", eps, 0)
     _checks.flag("nesterov", nesterov)
     _checks.float_dtype("mu_dtype", mu_dtype)

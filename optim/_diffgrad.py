@@ -75,8 +75,8 @@ def scale_by_diffgrad(
       Dubey et al., diffGrad: An Optimization Method for Convolutional Neural Networks, 2020,
       https://arxiv.org/abs/1909.11015
     """
-    _checks.number("b1", b1, 0, 1, below=True)
-    _checks.number("b2", b2, 0, 1, below=True)
+    _checks.number("b1", b1, 0, 1, open_high=True)
+    _checks.number("b2", b2, 0, 1, open_high=True)
     _checks.number("eps", eps, 0)
     _checks.float_dtype("mu_dtype", mu_dtype)
     _checks.float_dtype("nu_dtype", nu_dtype)
@@ -177,7 +177,7 @@ def diffgrad(
       Dubey et al., diffGrad: An Optimization Method for Convolutional Neural Networks, 2020,
       https://arxiv.org/abs/1909.11015
     """
-    _checks.number("learning_rate", learning_rate, 0, schedule=True)
+    _checks.number("learning_rate", learning_rate, schedule=True)
     _checks.number("weight_decay", weight_decay, 0, schedule=True)
     optimizer = optax.chain(
         optax.add_decayed_weights(weight_decay),

@@ -58,8 +58,8 @@ def scale_by_lion_k(
     """
     if not isinstance(kappa, Kappa):
         raise ValueError(f"kappa must be an optim.kappas.Kappa, got {kappa!r}")
-    _checks.number("b1", b1, 0, 1, below=True)
-    _checks.number("b2", b2, 0, 1, below=True)
+    _checks.number("b1", b1, 0, 1, open_high=True)
+    _checks.number("b2", b2, 0, 1, open_high=True)
     _checks.float_dtype("mu_dtype", mu_dtype)
 
     def init_fn(params):
@@ -148,7 +148,7 @@ def lion_k(
       Chen et al., Lion Secretly Solves Constrained Optimization, 2023,
       https://arxiv.org/abs/2310.05898
     """
-    _checks.number("learning_rate", learning_rate, 0, schedule=True)
+    _checks.number("learning_rate", learning_rate, schedule=True)
     _checks.number("weight_decay", weight_decay, 0, schedule=True)
     optimizer = optax.chain(
         scale_by_lion_k(kappa, b1, b2, mu_dtype),

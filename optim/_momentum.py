@@ -59,7 +59,7 @@ def scale_by_momentum(
     References:
       Sutskever et al., On the Importance of Initialization and Momentum in Deep Learning, 2013
     """
-    _checks.number("momentum", momentum, 0, 1, below=True)
+    _checks.number("momentum", momentum, 0, 1, open_high=True)
     _checks.number("dampening", dampening, 0, 1)
     _checks.flag("nesterov", nesterov)
     _checks.flag("sign", sign)

@@ -124,13 +124,13 @@ def sgdp(
       Heo et al., AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-invariant
       Weights, 2020, https://arxiv.org/abs/2006.08217
     """
-    _checks.number("learning_rate", learning_rate, 0, schedule=True)
+    _checks.number("learning_rate", learning_rate, schedule=True)
     _checks.number("momentum", momentum, 0, 1)
     _checks.number("dampening", dampening, 0, 1)
     _checks.flag("nesterov", nesterov)
     _checks.number("weight_decay", weight_decay, 0, schedule=True)
     if callable(weight_decay):
-        _checks.number("momentum with weight decay", momentum, 0, 1, below=True)
+        _checks.number("momentum with weight decay", momentum, 0, 1, open_high=True)
 
         def decay(count):
             return weight_decay(count) / (1 - momentum)
@@ -138,7 +138,7 @@ def sgdp(
     elif isinstance(weight_decay, int | float) and weight_decay == 0:
         decay = 0.0
     else:
-        _checks.number("momentum with weight decay", momentum, 0, 1, below=True)
+        _checks.number("momentum with weight decay", momentum, 0, 1, open_high=True)
         decay = weight_decay / (1 - momentum)
     direction = projected(
         _momentum(momentum, dampening, nesterov),

@@ -162,9 +162,7 @@ def lp(p: float) -> Kappa:
       >>> optim.kappas.lp(2).grad(jnp.array([3.0, -4.0]))
       Array([ 0.6, -0.8], dtype=float32)
     """
-    _checks.number("p", p)
-    if not p > 1:
-        raise ValueError(f"p must be > 1 and finite, got {p} (p = 1 is l1)")
+    _checks.number("p", p, 1, open_low=True)
     q = p / (p - 1)
 
     def grad(tree):
@@ -194,8 +192,7 @@ def top_k(k: int) -> Kappa:
       >>> optim.kappas.top_k(1).grad(jnp.array([0.25, -3.0]))
       Array([ 0., -1.], dtype=float32)
     """
-    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
-        raise ValueError(f"k must be an integer >= 1, got {k!r}")
+    _checks.count("k", k)
 
     def flat(tree):
         leaves = jax.tree.leaves(tree)
@@ -257,10 +254,8 @@ def spectral(method: str = "newton_schulz", steps: int = 5) -> Kappa:
     References:
       Jordan et al., Muon, 2024, https://kellerjordan.github.io/posts/muon/
     """
-    if method not in ("newton_schulz", "svd"):
-        raise ValueError(f"method must be 'newton_schulz' or 'svd', got {method!r}")
-    if not isinstance(steps, int) or steps < 0:
-        raise ValueError(f"steps must be an integer >= 0, got {steps!r}")
+    _checks.choice("method", method, ["newton_schulz", "svd"])
+    _checks.count("steps", steps, 0)
     sign = _matrix_sign if method == "svd" else partial(_newton_schulz, steps=steps)
 
     def singular_values(c):
@@ -373,9 +368,7 @@ def stacked(kappa: Kappa) -> Kappa:
 
 
 def _positive(name: str, value: float) -> None:
-    _checks.number(name, value, 0)
-    if value == 0:
-        raise ValueError(f"{name} must be > 0, got {value}")
+    _checks.number(name, value, 0, open_low=True)
 
 
 group_l2 = over_axis(l2, -1)._replace(name="group_l2", problem="min f(x), every |x_row| <= 1/lam")

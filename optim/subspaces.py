@@ -18,12 +18,13 @@ subspace                          kept                               basis in th
 A user's own subspace is a :class:`Subspace` of three functions.
 """
 
-import difflib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from optim import _checks
 
 __all__ = [
     "Block",
@@ -98,8 +99,8 @@ def block(order: str | Callable[..., jax.Array] = "random", *, stratify: bool = 
     References:
       Luo et al., `BAdam <https://arxiv.org/abs/2404.02827>`_, 2024, for the idea.
     """
-    if not callable(order) and order not in ORDERS:
-        raise ValueError(f"order must be one of {', '.join(ORDERS)} or a function, got {order!r}")
+    if not callable(order):
+        _checks.choice("order", order, ORDERS, "a function")
     return Block(order, stratify)
 
 
@@ -231,8 +232,7 @@ def _rank(shape: tuple[int, ...], side: str, density: float) -> int:
 def _rotation(side: str, bases: Callable[..., tuple[jax.Array, jax.Array]]) -> Subspace:
     # ``bases(key, grad, side, rank)`` gives (m, r) and (r, n) matrices, of which ``side`` uses one
     # or both. They are made in float32 whatever the gradient's type, as the authors do.
-    if side not in SIDES:
-        raise ValueError(f"side must be one of {', '.join(SIDES)}, got {side!r}")
+    _checks.choice("side", side, SIDES)
 
     def select(key, grad, *, density, step, path):
         which = _side(_matrix(grad, path, exact=True).shape, side)
@@ -301,8 +301,7 @@ def randperm(side: str = "std") -> Subspace:
 
     The authors multiply with permutation matrices; indices give the same numbers.
     """
-    if side not in SIDES:
-        raise ValueError(f"side must be one of {', '.join(SIDES)}, got {side!r}")
+    _checks.choice("side", side, SIDES)
 
     def select(key, grad, *, density, step, path):
         m, n = _matrix(grad, path, exact=True).shape
@@ -348,10 +347,5 @@ def by_name(subspace: str | Subspace | Block) -> Subspace | Block:
     """Returns the subspace of that name with its defaults; an object is returned as it is."""
     if isinstance(subspace, Subspace | Block):
         return subspace
-    if subspace in _NAMES:
-        return _NAMES[subspace]()
-    near = difflib.get_close_matches(str(subspace), _NAMES, n=1, cutoff=0.0)[0]
-    raise ValueError(
-        f"subspace must be one of {', '.join(_NAMES)} or an optim.subspaces.Subspace, "
-        f"got {subspace!r}; nearest: {near}"
-    )
+    _checks.choice("subspace", subspace, _NAMES, "an optim.subspaces.Subspace")
+    return _NAMES[subspace]()

@@ -82,8 +82,7 @@ def scale_by_frugal(
     _checks.number("state_free_scale", state_free_scale, 0)
     _checks.number("projectable_scale", projectable_scale, 0)
     _checks.flag("reset", reset)
-    if state_free not in _FREE:
-        raise ValueError(f"state_free must be one of {', '.join(_FREE)}, got {state_free!r}")
+    _checks.choice("state_free", state_free, _FREE)
     chosen = subspaces.by_name(subspace)
     if isinstance(chosen, Block) and not reset:
         raise ValueError(
@@ -302,7 +301,7 @@ def frugal(
       Zmushko et al., `FRUGAL: Memory-Efficient Optimization by Reducing State Overhead for Scalable
       Training <https://arxiv.org/abs/2411.07837>`_, 2024
     """
-    _checks.number("learning_rate", learning_rate, 0, schedule=True)
+    _checks.number("learning_rate", learning_rate, schedule=True)
     _checks.number("weight_decay", weight_decay, 0, schedule=True)
     direction = scale_by_frugal(
         inner,

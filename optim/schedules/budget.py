@@ -9,8 +9,6 @@ past the end keeps the last value. Every number may be a traced value: schedules
 by the number of them in one update. A run of T steps uses the values at steps 0 to T-1.
 """
 
-import difflib
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,39 +31,24 @@ Schedule = Callable[[Any], Any]
 _EVERY_N = {"10-10": 10, "5-25": 20, "1-100": 100}
 
 
-def check_steps(name: str, value: Any, least: int = 1) -> Any:
-    """Returns a number of steps as a Python int, or an integer array if it is not concrete."""
-    if isinstance(value, (int, float, np.number, np.ndarray)) and np.ndim(value) == 0:
-        bad = isinstance(value, bool) or not math.isfinite(value) or int(value) != value
-        if bad or value < least:
-            raise ValueError(f"{name} must be an integer >= {least}, got {value}")
-        return int(value)
-    if isinstance(value, (jax.Array, np.ndarray)):
-        value = jnp.asarray(value)
-        if not isinstance(value, jax.core.Tracer) and bool(jnp.any(value < least)):
-            raise ValueError(f"{name} must be an integer >= {least}, got {value}")
-        # inject_hyperparams hands over numbers as floats.
-        return value if jnp.issubdtype(value.dtype, jnp.integer) else value.astype(jnp.int32)
-    raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
-
-
-def check_number(name: str, value: Any, least: float = -math.inf) -> None:
-    """Raises if ``value`` is a Python or numpy number that is not finite or too small."""
-    if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
-        if not (math.isfinite(value) and value >= least):
-            bound = "" if least == -math.inf else f" and >= {least:g}"
-            raise ValueError(f"{name} must be finite{bound}, got {value}")
-    elif not isinstance(value, (jax.Array, np.ndarray)):
-        raise ValueError(f"{name} must be a number, got {value!r}")
+def whole_steps(name: str, value: Any, low: int = 1) -> Any:
+    """Returns a checked number of steps: an ``int``, or an integer array where it is traced."""
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.floating):
+        # optax.inject_hyperparams hands all numbers over as floats.
+        if not isinstance(value, jax.core.Tracer) and np.any(np.asarray(value) % 1):
+            raise ValueError(f"{name} must be an integer >= {low}, got {value}")
+        value = value.astype(jnp.int32)
+    _checks.count(name, value, low)
+    return value if isinstance(value, jax.core.Tracer) else int(value)
 
 
 def _warmed_up(multiplier, peak, end_value, decay_steps, warmup_steps, warmup_init_value):
     """Schedule ``end + (peak - end) * multiplier(t, T)``, after a linear warm-up."""
-    check_number("init_value", peak)
-    check_number("end_value", end_value)
-    check_number("warmup_init_value", warmup_init_value)
-    total = check_steps("decay_steps", decay_steps)
-    warm = check_steps("warmup_steps", warmup_steps, least=0)
+    _checks.number("init_value", peak, array=True)
+    _checks.number("end_value", end_value, array=True)
+    _checks.number("warmup_init_value", warmup_init_value, array=True)
+    total = whole_steps("decay_steps", decay_steps)
+    warm = whole_steps("warmup_steps", warmup_steps, 0)
 
     def schedule(count):
         count = jnp.asarray(count)
@@ -156,13 +139,13 @@ def _sampler(sampling):
             return _hold_every(100 // percents[0])
     elif percents:
         return _hold_at(profiles.check_fractions("sampling", [p / 100 for p in percents]))
-    known = ["every", "50-75", "33-66", "25-50-75", *_EVERY_N]
-    near = difflib.get_close_matches(sampling, known, n=1)
-    hint = f" (nearest: {near[0]})" if near else ""
-    raise ValueError(
-        f"sampling must be one of {known}, other percents like '30-60-90', '20-20' for every 20 %, "
-        f"or fractions in (0, 1), got {sampling!r}{hint}"
+    _checks.choice(
+        "sampling",
+        sampling,
+        ["every", "50-75", "33-66", "25-50-75", *_EVERY_N],
+        "other percents like 30-60-90, 20-20 for every 20 %, or fractions in (0, 1)",
     )
+    return None
 
 
 def _hold_every(n):
@@ -273,9 +256,9 @@ def onecycle_momentum_schedule(decay_steps: Any, *, high: Any = 0.95, low: Any =
       [0.95, 0.85, 0.95]
       >>> tx = optax.inject_hyperparams(optax.sgd)(learning_rate=lr, momentum=momentum)
     """
-    check_number("high", high)
-    check_number("low", low)
-    total = check_steps("decay_steps", decay_steps)
+    _checks.number("high", high, array=True)
+    _checks.number("low", low, array=True)
+    total = whole_steps("decay_steps", decay_steps)
 
     def schedule(count):
         return low + (high - low) * profiles.triangle(jnp.clip(count, 0, total), total)
@@ -306,7 +289,7 @@ def table_schedule(peak_value: Any, multipliers: Any) -> Schedule:
       >>> [round(float(schedule(t)), 4) for t in (-1, 0, 1, 2, 3)]
       [0.1, 0.1, 0.05, 0.0, 0.0]
     """
-    check_number("peak_value", peak_value)
+    _checks.number("peak_value", peak_value, array=True)
     table = multipliers if isinstance(multipliers, jax.Array) else np.asarray(multipliers, float)
     if table.ndim != 1 or not table.size:
         raise ValueError(f"multipliers must have shape [T] with T >= 1, got {table.shape}")
@@ -353,9 +336,9 @@ def warmup_polynomial_schedule(
       Defazio et al., `Optimal Linear Decay Learning Rate Schedules and Further Refinements
       <https://arxiv.org/abs/2310.07831>`_, 2023
     """
-    check_number("peak_value", peak_value)
-    total = check_steps("decay_steps", decay_steps)
-    _checks.number("warmup_fraction", warmup_fraction, 0, 1, below=True)
+    _checks.number("peak_value", peak_value, array=True)
+    total = whole_steps("decay_steps", decay_steps)
+    _checks.number("warmup_fraction", warmup_fraction, 0, 1, open_high=True)
     profiles.polynomial(power)  # Checks the range.
 
     def schedule(count):

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optim.schedules.budget import check_steps
+from optim import _checks
+from optim.schedules.budget import whole_steps
 
 __all__ = ["RecordNormsState", "record_norms", "recorded_norms"]
 
@@ -51,9 +52,8 @@ def record_norms(num_steps: int, norm: str = "l2") -> optax.GradientTransformati
       >>> optim.recorded_norms(state).tolist()
       [5.0]
     """
-    num_steps = check_steps("num_steps", num_steps)
-    if norm not in ("l2", "l1"):
-        raise ValueError(f"norm must be 'l2' or 'l1', got {norm!r}")
+    num_steps = whole_steps("num_steps", num_steps)
+    _checks.choice("norm", norm, ["l2", "l1"])
 
     def init(params):
         dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(params))

@@ -7,14 +7,14 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from optim.schedules.budget import check_steps
+from optim.schedules.budget import whole_steps
 
 __all__ = ["plot_schedules", "tabulate_schedules"]
 
 
 def _values(schedules, num_steps):
     """{label: float64 array [num_steps + 1]} of any set of schedules, tables and constants."""
-    check_steps("num_steps", num_steps)
+    whole_steps("num_steps", num_steps)
     if callable(schedules):
         schedules = [schedules]
     if not isinstance(schedules, Mapping):
@@ -62,7 +62,7 @@ def tabulate_schedules(schedules: Any, num_steps: int = 1000, *, rows: int = 11)
       | 5 | 0.666667 |
       | 10 | 0 |
     """
-    check_steps("rows", rows, least=2)
+    whole_steps("rows", rows, 2)
     values = _values(schedules, num_steps)
     lines = [f"| step | {' | '.join(values)} |", "|---:|" + "---:|" * len(values)]
     for t in np.unique(np.linspace(0, num_steps, rows).round().astype(int)):

@@ -7,7 +7,6 @@ Everything here is numpy: norms in, multipliers with maximum 1 out.
 """
 
 import bisect
-import difflib
 import math
 import warnings
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from optim import _checks
-from optim.schedules.budget import Schedule, check_steps, table_schedule
+from optim.schedules.budget import Schedule, table_schedule, whole_steps
 
 __all__ = [
     "fit_warmup_polynomial",
@@ -148,12 +147,12 @@ def refine(
       Defazio et al., `Optimal Linear Decay Learning Rate Schedules and Further Refinements
       <https://arxiv.org/abs/2310.07831>`_, 2023
     """
-    _choose("norm", norm, list(_POWER))
-    _choose("method", method, ["closed_form", "bound"])
+    _checks.choice("norm", norm, _POWER)
+    _checks.choice("method", method, ["closed_form", "bound"])
     if method == "bound" and norm != "l2":
         raise ValueError(f"norm must be 'l2' with method 'bound', got {norm!r}")
     norms = _checked(grad_norms)
-    num_steps = norms.size if num_steps is None else check_steps("num_steps", num_steps)
+    num_steps = norms.size if num_steps is None else whole_steps("num_steps", num_steps)
     if norms.size < num_steps:
         norms = _resampled(norms, num_steps)
     norms = _resampled(smooth_norms(norms, tau, filter_width=filter_width), num_steps)
@@ -169,13 +168,6 @@ def refine(
         tail = np.cumsum(w[::-1])[::-1]
         multipliers = w * np.append(tail[1:], 0.0)
     return multipliers / multipliers.max()
-
-
-def _choose(name, value, allowed):
-    if value not in allowed:
-        near = difflib.get_close_matches(str(value), allowed, n=1)
-        hint = f" (nearest: {near[0]})" if near else ""
-        raise ValueError(f"{name} must be one of {allowed}, got {value!r}{hint}")
 
 
 def last_iterate_bound(
@@ -296,7 +288,7 @@ def refined_schedule(
         norm=norm,
         tau=tau,
         method=method,
-        num_steps=check_steps("decay_steps", decay_steps),
+        num_steps=whole_steps("decay_steps", decay_steps),
         filter_width=filter_width,
     )
     return table_schedule(peak_value, multipliers)

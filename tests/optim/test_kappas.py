@@ -201,11 +201,11 @@ def test_lyapunov_outside_and_without_decay():
     [
         (lambda: kappas.huber(0.0), "e must be > 0, got 0"),
         (lambda: kappas.dead_zone(-1.0), "e must be >= 0, got -1"),
-        (lambda: kappas.lp(1), "p must be > 1 and finite, got 1"),
-        (lambda: kappas.lp(float("inf")), "p must be finite, got inf"),
+        (lambda: kappas.lp(1), "p must be > 1, got 1"),
+        (lambda: kappas.lp(float("inf")), "p must be > 1 and finite, got inf"),
         (lambda: kappas.top_k(0), "k must be an integer >= 1, got 0"),
         (lambda: kappas.top_k(1.5), "k must be an integer >= 1, got 1.5"),
-        (lambda: kappas.spectral("qr"), "method must be 'newton_schulz' or 'svd', got 'qr'"),
+        (lambda: kappas.spectral("qr"), "method must be one of newton_schulz, svd, got 'qr'"),
         (lambda: kappas.spectral(steps=-1), "steps must be an integer >= 0, got -1"),
     ],
 )

@@ -124,8 +124,8 @@ BAD = [
     (lambda: optim.refine([0.0, 0.0]), "grad_norms must be >= 0 and not all zero, got 0 to 0"),
     (lambda: optim.refine([1.0, -1.0]), "grad_norms must be >= 0 and not all zero, got -1 to 1"),
     (lambda: optim.refine([0.0, 1.0, 0.0, 0.0], filter_width=3), "zero everywhere after smoothing"),
-    (lambda: optim.refine([1.0], norm="L2"), "norm must be one of ['l2', 'l1'], got 'L2'"),
-    (lambda: optim.refine([1.0], method="lbfgs"), "method must be one of ['closed_form', 'bound']"),
+    (lambda: optim.refine([1.0], norm="L2"), "norm must be one of l2, l1, got 'L2'; nearest: l2"),
+    (lambda: optim.refine([1.0], method="lbfgs"), "method must be one of closed_form, bound, got"),
     (lambda: optim.refine([1.0], norm="l1", method="bound"), "norm must be 'l2' with method"),
     (lambda: optim.refine([1.0], tau=1.5), "tau must be in [0, 1], got 1.5"),
     (lambda: optim.refine([1.0], filter_width=4), "filter_width must be odd and >= 1, got 4"),
@@ -133,7 +133,7 @@ BAD = [
     (lambda: optim.last_iterate_bound([1.0], [1.0, 2.0]), "learning_rates and grad_norms must"),
     (lambda: optim.fit_warmup_polynomial([1.0]), "multipliers must be at least 2 finite numbers"),
     (lambda: optim.record_norms(0), "num_steps must be an integer >= 1, got 0"),
-    (lambda: optim.record_norms(5, "l3"), "norm must be 'l2' or 'l1', got 'l3'"),
+    (lambda: optim.record_norms(5, "l3"), "norm must be one of l2, l1, got 'l3'"),
     (lambda: optim.recorded_norms(()), "state must hold one record_norms transform, got 0"),
 ]
 
