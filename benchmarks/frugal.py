@@ -18,7 +18,7 @@ import optax
 from absl import app, flags
 
 import optim
-from experiments.tables import cache
+from experiments.common import provenance
 
 GAP = 200
 ALL = dict(stacked=lambda path, leaf: True)
@@ -123,7 +123,8 @@ def main(_):
 
     report("# Cost of FRUGAL's steps\n")
     report(
-        f"{_MACHINE.value or cache.machine()}; jax {jax.__version__}, optax {optax.__version__}."
+        f"{_MACHINE.value or provenance.machine()}; jax {jax.__version__}, "
+        f"optax {optax.__version__}."
     )
     report(
         f"`python -m benchmarks.frugal`: {count / 1e6:.1f}M parameters, density 0.25, medians of "

@@ -18,8 +18,8 @@ import numpy as np
 
 from configs.bilevel.constrained import SOLVERS, get_config
 from experiments import problems
+from experiments.common import provenance
 from experiments.solving import solvers
-from experiments.tables import cache
 
 RECORDS = Path(__file__).parents[1] / "tests" / "reference" / "bilevel"
 MATRICES = RECORDS / "lvhba_llsc_matrices.npz"
@@ -72,7 +72,7 @@ def main():
     parser.add_argument("--out", type=Path, help="JSON file.")
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
-    print(cache.machine())
+    print(provenance.machine())
     matrices = {"matrices": str(MATRICES)}
     steps, llc = run("llc")
     print(f"LLC, {steps} steps: relative error {llc['error'][0]:.3g} (x {llc['x_error'][0]:.3g})")
@@ -91,7 +91,7 @@ def main():
     print(f"LLSC, {args.starts} random starts, {steps} steps: psi best {psi[0]:.5f}, median "
           f"{np.median(psi):.5f}, worst {psi[-1]:.5f}; {near} within 1e-3 of {BEST}; "
           f"|y - y*| at most {max(long['y_gap']):.3g}")  # fmt: skip
-    results = {"machine": cache.machine(), "llc": llc, "llsc": short, "llsc_long": long}
+    results = {"machine": provenance.machine(), "llc": llc, "llsc": short, "llsc_long": long}
     results["steps"] = {name: get_config(name).steps for name in SOLVERS}
     try:
         results["bfgs"] = bfgs(starts[0])

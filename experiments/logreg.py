@@ -16,13 +16,12 @@ from absl import flags
 from ml_collections import ConfigDict
 
 import optim
-from experiments.common import launch, runs
+from experiments.common import files, launch, provenance, runs
 from experiments.data import libsvm
 from experiments.data.files import find
 from experiments.schedules import logreg_report
 from experiments.schedules.logreg_report import GIVEN
 from experiments.supervised import optimizers
-from experiments.tables import cache
 
 
 class Problem(NamedTuple):
@@ -247,13 +246,15 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
                 name, optimizer = key.split("|")
                 norms = f"{name}/{optimizer}/pilot_norms"
                 results[key] = run_set(config, name, optimizer, data_dir, given.get(norms))
-                runs.write_atomically(file, json.dumps(results) + "\n")
+                files.write(file, json.dumps(results) + "\n")
                 bar.update()
     reference = flags.FLAGS.reference
     reference = json.loads(Path(reference).read_text()) if reference else {}
     text = logreg_report.report(results, reference, config.separable)
-    text += f"\n`python -m experiments.logreg` on {cache.machine()}.\n\n![losses](losses.png)\n"
-    runs.write_atomically(workdir / "table.md", text)
+    text += (
+        f"\n`python -m experiments.logreg` on {provenance.machine()}.\n\n![losses](losses.png)\n"
+    )
+    files.write(workdir / "table.md", text)
     logreg_report.draw(results, workdir / "losses.png")
     print(text)
     print(f"table, numbers and picture: {workdir}")

@@ -19,8 +19,8 @@ from absl import app, flags
 
 import bilevel
 from experiments.common import launch
+from experiments.common.figures import COLORS, LINES, MARKERS
 from experiments.pruning import saved_model
-from experiments.tables.pictures import COLORS, LINES, MARKERS
 
 
 def _figure(width: float, height: float):

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 import optim
 from experiments import train
-from experiments.common import checkpoints, launch, runs
+from experiments.common import checkpoints, files, launch, runs
 from experiments.schedules.norm_files import read_norms
 from experiments.supervised import training
 from experiments.tables import stats
@@ -167,7 +167,7 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
     if flags.FLAGS.train:
         chosen = compare(config, multipliers, workdir, data_dir)
         text = report(config, chosen, source, fit)
-        runs.write_atomically(workdir / "table.md", text)
+        files.write(workdir / "table.md", text)
         print(text)
     return 0
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from experiments.common import launch
+from experiments.common import launch, provenance
 from experiments.tables import cache, definition, render
 
 __all__ = ["count", "execute", "refresh"]
@@ -74,7 +74,9 @@ def execute(
                 continue
             if not environment:
                 environment.update(
-                    machine=cache.machine(), versions=cache.versions(), source=cache.source()
+                    machine=provenance.machine(),
+                    versions=provenance.versions(),
+                    source=provenance.source(),
                 )
             new = _run(main, todo, data_dir, environment, bool(finished))
             cache.save(folder, new)
@@ -329,7 +331,7 @@ class _Progress:
             f" {len(table.tuning)} seeds{f' + {more} more seeds of the chosen' if more else ''};"
             f" {part}{self.todo} to make, about {_duration(seconds)}"
         )
-        sources = {r["source"] for r in self.finished.values()} - {cache.source()}
+        sources = {r["source"] for r in self.finished.values()} - {provenance.source()}
         if sources:
             self.say("cached runs were made by other source code; delete the cache to repeat them")
 

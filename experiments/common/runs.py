@@ -3,7 +3,6 @@
 import contextlib
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -14,6 +13,8 @@ import jax
 import ml_collections
 import numpy as np
 from tqdm import tqdm
+
+from experiments.common import files
 
 TIME_FIELDS = ("seconds", "examples_per_second")
 
@@ -77,14 +78,7 @@ def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
             return
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, json.dumps(new, indent=2, sort_keys=True) + "\n")
-
-
-def write_atomically(file: Path, text: str) -> None:
-    """Writes ``file`` whole or not at all."""
-    part = file.with_name(f".{file.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    part.replace(file)
+        files.write(file, json.dumps(new, indent=2, sort_keys=True) + "\n")
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -114,7 +108,7 @@ class MetricsFile:
                     self.rows.append(json.loads(line))
         self.rows = [row for row in self.rows if row["step"] <= start and start > 0]
         text = "".join(json.dumps(row) + "\n" for row in self.rows)
-        write_atomically(file, text)
+        files.write(file, text)
         self._stream = file.open("a", encoding="utf-8")
 
     def write(self, **row: Any) -> None:

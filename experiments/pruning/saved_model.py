@@ -12,7 +12,7 @@ import numpy as np
 import bilevel
 from bilevel import export
 from experiments import models
-from experiments.common import runs
+from experiments.common import files
 
 NORM = ("scale", "bias", "mean", "var")
 
@@ -87,8 +87,8 @@ def save(
             arrays[f"masks/{name}"] = np.packbits(np.asarray(kept[name]))
     arrays |= {f"stats/{name}": np.asarray(x) for name, x in named(stats).items()}
     np.savez_compressed(folder / "pruned.npz", **arrays)
-    runs.write_atomically(folder / "report.txt", f"{report}\n")
-    runs.write_atomically(folder / "final.json", json.dumps(final, indent=2) + "\n")
+    files.write(folder / "report.txt", f"{report}\n")
+    files.write(folder / "final.json", json.dumps(final, indent=2) + "\n")
 
 
 def load(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.tables.pictures import COLORS, MARKERS
+from experiments.common.figures import COLORS, MARKERS
 
 FAR = 1.3  # The largest ratio of the picture.
 

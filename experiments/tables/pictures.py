@@ -1,8 +1,4 @@
-"""The picture of a table: one panel for each of its ``plots``.
-
-Colors are those of Okabe and Ito, told apart with any color vision; markers and line styles say
-the same again, for print without color.
-"""
+"""The picture of a table: one panel for each of its ``plots``."""
 
 import io
 import itertools
@@ -12,15 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from experiments.common.figures import COLORS, LINES, MARKERS
 from experiments.tables import render, stats
 
 __all__ = ["png"]
-
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-COLORS += ("#882255", "#999933", "#332288", "#777777")  # Of Paul Tol's muted scheme.
-# Cycles of unequal lengths: no two of many methods look the same.
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-LINES = ("-", "--", "-.", ":", (0, (5, 1)))
 
 
 def png(results: Mapping[str, Any]) -> bytes:

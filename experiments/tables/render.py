@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments.common import files
 from experiments.tables import cache, stats
 
 __all__ = ["Cell", "cells", "chosen_point", "csv_text", "json_text", "markdown", "path", "write"]
@@ -239,10 +240,10 @@ def write(results: Results, folder: Path) -> list[Path]:
     paths = []
     for suffix, content in texts.items():
         paths.append(stem.with_suffix(suffix))
-        cache.write(paths[-1], content)
+        files.write(paths[-1], content)
     if results["table"]["plots"]:
         paths.append(stem.with_suffix(".png"))
-        cache.write(paths[-1], pictures.png(results))
+        files.write(paths[-1], pictures.png(results))
     return paths
 
 

@@ -16,6 +16,7 @@ import pytest
 import scipy.stats
 
 from experiments import reproduce
+from experiments.common import figures
 from experiments.tables import cache, definition, render
 
 HERE = Path(__file__).parents[1]
@@ -332,10 +333,11 @@ def test_kill_at_any_moment(define, tmp_path):
         import fake_main
         sys.modules["experiments.fake"] = fake_main
         from pathlib import Path
-        from experiments import reproduce, tables
-        tables.ROOT = Path({str(tmp_path)!r})
-        tables.FOLDER = tables.ROOT / "tables"
-        reproduce.execute(tables.load("fake"), Path({str(tmp_path / "killed")!r}))
+        from experiments import reproduce
+        from experiments.tables import definition
+        definition.ROOT = Path({str(tmp_path)!r})
+        definition.FOLDER = definition.ROOT / "tables"
+        reproduce.execute(definition.load("fake"), Path({str(tmp_path / "killed")!r}))
     """)
     folder = tmp_path / "killed" / "cache"
 
@@ -375,4 +377,4 @@ def test_long_names_below_an_axis_are_turned():
         axis.set_xticks(range(len(names)), names)
         pictures._fit_labels(axis)
         assert {label.get_rotation() for label in axis.get_xticklabels()} == {angle}
-    assert len(set(pictures.COLORS)) > 10
+    assert len(set(figures.COLORS)) > 10
