@@ -9,6 +9,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from bilevel.problem import Problem, batches, maybe, scalar
+from optim import _checks
 
 __all__ = ["HypergradientCheck", "check_hypergradient"]
 
@@ -93,8 +94,7 @@ def check_hypergradient(
       >>> check.implicit, check.relative_error < 1e-6  # d/dx (x^2 - 1)^2 = 4 x (x^2 - 1)
       (array([24.]), True)
     """
-    if not epsilon > 0:
-        raise ValueError(f"epsilon must be > 0, got {epsilon!r}")
+    _checks.number("epsilon", epsilon, 0, open_low=True)
     if hypergradient is not None:
         got, expected = (jax.tree.map(np.shape, tree) for tree in (hypergradient, x))
         if got != expected:

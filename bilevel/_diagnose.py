@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel.problem import Problem, Solver
+from optim import _checks
 
 __all__ = ["Diagnosis", "diagnose"]
 
@@ -72,8 +73,7 @@ def diagnose(
       >>> bilevel.diagnose(problem, solver, state, iterations=200).stable
       True
     """
-    if iterations < 8:
-        raise ValueError(f"iterations must be >= 8, got {iterations}")
+    _checks.count("iterations", iterations, 8)
     state = state._replace(problem=problem)
     leaves, structure = jax.tree.flatten(state)
     moving = [i for i, a in enumerate(leaves) if jnp.issubdtype(jnp.result_type(a), jnp.floating)]

@@ -6,7 +6,6 @@ r"""What a bilevel problem is, what a solver is, and the few helpers that solver
 """
 
 import dataclasses
-import math
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optim import parallel
+from optim import _checks, parallel
 
 __all__ = ["Problem", "Samples", "Solver"]
 
@@ -91,8 +90,8 @@ class Problem:
             if value is not None and not callable(value):
                 raise ValueError(f"{name} must be callable or None, got {value!r}")
         r = self.multiplier_bound
-        if r is not None and not (_is_number(r) and r > 0):
-            raise ValueError(f"multiplier_bound must be a number > 0, got {r!r}")
+        if r is not None:
+            _checks.number("multiplier_bound", r, 0, open_low=True, infinite=True)
         if self.constraint is None and (r is not None or self.equality):
             raise ValueError("multiplier_bound and equality need a constraint, got constraint=None")
 
@@ -286,52 +285,6 @@ def at(step: Any, k: Any) -> Any:
     return step(k) if callable(step) else step
 
 
-def check_number(
-    name: str,
-    value: Any,
-    low: float = 0.0,
-    high: float = math.inf,
-    *,
-    strict: bool = True,
-    schedule: bool = False,
-    transform: bool = False,
-) -> None:
-    """Raises ``ValueError`` unless ``low < value <= high`` (``low <=`` if not ``strict``).
-
-    ``schedule`` and ``transform`` allow a schedule and an optax transform. Tracers pass.
-    """
-    if isinstance(value, jax.core.Tracer):
-        return
-    plain = not callable(value) and not isinstance(value, optax.GradientTransformation)
-    if plain:
-        allowed = _is_number(value)
-    else:
-        allowed = transform if isinstance(value, optax.GradientTransformation) else schedule
-    if not allowed:
-        kinds = "a number" + " or a schedule" * schedule + " or an optax transform" * transform
-        raise ValueError(f"{name} must be {kinds}, got {value!r}")
-    if not plain:
-        return
-    if not (low < value if strict else low <= value) or not value <= high:
-        above = f"{'>' if strict else '>='} {low:g}"
-        interval = above if high == math.inf else f"in {'(' if strict else '['}{low:g}, {high:g}]"
-        raise ValueError(f"{name} must be {interval}, got {value!r}")
-
-
-def _is_number(value: Any) -> bool:
-    if isinstance(value, (bool, np.bool_)):
-        return False
-    if isinstance(value, (np.ndarray, jax.Array)):
-        return value.ndim == 0 and jnp.issubdtype(value.dtype, np.number)
-    return isinstance(value, (int, float, np.integer, np.floating))
-
-
-def check_count(name: str, value: Any) -> None:
-    """Raises ``ValueError`` unless ``value`` is a positive integer."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
-
-
 class Mover(NamedTuple):
     """How a variable follows its direction: a plain step size or an optax transform."""
 
@@ -354,7 +307,7 @@ def mover(step: StepSize, name: str) -> Mover:
             return optax.apply_updates(params, updates), state
 
         return Mover(step.init, move)
-    check_number(name, step, schedule=True, transform=True)
+    _checks.number(name, step, 0, open_low=True, schedule=True, transform=True)
     return Mover(
         lambda params: (),
         lambda params, direction, state, k: (axpy(-at(step, k), direction, params), state),

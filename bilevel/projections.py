@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from bilevel.problem import check_number
+from optim import _checks
 
 __all__ = [
     "affine",
@@ -100,7 +100,7 @@ def ball(radius: float, center: Any = None) -> Projection:
       >>> projections.ball(1.0)(jnp.array([3.0, 4.0]))
       Array([0.6, 0.8], dtype=float32)
     """
-    check_number("radius", radius)
+    _checks.number("radius", radius, 0, open_low=True, infinite=True)
 
     def project(v):
         c = jax.tree.map(jnp.zeros_like, v) if center is None else center
@@ -141,7 +141,7 @@ def simplex(total: float = 1.0) -> Projection:
       >>> projections.simplex()(jnp.array([0.5, 0.5, -3.0, 1.0]))
       Array([0.16666..., 0.16666..., 0.        , 0.66666...], dtype=float32)
     """
-    check_number("total", total)
+    _checks.number("total", total, 0, open_low=True)
 
     def one(v):
         v = v - jnp.max(v, axis=-1, keepdims=True)  # Along (1, ..., 1): no other projection.

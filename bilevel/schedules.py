@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bilevel.problem import check_number
+from optim import _checks
 
 __all__ = ["f2sa_schedules", "f3sa_schedules", "lv_hba_schedule", "penalty_schedules", "power"]
 
@@ -33,14 +33,13 @@ def power(scale: float, exponent: float, offset: float = 1.0) -> Callable[[Any],
       >>> float(bilevel.power(2.0, -0.5)(3))
       1.0
     """
-    check_number("scale", scale)
-    check_number("offset", offset)
+    _checks.number("scale", scale, 0, open_low=True)
+    _checks.number("offset", offset, 0, open_low=True)
     return lambda k: scale * (jnp.asarray(k, jnp.result_type(float)) + offset) ** exponent
 
 
 def _exponents(table: dict[str, tuple[float, float]], noise: str) -> tuple[float, float]:
-    if noise not in table:
-        raise ValueError(f"noise must be one of {', '.join(_NOISE)}, got {noise!r}")
+    _checks.choice("noise", noise, _NOISE)
     return table[noise]
 
 
@@ -167,8 +166,7 @@ def penalty_schedules(
             "gamma": gamma0,
             "sigma": power(1.0, -1 / 3),
         }
-    if noise != "both":
-        raise ValueError(f"noise must be one of none, both, got {noise!r}")
+    _checks.choice("noise", noise, ["none", "both"])
     beta, eta = power(beta0, -2 / 5, offset), power(eta0, -4 / 5, offset)
     return {
         "alpha": power(alpha0, -2 / 5, offset),
@@ -198,6 +196,5 @@ def lv_hba_schedule(c0: float = 1.0, p: float = 0.3) -> Callable[[Any], Any]:
       Yao, Yu, Zeng, Zhang, `Constrained Bi-Level Optimization: Proximal Lagrangian Value Function
       Approach and Hessian-free Algorithm <https://arxiv.org/abs/2401.16164>`_, 2024
     """
-    if not isinstance(p, jax.core.Tracer) and not 0 < p < 0.5:
-        raise ValueError(f"p must be in (0, 0.5), got {p}")
+    _checks.number("p", p, 0, 0.5, open_low=True, open_high=True)
     return power(c0, p)

@@ -20,6 +20,7 @@ from experiments import problems
 from experiments.common import checkpoints, launch, runs
 from experiments.solving import curves, solvers
 from experiments.train import Result
+from optim import _checks
 
 SHOWN = ("objective", "test/accuracy", "residual")
 
@@ -52,8 +53,7 @@ def run(
 
 def _run(config, workdir, data_dir, quiet, stop) -> Result:
     launch.check_counts(config, "steps", "log_every", "eval_every", "save_every", "keep")
-    if config.batch_size < 0:
-        raise ValueError(f"batch_size must be >= 0 (0: all samples), got {config.batch_size}")
+    _checks.count("batch_size (0: all samples)", config.batch_size, 0)
     name, options = config.solver.name, dict(config.solver.options)
     task = problems.build(
         config.problem.name, data_dir, seed=config.seed, **dict(config.problem.options)

@@ -159,13 +159,19 @@ def _float64(value: Any) -> np.ndarray:
     try:
         return np.asarray(value, np.float64)
     except OverflowError:  # An integer of Python beyond the largest float.
-        return np.asarray(math.copysign(math.inf, value))
+        return np.asarray(math.inf if value > 0 else -math.inf)
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, np.generic | np.ndarray | jax.Array):
         return f"an array of shape {value.shape}" if value.shape else str(value)
     return repr(value)
+
+
+def transform(name: str, value: Any) -> None:
+    """Raises ``ValueError`` unless ``value`` is an optax transform."""
+    if not isinstance(value, optax.GradientTransformation):
+        raise ValueError(f"{name} must be an optax.GradientTransformation, got {value!r}")
 
 
 def flag(name: str, value: Any) -> None:

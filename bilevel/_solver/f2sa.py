@@ -12,8 +12,6 @@ from bilevel.problem import (
     Solver,
     StepSize,
     at,
-    check_count,
-    check_number,
     distance,
     inner_loop,
     lower_start,
@@ -24,7 +22,7 @@ from bilevel.problem import (
     start,
     unconstrained_lower,
 )
-from optim import parallel
+from optim import _checks, parallel
 
 __all__ = ["F2SAState", "f2sa"]
 
@@ -110,10 +108,10 @@ def f2sa(
       Kwon, Kwon, Wright, Nowak, `A Fully First-Order Method for Stochastic Bilevel Optimization
       <https://arxiv.org/abs/2301.10945>`_, 2023
     """
-    check_count("inner_steps", inner_steps)
-    check_number("xi", xi)
-    check_number("lam", 1.0 if lam is None else lam, schedule=True)
-    check_number("delta", 0.0 if delta is None else delta, strict=False, schedule=True)
+    _checks.count("inner_steps", inner_steps)
+    _checks.number("xi", xi, 0, open_low=True)
+    _checks.number("lam", 1.0 if lam is None else lam, 0, open_low=True, schedule=True)
+    _checks.number("delta", 0.0 if delta is None else delta, 0, schedule=True)
     transforms = [isinstance(s, optax.GradientTransformation) for s in (alpha, gamma)]
     if lam is None and any(transforms):
         raise ValueError("lam must be given where alpha or gamma is an optax transform, got None")

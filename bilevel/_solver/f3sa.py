@@ -12,7 +12,6 @@ from bilevel.problem import (
     Solver,
     at,
     axpy,
-    check_number,
     distance,
     fresh,
     lower_start,
@@ -22,6 +21,7 @@ from bilevel.problem import (
     start,
     unconstrained_lower,
 )
+from optim import _checks
 
 __all__ = ["F3SAState", "f3sa"]
 
@@ -94,10 +94,10 @@ def f3sa(
       <https://arxiv.org/abs/2301.10945>`_, 2023
     """
     for name, value in (("alpha", alpha), ("gamma", gamma)):
-        check_number(name, value, schedule=True)
-    check_number("eta", eta, high=1.0, schedule=True)
-    check_number("lam", 1.0 if lam is None else lam, schedule=True)
-    check_number("xi", xi)
+        _checks.number(name, value, 0, open_low=True, schedule=True)
+    _checks.number("eta", eta, 0, 1, open_low=True, schedule=True)
+    _checks.number("lam", 1.0 if lam is None else lam, 0, open_low=True, schedule=True)
+    _checks.number("xi", xi, 0, open_low=True)
 
     def multiplier(k):
         value = at(gamma, k) / (2 * at(alpha, k)) if lam is None else at(lam, k)

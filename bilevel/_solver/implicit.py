@@ -9,6 +9,7 @@ import optax
 
 from bilevel import problem as common
 from bilevel._solver._hessian import conjugate_gradient, hessian_products, no_coupling
+from optim import _checks
 
 __all__ = ["ImplicitState", "implicit"]
 
@@ -96,12 +97,11 @@ def implicit(
       Ji, Yang, Liang, `Bilevel Optimization: Convergence Analysis and Enhanced Design
       <https://arxiv.org/abs/2010.07962>`_, 2021
     """
-    if linear_solver not in ("cg", "normal_cg", "neumann"):
-        raise ValueError(f"linear_solver must be cg, normal_cg or neumann, got {linear_solver!r}")
-    common.check_count("inner_steps", inner_steps)
-    common.check_count("linear_steps", linear_steps)
-    common.check_number("eta", eta, schedule=True)
-    common.check_number("ridge", ridge, strict=False)
+    _checks.choice("linear_solver", linear_solver, ["cg", "normal_cg", "neumann"])
+    _checks.count("inner_steps", inner_steps)
+    _checks.count("linear_steps", linear_steps)
+    _checks.number("eta", eta, 0, open_low=True, schedule=True)
+    _checks.number("ridge", ridge, 0)
     move_x, move_y = common.mover(alpha, "alpha"), common.mover(gamma, "gamma")
 
     def init(problem, x0, y0):

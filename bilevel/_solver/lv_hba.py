@@ -13,7 +13,6 @@ from bilevel.problem import (
     StepSize,
     at,
     batches,
-    check_number,
     distance,
     fresh,
     maybe,
@@ -22,7 +21,7 @@ from bilevel.problem import (
     start,
 )
 from bilevel.schedules import lv_hba_schedule
-from optim import _xla_cpu, parallel
+from optim import _checks, _xla_cpu, parallel
 
 __all__ = ["LVHBAState", "lv_hba"]
 
@@ -125,10 +124,10 @@ def lv_hba(
     """
     c = lv_hba_schedule() if c is None else c
     for name, value in (("eta", eta), ("c", c)):
-        check_number(name, value, schedule=True)
-    check_number("beta", beta, strict=False, schedule=True)
-    check_number("gamma1", gamma1)
-    check_number("gamma2", gamma2)
+        _checks.number(name, value, 0, open_low=True, schedule=True)
+    _checks.number("beta", beta, 0, schedule=True)
+    _checks.number("gamma1", gamma1, 0, open_low=True)
+    _checks.number("gamma2", gamma2, 0, open_low=True)
     move, plain = mover(alpha, "alpha"), not isinstance(alpha, optax.GradientTransformation)
 
     def init(problem, x0, y0, batch=None):

@@ -13,8 +13,6 @@ from bilevel.problem import (
     Solver,
     StepSize,
     at,
-    check_count,
-    check_number,
     distance,
     fresh,
     inner_loop,
@@ -26,7 +24,7 @@ from bilevel.problem import (
     start,
 )
 from bilevel.schedules import power
-from optim import parallel
+from optim import _checks, parallel
 
 __all__ = ["PenaltyState", "penalty"]
 
@@ -128,12 +126,12 @@ def penalty(
     if sigma is None:
         sigma = power(1.0, -1 / 3 if eta is None else -1 / 5)
     for name, value in (("gamma", gamma), ("sigma", sigma)):
-        check_number(name, value, schedule=True)
+        _checks.number(name, value, 0, open_low=True, schedule=True)
     for name, value in (("beta", beta), ("eta", 1.0 if eta is None else eta)):
-        check_number(name, value, high=1.0, schedule=True)
-    check_number("alpha", alpha, schedule=True, transform=eta is None)
-    check_number("rho", rho)
-    check_count("inner_steps", inner_steps)
+        _checks.number(name, value, 0, 1, open_low=True, schedule=True)
+    _checks.number("alpha", alpha, 0, open_low=True, schedule=True, transform=eta is None)
+    _checks.number("rho", rho, 0, open_low=True)
+    _checks.count("inner_steps", inner_steps)
     if eta is not None and inner_steps != 1:
         raise ValueError(f"inner_steps must be 1 with eta (Algorithm 2), got {inner_steps}")
     if eta is not None and not warm_start:

@@ -9,7 +9,7 @@ import optax
 from bilevel import problem as common
 from bilevel._solver._hessian import hessian_products
 from bilevel._solver.soba import Rate
-from optim import parallel
+from optim import _checks, parallel
 
 __all__ = ["SABAState", "Table", "saba"]
 
@@ -97,9 +97,9 @@ def saba(
       Dagréou, Ablin, Vaiter, Moreau, `A framework for bilevel optimization that enables stochastic
       and global variance reduction algorithms <https://arxiv.org/abs/2201.13409>`_, 2022
     """
-    common.check_count("upper_samples", upper_samples)
-    common.check_count("lower_samples", lower_samples)
-    common.check_number("rho", rho, schedule=True)
+    _checks.count("upper_samples", upper_samples)
+    _checks.count("lower_samples", lower_samples)
+    _checks.number("rho", rho, 0, open_low=True, schedule=True)
     move_x = common.mover(gamma, "gamma")
 
     def init(problem, x0, y0):

@@ -10,6 +10,7 @@ import optax
 from bilevel import problem as common
 from bilevel._solver._hessian import hessian_products
 from bilevel.schedules import power
+from optim import _checks
 
 __all__ = ["SOBAState", "soba"]
 
@@ -79,7 +80,7 @@ def soba(
       Dagréou, Ablin, Vaiter, Moreau, `A framework for bilevel optimization that enables stochastic
       and global variance reduction algorithms <https://arxiv.org/abs/2201.13409>`_, 2022
     """
-    common.check_number("rho", rho, schedule=True)
+    _checks.number("rho", rho, 0, open_low=True, schedule=True)
     move_x = common.mover(gamma, "gamma")
 
     def init(problem, x0, y0):

@@ -9,6 +9,7 @@ import optax
 
 from bilevel import problem as common
 from bilevel._solver._hessian import hessian_products, no_coupling
+from optim import _checks
 
 __all__ = ["UnrolledState", "unrolled"]
 
@@ -84,8 +85,8 @@ def unrolled(
       Franceschi, Donini, Frasconi, Pontil, `Forward and Reverse Gradient-Based Hyperparameter
       Optimization <https://arxiv.org/abs/1703.01785>`_, 2017
     """
-    common.check_count("steps", steps)
-    common.check_number("gamma", gamma, schedule=True)
+    _checks.count("steps", steps)
+    _checks.number("gamma", gamma, 0, open_low=True, schedule=True)
     move_x = common.mover(alpha, "alpha")
 
     def init(problem, x0, y0):

@@ -12,6 +12,7 @@ import optax
 import optim
 from bilevel.pruning import masks as masks_lib
 from bilevel.pruning._loss import Static, call_loss, check_batches
+from optim import _checks
 
 __all__ = ["BiP", "BiPState", "bip"]
 
@@ -269,18 +270,14 @@ def bip(
     References:
       Zhang et al., Advancing Model Pruning via Bi-level Optimization, NeurIPS 2022.
     """
-    if not 0 < density <= 1:
-        raise ValueError(f"density must be in (0, 1], got {density}")
-    if not gamma > 0:
-        raise ValueError(f"gamma must be > 0, got {gamma}")
-    if implicit not in ("paper", "official"):
-        raise ValueError(f"implicit must be 'paper' or 'official', got {implicit!r}")
-    if compatibility not in (None, "official", "official_unaliased"):
-        raise ValueError(
-            f"compatibility must be None, 'official' or 'official_unaliased', got {compatibility!r}"
-        )
-    if lower_steps < 1:
-        raise ValueError(f"lower_steps must be >= 1, got {lower_steps}")
+    _checks.number("density", density, 0, 1, open_low=True)
+    _checks.number("gamma", gamma, 0, open_low=True)
+    _checks.choice("implicit", implicit, ["paper", "official"])
+    if compatibility is not None:
+        _checks.choice("compatibility", compatibility, ["official", "official_unaliased"], "None")
+    _checks.count("lower_steps", lower_steps)
+    _checks.transform("lower", lower)
+    _checks.transform("upper", upper)
     if compatibility and lower_steps > 1:
         raise ValueError(f"compatibility has lower_steps=1, got {lower_steps}")
     if compatibility:

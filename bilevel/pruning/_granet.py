@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from bilevel.pruning import masks as masks_lib
 from bilevel.pruning._select import drop_smallest
+from optim import _checks
 
 __all__ = ["granet"]
 
@@ -45,8 +46,7 @@ def granet(masks: Any, params: Any, grads: Any, density: float, fraction: Any) -
       Liu et al., Sparse Training via Boosting Pruning Plasticity with Neuroregeneration, NeurIPS
       2021.
     """
-    if not 0 < density <= 1:
-        raise ValueError(f"density must be in (0, 1], got {density}")
+    _checks.number("density", density, 0, 1, open_low=True)
     chosen = masks_lib.map_leaves(lambda m, p: None if m is None else p, masks, params)
     chosen = masks_lib.apply(masks, chosen)
     n = sum(x.size for x in jax.tree.leaves(chosen))

@@ -13,6 +13,7 @@ import optim
 from bilevel.pruning import criteria
 from bilevel.pruning import masks as masks_lib
 from bilevel.pruning._loss import Static, call_loss
+from optim import _checks
 
 __all__ = ["Hydra", "HydraState", "hydra"]
 
@@ -126,9 +127,9 @@ def hydra(
     References:
       Sehwag et al., HYDRA: Pruning Adversarially Robust Neural Networks, NeurIPS 2020.
     """
-    if not 0 < density <= 1:
-        raise ValueError(f"density must be in (0, 1], got {density}")
+    _checks.number("density", density, 0, 1, open_low=True)
     masks_lib.check_structure("weight", scope)
-    if compatibility not in (None, "official"):
-        raise ValueError(f"compatibility must be None or 'official', got {compatibility!r}")
+    if compatibility is not None:
+        _checks.choice("compatibility", compatibility, ["official"], "None")
+    _checks.transform("tx", tx)
     return Hydra(tx, density, scope, compatibility, rule, axis_name)

@@ -18,6 +18,7 @@ import optim
 from bilevel.pruning import density as density_lib
 from bilevel.pruning import masks as masks_lib
 from bilevel.pruning._loss import Static, call_loss
+from optim import _checks
 
 __all__ = [
     "Gradual",
@@ -157,8 +158,7 @@ def next_round(
       Frankle and Carbin, The Lottery Ticket Hypothesis, ICLR 2019; Renda, Frankle, Carbin,
       Comparing Rewinding and Fine-tuning in Neural Network Pruning, ICLR 2020.
     """
-    if style not in ("rewind", "finetune", "reinit"):
-        raise ValueError(f"style must be 'rewind', 'finetune' or 'reinit', got {style!r}")
+    _checks.choice("style", style, ["rewind", "finetune", "reinit"])
     if (fresh is None) == (style == "reinit"):
         raise ValueError("fresh parameters are needed by style='reinit', and by it alone")
     masks = _magnitude_masks(state.masks, state.params, drop)

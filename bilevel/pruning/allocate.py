@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel.pruning import masks as masks_lib
+from optim import _checks
 
 __all__ = ["erk", "lamp", "lottery", "min_threshold", "uniform", "uniform_plus"]
 
@@ -17,12 +18,6 @@ def _leaves(params: Any) -> tuple[list[Any], list[str], Any]:
     if not flat:
         raise ValueError("params has no leaf: nothing is prunable")
     return [x for _, x in flat], [masks_lib.path_name(p) for p, _ in flat], treedef
-
-
-def _check(density: float) -> float:
-    if not 0 < density <= 1:
-        raise ValueError(f"density must be in (0, 1], got {density}")
-    return float(density)
 
 
 def _share(raw: np.ndarray, sizes: np.ndarray, density: float) -> np.ndarray:
@@ -53,7 +48,7 @@ def uniform(params: Any, density: float) -> Any:
       >>> bilevel.allocate.uniform({"a": jnp.ones((2, 2)), "b": jnp.ones((4, 4))}, 0.5)
       {'a': 0.5, 'b': 0.5}
     """
-    _check(density)
+    _checks.number("density", density, 0, 1, open_low=True)
     return jax.tree.map(lambda _: float(density), params)
 
 
@@ -83,7 +78,7 @@ def uniform_plus(
       Gale, Elsen, Hooker, The State of Sparsity in Deep Neural Networks, 2019.
     """
     leaves, names, treedef = _leaves(params)
-    _check(density)
+    _checks.number("density", density, 0, 1, open_low=True)
     sizes = np.array([x.size for x in leaves], float)
     first, head = _matches(dense, names), _matches(last, names)
     fixed = first.copy()
@@ -124,7 +119,7 @@ def erk(params: Any, density: float, *, power: float = 1.0, kernel: bool = True)
       Evci et al., Rigging the Lottery, ICML 2020.
     """
     leaves, _, treedef = _leaves(params)
-    _check(density)
+    _checks.number("density", density, 0, 1, open_low=True)
     shapes = [x.shape if kernel else x.shape[-2:] for x in leaves]
     raw = np.array([(np.sum(s) / np.prod(s)) ** power for s in shapes])
     out = _share(raw, np.array([x.size for x in leaves], float), density)
@@ -157,9 +152,8 @@ def lottery(params: Any, density: float, last: str, *, fraction: float = 0.2) ->
       Frankle and Carbin, The Lottery Ticket Hypothesis, ICLR 2019.
     """
     _, names, treedef = _leaves(params)
-    _check(density)
-    if not 0 < fraction < 1:
-        raise ValueError(f"fraction must be in (0, 1), got {fraction}")
+    _checks.number("density", density, 0, 1, open_low=True)
+    _checks.number("fraction", fraction, 0, 1, open_low=True, open_high=True)
     slow = _matches(last, names)
     kept = density ** (np.log1p(-fraction / 2) / np.log1p(-fraction))
     return jax.tree.unflatten(treedef, [float(kept if s else density) for s in slow])
@@ -221,9 +215,8 @@ def min_threshold(params: Any, densities: Any, density: float, min_keep: int) ->
       {'a': 0.0999..., 'b': 0.300...}
     """
     leaves, _, treedef = _leaves(params)
-    _check(density)
-    if min_keep < 0:
-        raise ValueError(f"min_keep must be >= 0, got {min_keep}")
+    _checks.number("density", density, 0, 1, open_low=True)
+    _checks.count("min_keep", min_keep, 0)
     sizes = np.array([x.size for x in leaves], float)
     cut = (1 - np.array([float(d) for d in jax.tree.leaves(densities)])) * sizes
     cap = np.where(sizes < min_keep, 0.0, np.maximum(sizes - min_keep, 0))

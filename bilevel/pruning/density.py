@@ -5,6 +5,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from optim import _checks
+
 __all__ = [
     "cubic",
     "cubic_rounds",
@@ -18,11 +20,6 @@ __all__ = [
 ]
 
 
-def _check(name: str, value: float) -> None:
-    if not 0 < value <= 1:
-        raise ValueError(f"{name} must be in (0, 1], got {value}")
-
-
 def one_shot(density: float) -> list[float]:
     """One round, at the target.
 
@@ -31,7 +28,7 @@ def one_shot(density: float) -> list[float]:
       >>> bilevel.density.one_shot(0.1)
       [0.1]
     """
-    _check("density", density)
+    _checks.number("density", density, 0, 1, open_low=True)
     return [float(density)]
 
 
@@ -43,10 +40,8 @@ def geometric(rounds: int, fraction: float = 0.2) -> list[float]:
       >>> bilevel.density.geometric(2)
       [0.8, 0.64...]
     """
-    if rounds < 1:
-        raise ValueError(f"rounds must be >= 1, got {rounds}")
-    if not 0 < fraction < 1:
-        raise ValueError(f"fraction must be in (0, 1), got {fraction}")
+    _checks.count("rounds", rounds)
+    _checks.number("fraction", fraction, 0, 1, open_low=True, open_high=True)
     return [(1 - fraction) ** r for r in range(1, rounds + 1)]
 
 
@@ -58,7 +53,7 @@ def geometric_rounds(density: float, fraction: float = 0.2) -> list[float]:
       >>> bilevel.density.geometric_rounds(0.5)
       [0.8, 0.64..., 0.5]
     """
-    _check("density", density)
+    _checks.number("density", density, 0, 1, open_low=True)
     if density == 1:
         return [1.0]
     rounds = max(1, math.floor(math.log(density) / math.log(1 - fraction) + 1e-9))
@@ -73,9 +68,8 @@ def exponential(density: float, rounds: int) -> list[float]:
       >>> bilevel.density.exponential(0.01, 2)
       [0.1, 0.01]
     """
-    _check("density", density)
-    if rounds < 1:
-        raise ValueError(f"rounds must be >= 1, got {rounds}")
+    _checks.number("density", density, 0, 1, open_low=True)
+    _checks.count("rounds", rounds)
     return [density ** (r / rounds) for r in range(1, rounds + 1)]
 
 
@@ -87,9 +81,8 @@ def linear(density: float, rounds: int) -> list[float]:
       >>> bilevel.density.linear(0.5, 2)
       [0.75, 0.5]
     """
-    _check("density", density)
-    if rounds < 1:
-        raise ValueError(f"rounds must be >= 1, got {rounds}")
+    _checks.number("density", density, 0, 1, open_low=True)
+    _checks.count("rounds", rounds)
     return [1 - (1 - density) * (r / rounds) for r in range(1, rounds + 1)]
 
 
@@ -113,10 +106,8 @@ def residue(step: Any, rate: float, *, kind: str = "linear") -> Any:
     References:
       Kao et al., Training Recipe for N:M Structured Sparsity with Decaying Pruning Mask, 2022.
     """
-    if not rate > 0:
-        raise ValueError(f"rate must be > 0, got {rate}")
-    if kind not in ("linear", "exponential"):
-        raise ValueError(f"kind must be 'linear' or 'exponential', got {kind!r}")
+    _checks.number("rate", rate, 0, open_low=True)
+    _checks.choice("kind", kind, ["linear", "exponential"])
     t = rate * jnp.asarray(step)
     return jnp.maximum(0.0, 1 - t) if kind == "linear" else jnp.exp(-t)
 
@@ -148,13 +139,12 @@ def n_of_m(
         raise ValueError(f"n must be in (0, m={m}), got {n}")
     if not dense + finetune < epochs or min(dense, finetune) < 0:
         raise ValueError(f"dense + finetune must be in [0, {epochs}), got {dense} and {finetune}")
+    _checks.choice("kind", kind, ["sparsify", "fine", "densify"])
     if kind == "sparsify":
         halves = [m >> i for i in range(1, m.bit_length()) if m >> i > n]
         stages = [(k, m) for k in dict.fromkeys([m - 1, *halves, n])]
-    elif kind in ("fine", "densify"):
-        stages = [(n * k if kind == "fine" else n, m * k) for k in (8, 4, 2, 1)]
     else:
-        raise ValueError(f"kind must be 'sparsify', 'fine' or 'densify', got {kind!r}")
+        stages = [(n * k if kind == "fine" else n, m * k) for k in (8, 4, 2, 1)]
     span = epochs - dense - finetune
     return [(dense + i * span // len(stages), *stage) for i, stage in enumerate(stages)]
 
@@ -191,10 +181,10 @@ def cubic(
       >>> [round(float(bilevel.density.cubic(t, 0.1, **ramp)), 3) for t in (0, 5, 9, 20)]
       [1.0, 0.48, 0.48, 0.1]
     """
-    _check("final", final)
-    _check("initial", initial)
-    if updates < 1 or every < 1:
-        raise ValueError(f"updates and every must be >= 1, got {updates} and {every}")
+    _checks.number("final", final, 0, 1, open_low=True)
+    _checks.number("initial", initial, 0, 1, open_low=True)
+    _checks.count("updates", updates)
+    _checks.count("every", every)
     since = jnp.asarray(step) - start
     if held:
         since = since // every * every
@@ -211,8 +201,7 @@ def cubic_rounds(final: float, updates: int, initial: float = 1.0) -> list[float
       >>> [round(d, 4) for d in bilevel.density.cubic_rounds(0.1, 3)]
       [1.0, 0.3667, 0.1333, 0.1]
     """
-    _check("final", final)
-    _check("initial", initial)
-    if updates < 1:
-        raise ValueError(f"updates must be >= 1, got {updates}")
+    _checks.number("final", final, 0, 1, open_low=True)
+    _checks.number("initial", initial, 0, 1, open_low=True)
+    _checks.count("updates", updates)
     return [final + (initial - final) * (1 - i / updates) ** 3 for i in range(updates + 1)]

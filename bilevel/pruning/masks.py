@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 
 from bilevel.pruning._select import count_true, drop_smallest, drop_smallest_on_host, on_host
+from optim import _checks
 
 __all__ = [
     "apply",
@@ -106,10 +107,8 @@ def _n_of_m(structure: str) -> tuple[int, int] | None:
 
 def _drop(n: int, density: Any) -> int:
     # The authors' count, in Python floats: int((1 - 0.9) * 10) is 0.
-    density = float(density)
-    if not 0 < density <= 1:
-        raise ValueError(f"density must be in (0, 1], got {density}")
-    return int((1 - density) * n)
+    _checks.number("density", density, 0, 1, open_low=True)
+    return int((1 - float(density)) * n)
 
 
 def groups(scores: jax.Array, axis: int, p: int = 2) -> jax.Array:
@@ -136,10 +135,9 @@ def _check_fit(scores: Any, structure: str, axis: int) -> None:
 def check_structure(structure: str, scope: str | None = None, min_keep: int = 0) -> None:
     """Raises ``ValueError`` unless the three are in their ranges."""
     _n_of_m(structure)
-    if scope not in (None, "global", "layer"):
-        raise ValueError(f"scope must be 'global' or 'layer', got {scope!r}")
-    if min_keep < 0:
-        raise ValueError(f"min_keep must be >= 0, got {min_keep}")
+    if scope is not None:
+        _checks.choice("scope", scope, ["global", "layer"], "None")
+    _checks.count("min_keep", min_keep, 0)
 
 
 def _defaults(scores: Any, scope: str | None, structure: str, output_axis: int, input_axis: int):

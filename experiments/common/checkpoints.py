@@ -10,6 +10,8 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
+from optim import _checks
+
 
 class Checkpoints:
     """The checkpoints of one run.
@@ -27,8 +29,7 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path, *, keep: int = 2, best: str | None = None, mode="max"):
-        if keep < 1:
-            raise ValueError(f"keep must be >= 1, got {keep}")
+        _checks.count("keep", keep)
         if logging.get_verbosity() <= logging.INFO:
             logging.set_verbosity(logging.WARNING)  # Orbax logs forty lines a save.
         policies: list[Any] = [checkpoint_managers.LatestN(keep)]

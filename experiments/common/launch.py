@@ -15,6 +15,7 @@ from absl import app, flags, logging
 from jax.experimental import multihost_utils
 
 from experiments.common import config_files
+from optim import _checks
 
 _COORDINATOR = flags.DEFINE_string(
     "coordinator",
@@ -119,10 +120,8 @@ def check_counts(config: Any, *keys: str) -> None:
     """Raises ``ValueError`` for one of these keys, where the config has it, that is below 1."""
     for key in keys:
         value = config.get(key, 1)
-        if value is None and key not in ("steps", "eval_every", "save_every"):
-            raise ValueError(f"{key} must be >= 1, got None")
-        if value is not None and value < 1:
-            raise ValueError(f"{key} must be >= 1, got {value}")
+        if value is not None or key not in ("steps", "eval_every", "save_every"):
+            _checks.count(key, value)
 
 
 def launch(main: Callable[[Any, Path, str | None], int], config: str, *identity: str) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.data import cifar, digits, idx, libsvm, text
-from experiments.data.base import Dataset, nearest
+from experiments.data.base import Dataset
 from experiments.data.batches import (
     epoch_batches,
     eval_batches,
@@ -14,6 +14,7 @@ from experiments.data.batches import (
 )
 from experiments.data.feeds import evaluation_batches, size, steps_per_epoch, train_batches
 from experiments.data.prepare import prepare
+from optim import _checks
 
 __all__ = [
     "Dataset",
@@ -67,4 +68,4 @@ def load(name: str, data_dir: str | Path | None = None, **options: Any) -> Datas
         if "unexpected keyword" in str(error):
             raise ValueError(f"data set {name!r}: {error}") from error
         raise
-    raise ValueError(f"unknown data set {name!r}; the nearest are {nearest(name, NAMES)}")
+    raise ValueError(f"unknown data set {name!r}; {_checks.nearest(name, NAMES)}")

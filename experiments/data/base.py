@@ -1,11 +1,11 @@
 """What a data set is, and its deterministic splits."""
 
-import difflib
 import math
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+
+from optim import _checks
 
 Arrays = dict[str, np.ndarray]
 
@@ -56,8 +56,7 @@ def split(arrays: Arrays, fraction: float, seed: int, *, stratify: bool) -> tupl
     Returns:
       ``(rest, part)``.
     """
-    if not 0.0 <= fraction < 1.0:
-        raise ValueError(f"the split's fraction must be in [0, 1), got {fraction}")
+    _checks.number("the split's fraction", fraction, 0, 1, open_high=True)
     n = len(next(iter(arrays.values())))
     order = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(n)
     if stratify:  # The i-th of a label's m rows gets rank (i + 1/2) / m: a prefix is balanced.
@@ -67,10 +66,5 @@ def split(arrays: Arrays, fraction: float, seed: int, *, stratify: bool) -> tupl
             where = np.flatnonzero(label == value)
             rank[where] = (np.arange(len(where)) + 0.5) / len(where)
         order = order[np.argsort(rank, kind="stable")]
-    k = math.ceil(round(fraction * n, 6))
+    k = math.ceil(round(float(fraction) * n, 6))
     return take(arrays, np.sort(order[k:])), take(arrays, np.sort(order[:k]))
-
-
-def nearest(name: str, names: Iterable[str] | Mapping[str, object]) -> str:
-    """Returns up to three of ``names`` that resemble ``name``, joined by commas."""
-    return ", ".join(difflib.get_close_matches(name, list(names), n=3, cutoff=0.0))

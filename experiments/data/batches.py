@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from optim import _checks
+
 Batches = Callable[[int], Iterator[Any]]
 
 
@@ -84,12 +86,9 @@ def _order(n: int, seed: int, epoch: int) -> np.ndarray:
 def _check_sizes(
     n: int, batch_size: int, seed: int, process_index: int, process_count: int
 ) -> None:
-    if n < 1:
-        raise ValueError(f"n must be >= 1, got {n}")
-    if seed < 0:
-        raise ValueError(f"seed must be >= 0, got {seed}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+    _checks.count("n", n)
+    _checks.count("seed", seed, 0)
+    _checks.count("batch_size", batch_size)
     if not 0 <= process_index < process_count:
         raise ValueError(f"process_index must be in [0, {process_count}), got {process_index}")
     if batch_size % process_count:

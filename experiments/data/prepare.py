@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.data.base import Dataset
+from optim import _checks
 
 Prepare = Callable[[dict[str, jax.Array], Any, jax.Array | None], dict[str, jax.Array]]
 
@@ -47,8 +48,7 @@ def prepare(
     kind = "image" if "image" in dataset.train else "x"
     if augment and kind != "image":
         raise ValueError(f"augment must be False for {dataset.name}, which has no images")
-    if pad < 0:
-        raise ValueError(f"pad must be >= 0, got {pad}")
+    _checks.count("pad", pad, 0)
     mean = np.asarray(dataset.mean, np.float32) * dataset.scale
     inverse = 1.0 / (np.asarray(dataset.std, np.float32) * dataset.scale)
 

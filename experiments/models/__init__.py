@@ -1,6 +1,5 @@
 """Models by name, each a pair of pure functions over plain dicts (see :class:`Model`)."""
 
-import difflib
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from experiments.models.llama import LLaMA
 from experiments.models.mlp import MLP, Logistic
 from experiments.models.resnet import WideResNet, resnet18, resnet_cifar
 from experiments.models.vgg import VGG16
+from optim import _checks
 
 __all__ = ["MODELS", "Model", "build", "count", "from_linen", "from_nnx"]
 
@@ -54,8 +54,7 @@ def build(name: str, *, input_shape: Sequence[int], num_classes: int, **options:
       266610
     """
     if name not in MODELS:
-        nearest = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.0)
-        raise ValueError(f"unknown model {name!r}; the nearest are {', '.join(nearest)}")
+        raise ValueError(f"unknown model {name!r}; {_checks.nearest(name, MODELS)}")
     make = MODELS[name]
     written = make.__init__ if isinstance(make, type) else make  # NNX hides that of a class.
     parameters = inspect.signature(written).parameters.values()

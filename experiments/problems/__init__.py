@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from experiments.data.base import nearest
 from experiments.problems import closed_form, constrained
 from experiments.problems.cleaning import cleaning
 from experiments.problems.hyper_representation import hyper_representation
@@ -12,6 +11,7 @@ from experiments.problems.loss_tuning import loss_tuning
 from experiments.problems.regularization import regularization
 from experiments.problems.svm import svm
 from experiments.problems.task import Level, Task
+from optim import _checks
 
 __all__ = ["PROBLEMS", "Level", "Task", "build"]
 
@@ -35,7 +35,7 @@ def build(name: str, data_dir: str | None = None, seed: int = 0, **options: Any)
       ValueError: An unknown name or option (with the nearest), or an option out of range.
     """
     if name not in PROBLEMS:
-        raise ValueError(f"unknown problem {name!r}; the nearest are {nearest(name, PROBLEMS)}")
+        raise ValueError(f"unknown problem {name!r}; {_checks.nearest(name, PROBLEMS)}")
     taken = inspect.signature(PROBLEMS[name]).parameters
     for key in options:
         if key not in taken or key in ("data_dir", "seed"):

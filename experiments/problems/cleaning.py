@@ -25,6 +25,7 @@ from experiments.problems.task import (
     cross_entropy,
     take,
 )
+from optim import _checks
 
 __all__ = ["cleaning", "init_mlp", "mlp"]
 
@@ -97,11 +98,10 @@ def cleaning(
         if not np.array_equal(truth[index], clean):
             raise ValueError(f"CIFAR-N's clean labels are not those of {data!r}, in this order")
         noisy = labels[index]
-    elif 0 < noise < 1:
+    else:
+        _checks.number("noise", noise, 0, 1, open_low=True, open_high=True)
         flip = rng.permutation(train) < round(noise * train)
         noisy = np.where(flip, (clean + rng.integers(1, classes, train)) % classes, clean)
-    else:
-        raise ValueError(f"noise must be in (0, 1) or a label set of CIFAR-N, got {noise}")
     if standardize:
         mean, std = splits["train"]["x"].mean(), splits["train"]["x"].std()
         splits = {k: {**s, "x": (s["x"] - mean) / std} for k, s in splits.items()}

@@ -17,6 +17,7 @@ import bilevel
 from bilevel import projections
 from experiments.problems.cleaning import init_mlp, mlp
 from experiments.problems.task import Level, Task, accuracy, classification, cross_entropy, take
+from optim import _checks
 
 __all__ = ["loss_tuning"]
 
@@ -45,8 +46,7 @@ def loss_tuning(
       valid: Number of validation samples; each class is cut to the smallest one.
       regularization: r.
     """
-    if not 0 < imbalance <= 1:
-        raise ValueError(f"imbalance must be in (0, 1], got {imbalance}")
+    _checks.number("imbalance", imbalance, 0, 1, open_low=True)
     splits, classes = classification(data, data_dir, seed, train, valid)
     kept = {k: {n: s[n] for n in ("x", "label")} for k, s in splits.items()}
     share = imbalance ** (np.arange(classes) / (classes - 1))

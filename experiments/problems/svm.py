@@ -22,6 +22,7 @@ import bilevel
 from bilevel import projections
 from experiments.data import files, libsvm
 from experiments.problems.task import Task, auc, classification
+from optim import _checks
 
 __all__ = ["SETS", "load", "svm"]
 
@@ -83,10 +84,8 @@ def svm(
       bounds: The box of every C_i; equal bounds fix all of them.
       multiplier_bound: r of the constrained form.
     """
-    if form not in ("constrained", "hinge"):
-        raise ValueError(f"form must be constrained or hinge, got {form!r}")
-    if not 0 <= flip < 1:
-        raise ValueError(f"flip must be in [0, 1), got {flip}")
+    _checks.choice("form", form, ["constrained", "hinge"])
+    _checks.number("flip", flip, 0, 1, open_high=True)
     splits = load(data, data_dir, seed, train, valid)
     rng = np.random.default_rng(seed)
     flipped = np.zeros(train, bool)

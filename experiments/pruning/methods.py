@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 import bilevel
 from experiments import data, models
 from experiments.supervised import optimizers, training
+from optim import _checks
 
 METHODS = (
     "dense", "bip", "imp", "imp_rewind_lr2", "imp_finetune_lr2", "imp_reinit", "omp", "gmp",
@@ -191,8 +192,7 @@ def plan(job: Job, config: ConfigDict, dataset: data.Dataset) -> tuple[Any, list
     """Returns the first state and the stages of ``config.prune.method``."""
     prune, method, T = config.prune, config.prune.method, job.steps
     if method not in METHODS:
-        near = data.base.nearest(method, METHODS)
-        raise ValueError(f"unknown method {method!r}; the nearest are {near}")
+        raise ValueError(f"unknown method {method!r}; {_checks.nearest(method, METHODS)}")
     rewind = round(prune.rewind_epochs * job.epoch)
     if not 0 <= rewind < T:
         raise ValueError(

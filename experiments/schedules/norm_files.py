@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.data.base import nearest
+from optim import _checks
 
 # Names that are taken for the norm without being asked.
 USUAL = ("gradient_norm", "grad_norm", "gnorm", "norm", "norms", "pilot_norms")
@@ -55,7 +55,7 @@ def _choose(path, names, column):
     if column is not None:
         if column in names:
             return column
-        raise ValueError(f"{path} has no column {column!r}; the nearest: {nearest(column, names)}")
+        raise ValueError(f"{path} has no column {column!r}; {_checks.nearest(column, names)}")
     usual = [name for name in names if name.lower() in USUAL]
     if len(usual) == 1 or len(names) == 1:
         return (usual or names)[0]

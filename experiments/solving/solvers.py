@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import bilevel
-from experiments.data.base import nearest
 from experiments.problems import Task
 from experiments.supervised import optimizers
+from optim import _checks
 
 __all__ = ["SOLVERS", "build", "feed", "gradients_per_step"]
 
@@ -38,7 +38,7 @@ def build(name: str, options: Mapping[str, Any], task: Task, batch_size: int = 0
       ValueError: An unknown name, option or optimizer (with the nearest), or a value out of range.
     """
     if name not in SOLVERS:
-        raise ValueError(f"unknown solver {name!r}; the nearest are {nearest(name, SOLVERS)}")
+        raise ValueError(f"unknown solver {name!r}; {_checks.nearest(name, SOLVERS)}")
     taken = inspect.signature(SOLVERS[name]).parameters
     given = {k: _value(k, v) for k, v in options.items() if v is not None}
     for key in given:
@@ -74,7 +74,7 @@ def _value(key: str, value: Any) -> Any:
     known = optimizers.optimizers()
     if kind not in known:
         names = {**known, "power": None}
-        raise ValueError(f"{key}: unknown {kind!r}; the nearest are {nearest(kind, names)}")
+        raise ValueError(f"{key}: unknown {kind!r}; {_checks.nearest(kind, names)}")
     return known[kind](*arguments)
 
 

@@ -1,6 +1,5 @@
 """Optimizers, schedules and parameter groups by name, from a config."""
 
-import difflib
 import functools
 import inspect
 import re
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 import optim
+from optim import _checks
 
 # The arguments by which schedules name what the config gives: the peak and the number of steps.
 _PEAKS = ("init_value", "peak_value", "value")
@@ -115,11 +115,8 @@ def check(schedule, options) -> None:
 def check_rates(options: Any) -> None:
     """Raises ``ValueError`` if ``options`` hold a rate that no optimizer takes."""
     for key in ("learning_rate", "weight_decay"):
-        value = options.get(key)
-        if value is None and key == "weight_decay":
-            continue
-        if value is None or not 0 <= value < float("inf"):
-            raise ValueError(f"optimizer.{key} must be >= 0 and finite, got {value}")
+        if key == "learning_rate" or options.get(key) is not None:
+            _checks.number(f"optimizer.{key}", options.get(key), 0)
 
 
 def _rule(rule: Any) -> tuple[str, dict[str, Any]]:
@@ -153,13 +150,11 @@ def make(learning_rate, schedule, *, name: str, weight_decay=None, **options):
     """
     known = optimizers()
     if name not in known:
-        raise ValueError(f"unknown optimizer {name!r}; the nearest are {_nearest(name, known)}")
+        raise ValueError(f"unknown optimizer {name!r}; {_checks.nearest(name, known)}")
     taken = inspect.signature(known[name]).parameters
     for key in options:
         if key not in taken:
-            raise ValueError(
-                f"optimizer {name!r} takes no {key!r}; the nearest are {_nearest(key, taken)}"
-            )
+            raise ValueError(f"optimizer {name!r} takes no {key!r}; {_checks.nearest(key, taken)}")
     for key, parameter in list(taken.items())[1:]:
         if parameter.default is parameter.empty and key not in options and key != "weight_decay":
             raise ValueError(f"optimizer {name!r} needs optimizer.{key}")
@@ -184,9 +179,7 @@ def _kappa(value: Any) -> Any:
         return value
     known = {k: getattr(optim.kappas, k) for k in optim.kappas.__all__ if k.islower()}
     if name not in known:
-        raise ValueError(
-            f"unknown optimizer.kappa {name!r}; the nearest are {_nearest(name, known)}"
-        )
+        raise ValueError(f"unknown optimizer.kappa {name!r}; {_checks.nearest(name, known)}")
     if isinstance(known[name], optim.kappas.Kappa):
         return known[name]
     try:
@@ -232,9 +225,7 @@ def build_schedule(config: Any, steps: int) -> Callable[[Any], Any]:
         raise ValueError(f"schedule.warmup must be in [0, {steps}) steps, got {warmup}")
     known = schedules()
     if config.name not in known:
-        raise ValueError(
-            f"unknown schedule {config.name!r}; the nearest are {_nearest(config.name, known)}"
-        )
+        raise ValueError(f"unknown schedule {config.name!r}; {_checks.nearest(config.name, known)}")
     fun = known[config.name]
     taken = inspect.signature(fun).parameters
     for key in options:
@@ -309,7 +300,3 @@ def label(params: Any, patterns: list[str]) -> Any:
     if idle:
         raise ValueError(f"groups: {', '.join(map(repr, idle))} matches no parameter")
     return labels
-
-
-def _nearest(name, names) -> str:
-    return ", ".join(difflib.get_close_matches(name, list(names), n=3, cutoff=0.0))

@@ -5,7 +5,6 @@ A table is a file ``configs/tables/NAME.py`` with one dict ``TABLE`` of the fiel
 """
 
 import dataclasses
-import difflib
 import itertools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ import ml_collections
 
 from experiments.common import config_files
 from experiments.tables import cache, sweep
+from optim import _checks
 
 __all__ = ["Run", "Table", "definition", "load", "names", "plan"]
 
@@ -244,6 +244,5 @@ def run(
 def _known(where: str, problem: str, name: str, known) -> None:
     known = list(known)
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
-        hint = f"nearest: {near[0]}" if near else f"there are: {', '.join(known) or 'none'}"
+        hint = _checks.nearest(name, known)
         raise ValueError(f"{where}{': ' if where else ''}{problem} {name!r}; {hint}")

@@ -14,7 +14,6 @@ need no quotes), ``True``, ``False``, ``None``, or a tuple of values; ``range(n)
 
 import ast
 import copy
-import difflib
 import itertools
 import re
 from collections.abc import Iterable, Mapping
@@ -23,6 +22,7 @@ from typing import Any
 import ml_collections
 
 from experiments.supervised import optimizers
+from optim import _checks
 
 __all__ = ["chain", "configs", "override", "parse", "points", "product", "text", "zipped"]
 
@@ -125,9 +125,7 @@ def override(
         parent, _, name = key.rpartition(".")
         is_free = parent.rpartition(".")[2] == "options" and parent in known
         if key not in known and not is_free and key not in more:
-            raise ValueError(
-                f"the config has no key {key!r}; nearest: {_nearest(key, known, more)}"
-            )
+            raise ValueError(f"the config has no key {key!r}; {_nearest(key, known, more)}")
         node = _node(result, parent)
         try:
             with node.unlocked():
@@ -174,11 +172,11 @@ def _arguments(config: ml_collections.ConfigDict, prefix: str = "") -> list[str]
 
 
 def _nearest(key: str, known: list[str], more: list[str]) -> str:
-    """A key of that last name, or in a group of that name, before the most similar one."""
+    """The hint: a key of that last name, or in a group of that name, before the most similar."""
     names = known + more
     like = [k for k in names if k.rpartition(".")[2] == key.rpartition(".")[2]]
     like += [k for k in known if k.startswith(f"{key}.")]
-    return like[0] if like else difflib.get_close_matches(key, names, n=1, cutoff=0.0)[0]
+    return f"nearest: {like[0]}" if like else _checks.nearest(key, names)
 
 
 def configs(

@@ -385,14 +385,20 @@ def test_bad_hyperparameters():
         (lambda: bilevel.penalty("0.1", 0.8, 0.1), "alpha must be a number or .*, got '0.1'"),
         (
             lambda: bilevel.penalty(optax.sgd(0.1), 0.8, 0.1, eta=0.5),
-            "alpha must be a number or a schedule, got Grad",
+            "alpha must be a number or a schedule, > 0, got Grad",
         ),
-        (lambda: bilevel.penalty(0.1, 0.8, 0.1, rho=power(1, 0)), "rho must be a number, got"),
-        (lambda: bilevel.lv_hba(0.1, 0.1, 0.1, gamma1=True), "gamma1 must be a number, got True"),
+        (lambda: bilevel.penalty(0.1, 0.8, 0.1, rho=power(1, 0)), "rho must be a number"),
+        (
+            lambda: bilevel.lv_hba(0.1, 0.1, 0.1, gamma1=True),
+            "gamma1 must be .*, got True",
+        ),
         (lambda: bilevel.lv_hba(0.1, 0.1, 0.1, gamma2=-3), "gamma2 must be > 0, got -3"),
         (lambda: Problem(upper, 3), "lower must be callable, got 3"),
         (lambda: Problem(upper, lower, multiplier_bound=1.0), "need a constraint"),
-        (lambda: Problem(upper, lower, upper, multiplier_bound=-1.0), "number > 0, got -1.0"),
+        (
+            lambda: Problem(upper, lower, upper, multiplier_bound=-1.0),
+            "must be > 0, got -1.0",
+        ),
         (lambda: projections.box(1, 0), "low must be <= high, got 1 > 0"),
         (
             lambda: projections.box({"a": 0.0}, 1.0)({"b": jnp.zeros(2)}),

@@ -51,8 +51,8 @@ def test_no_validation_set_on_request():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("digit", {}, r"unknown data set 'digit'; the nearest are digits"),
-        ("libsvm", {}, r"unknown data set 'libsvm'; the nearest are libsvm:FILE"),
+        ("digit", {}, r"unknown data set 'digit'; nearest: digits"),
+        ("libsvm", {}, r"unknown data set 'libsvm'; nearest: libsvm:FILE"),
         ("digits", {"valid": 0.1}, r"data set 'digits': .*unexpected keyword argument 'valid'"),
         ("digits", {"valid_fraction": 1.5}, r"fraction must be in \[0, 1\), got 1.5"),
         ("mnist", {}, r"mnist needs --data_dir, a folder that holds mnist \(https"),
@@ -301,11 +301,11 @@ def test_any_step_can_be_the_first_and_processes_share_a_batch(kind):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: data.epoch_batches(10, 0, 0), "batch_size must be >= 1, got 0"),
-        (lambda: data.epoch_batches(10, -4, 0), "batch_size must be >= 1, got -4"),
+        (lambda: data.epoch_batches(10, 0, 0), "batch_size must be an integer >= 1, got 0"),
+        (lambda: data.epoch_batches(10, -4, 0), "batch_size must be an integer >= 1, got -4"),
         (lambda: data.epoch_batches(10, 11, 0), "batch_size must be <= 10 .*, got 11"),
-        (lambda: data.epoch_batches(0, 1, 0), "n must be >= 1, got 0"),
-        (lambda: data.epoch_batches(10, 2, -1), "seed must be >= 0, got -1"),
+        (lambda: data.epoch_batches(0, 1, 0), "n must be an integer >= 1, got 0"),
+        (lambda: data.epoch_batches(10, 2, -1), "seed must be an integer >= 0, got -1"),
         (lambda: data.epoch_batches(10, 3, 0, process_count=2), "divisible by process_count = 2"),
         (
             lambda: data.epoch_batches(10, 2, 0, process_index=1),
@@ -387,7 +387,7 @@ def test_prepare_normalizes_and_passes_weights_on():
     np.testing.assert_array_equal(rows["x"], batch["x"])
     with pytest.raises(ValueError, match="augment needs a key, got None"):
         data.prepare(toy, augment=True)(arrays, index, None)
-    with pytest.raises(ValueError, match="pad must be >= 0, got -1"):
+    with pytest.raises(ValueError, match="pad must be an integer >= 0, got -1"):
         data.prepare(toy, pad=-1)
 
 

@@ -67,8 +67,8 @@ def test_parameters_are_plain_dicts_with_readable_paths():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("mpl", {}, "unknown model 'mpl'; the nearest are mlp"),
-        ("resnet2", {}, "unknown model 'resnet2'; the nearest are resnet20"),
+        ("mpl", {}, "unknown model 'mpl'; nearest: mlp"),
+        ("resnet2", {}, "unknown model 'resnet2'; nearest: resnet20"),
         ("mlp", {"width": 3}, r"'mlp' takes no model\.options\.width; it takes widths"),
         ("resnet20", {"widths": 3}, r"'resnet20' takes no model\.options\.widths; it takes axis_n"),
         ("cnn", {"impl": "fft"}, "impl must be one of lax, im2col, got 'fft'"),

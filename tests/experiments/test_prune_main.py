@@ -96,7 +96,7 @@ def test_a_stopped_run_resumes_bit_identically(method, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "bop"}, "unknown method 'bop'; the nearest are omp"),
+        ({"method": "bop"}, "unknown method 'bop'; nearest: omp"),
         ({"method": "imp", "rewind_epochs": 9.0}, r"rewind_epochs must be in \[0, 0.5\), got 9"),
         ({"method": "omp", "allocator": "erk"}, "must be global or lottery, got 'erk'"),
         ({"method": "imp", "density": 0.0}, r"prune\.density must be in \(0, 1\], got 0"),

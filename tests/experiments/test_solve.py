@@ -184,7 +184,7 @@ def test_step_sizes_on_one_line():
     short = {"alpha": ("adam", 0.1), "gamma": ("power", 2.0, -0.5), "inner_steps": 1}
     assert float(solvers._value("gamma", short["gamma"])(3)) == 1.0
     t = problems.build("p1")
-    with pytest.raises(ValueError, match="alpha: unknown 'adm'; the nearest are adam"):
+    with pytest.raises(ValueError, match="alpha: unknown 'adm'; nearest: adam"):
         solvers.build("implicit", short | {"alpha": ("adm", 0.1)}, t)
     ends = []
     # A table's chosen point comes back from JSON, with lists.
@@ -259,8 +259,11 @@ def test_bad_input():
         (lambda c: c.solver.options.update(alpha={"adm": 1.0}), "unknown 'adm'.*adam"),
         (lambda c: c.solver.options.__delattr__("gamma"), "needs 'gamma'"),
         (lambda c: c.solver.update(name="soba"), "takes no .* --config=FILE:SOLVER"),
-        (lambda c: c.update(batch_size=-1), "batch_size must be >= 0"),
-        (lambda c: c.update(log_every=0), "log_every must be >= 1, got 0"),
+        (
+            lambda c: c.update(batch_size=-1),
+            r"batch_size \(0: all samples\) must be an integer >= 0",
+        ),
+        (lambda c: c.update(log_every=0), "log_every must be an integer >= 1, got 0"),
     ):
         config = config_of("cleaning_digits")
         with config.unlocked():

@@ -288,7 +288,7 @@ def test_flax_models_with_biases_norms_and_embeddings(kind):
         ({"implicit": "exact"}, "implicit must be"),
         ({"compatibility": "torch"}, "compatibility must be"),
         ({"structure": "rows"}, "structure must be"),
-        ({"lower_steps": 0}, "lower_steps must be >= 1"),
+        ({"lower_steps": 0}, "lower_steps must be an integer >= 1"),
         ({"scope": "all"}, "scope must be"),
     ],
 )
