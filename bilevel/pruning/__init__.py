@@ -1,15 +1,30 @@
-"""Pruning: masks, criteria, allocators, schedules, BiP and the methods it is judged against."""
+"""Pruning: masks, criteria, allocators, schedules, BiP and the methods it is judged against.
+
+:func:`sparse_training` is IMP, OMP, one-shot and gradual magnitude pruning, random, SNIP, GraSP
+and SynFlow, by the masks it is given; :func:`bip` and :func:`hydra` learn their masks.
+"""
 
 from bilevel.pruning import allocate, criteria, density, export, masks
 from bilevel.pruning._bip import bip
+from bilevel.pruning._common import PruningSolver, ScoreState
 from bilevel.pruning._granet import granet
 from bilevel.pruning._hydra import hydra
-from bilevel.pruning._sparse_training import Gradual, next_round, set_anchor, sparse_training
-from bilevel.pruning.report import Report, pq_index, sap_count, sparsity_report
+from bilevel.pruning._sparse_training import (
+    Gradual,
+    SparseState,
+    next_round,
+    set_anchor,
+    sparse_training,
+)
+from bilevel.pruning.report import Layer, Report, pq_index, sap_count, sparsity_report
 
 __all__ = [
     "Gradual",
+    "Layer",
+    "PruningSolver",
     "Report",
+    "ScoreState",
+    "SparseState",
     "allocate",
     "bip",
     "criteria",

@@ -7,19 +7,24 @@ of the other. BatchNorm's weights are frozen at neither level.
 """
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from bilevel.pruning import _common
 from bilevel.pruning import masks as masks_lib
-from bilevel.pruning._loss import call_loss
+from bilevel.pruning._bip_paper import Levels, check_batches, hypergradient, initial, metrics_of
 
-if TYPE_CHECKING:
-    from bilevel.pruning._bip import BiP, BiPState
+__all__ = ["official"]
 
-__all__ = ["step"]
+
+class _Tensors(NamedTuple):
+    """The states of one optimizer, for the two kinds of tensors that it holds."""
+
+    params: Any
+    scores: Any
 
 
 def _frozen(params: Any) -> Any:
@@ -48,57 +53,91 @@ def _put(scores: Any, params: Any) -> Any:
     return masks_lib.map_leaves(lambda s, p: p if s is None else s, scores, params)
 
 
-def step(solver: "BiP", state: "BiPState", lower_batch: Any, upper_batch: Any):
-    """One step of the authors' trainer; with ``second_order=False`` of their accelerated one."""
-    alias = solver.compatibility == "official"
-    frozen = _frozen(state.params)
-    never = jax.tree.map(lambda _: jnp.bool_(False), state.scores)
-    first = state.count == 0
+def official(
+    tx: Levels,
+    density: float,
+    gamma: float,
+    second_order: bool,
+    alias: bool,
+    cut: masks_lib.Cut,
+    rule: masks_lib.Rule | None,
+    axis_name: str | None,
+) -> _common.PruningSolver:
+    """Returns the solver; with ``second_order=False`` the authors' accelerated trainer.
+
+    Args:
+      tx, density, gamma, cut, rule, axis_name: See :func:`bilevel.bip`.
+      second_order: Whether the hypergradient has its implicit term.
+      alias: Whether scores and weights are one tensor, as in the program.
+    """
     zeros = functools.partial(jax.tree.map, jnp.zeros_like)
 
-    def both(state, tx, opt, g_params, g_scores, skip_params, skip_scores):
-        params, p_opt = _update(tx, g_params, opt[0], state.params, skip_params)
-        scores = _prunable(state.scores, params) if alias else state.scores
-        scores, s_opt = _update(tx, g_scores, opt[1], scores, skip_scores)
-        params = _put(scores, params) if alias else params
-        masks = solver._masks(scores, state.drop)
-        return state._replace(params=params, scores=scores, masks=masks), (p_opt, s_opt)
+    def levels(params, scores):
+        return Levels(*(_Tensors(t.init(params), t.init(scores)) for t in tx))
 
-    def lower(state):
-        value, stats, g = solver._gradient(state, lower_batch)
+    def gradient(state, batch):
+        z = masks_lib.apply(state.masks, state.params)
+        return _common.gradient(state.loss, z, state.stats, batch, axis_name)
+
+    def both(state, tx, opt, g_params, g_scores, skip_params, skip_scores):
+        params, of_params = _update(tx, g_params, opt.params, state.params, skip_params)
+        scores = _prunable(state.scores, params) if alias else state.scores
+        scores, of_scores = _update(tx, g_scores, opt.scores, scores, skip_scores)
+        params = _put(scores, params) if alias else params
+        masks = masks_lib.from_counts(scores, state.drop, cut)
+        state = state._replace(params=params, scores=scores, masks=masks)
+        return state, _Tensors(of_params, of_scores)
+
+    def lower(state, batch):
+        value, stats, g = gradient(state, batch)
         g = masks_lib.apply(state.masks, g)
         # The scores have no gradient yet when the lower level goes first.
-        skip = jax.tree.map(lambda _: first & solver.second_order, state.scores)
+        skip = jax.tree.map(lambda _: (state.count == 0) & second_order, state.scores)
         none = jax.tree.map(lambda _: jnp.bool_(False), state.params)
-        state, opt = both(state, solver.lower, state.lower, g, zeros(state.scores), none, skip)
-        return state._replace(stats=stats, lower=opt), value
+        state, opt = both(state, tx.lower, state.opt.lower, g, zeros(state.scores), none, skip)
+        return state._replace(stats=stats, opt=state.opt._replace(lower=opt)), value
 
-    def upper(state):
-        before = state
-        value, stats, g = solver._gradient(state, upper_batch)
-        h = solver._hypergradient(state, g)
+    def upper(state, batch):
+        before, frozen = state, _frozen(state.params)
+        value, stats, g = gradient(state, batch)
+        h = hypergradient(state, g, gamma, second_order, "official")
 
         def outside(still, g):
-            if solver.second_order:
-                g = g - g**2 / solver.gamma
+            if second_order:
+                g = g - g**2 / gamma
             return jnp.zeros_like(g) if still else g
 
-        skip = jax.tree.map(lambda still: first & still & (not solver.second_order), frozen)
+        skip = jax.tree.map(lambda still: (state.count == 0) & still & (not second_order), frozen)
+        never = jax.tree.map(lambda _: jnp.bool_(False), state.scores)
         g = jax.tree.map(outside, frozen, g)
-        state, opt = both(state, solver.upper, state.upper, g, h, skip, never)
-        if solver.second_order:
+        state, opt = both(state, tx.upper, state.opt.upper, g, h, skip, never)
+        if second_order:
             # Two more forward passes move the running statistics: for the implicit term, at the
             # same weights, and for the logged loss, at the new ones.
             old = masks_lib.apply(before.masks, before.params)
-            stats = call_loss(state.loss.value, old, stats, upper_batch)[1]
+            stats = _common.call_loss(state.loss.value, old, stats, batch)[1]
         new = masks_lib.apply(state.masks, state.params)
-        stats = call_loss(state.loss.value, new, stats, upper_batch)[1]
-        return state._replace(stats=stats, upper=opt), value
+        stats = _common.call_loss(state.loss.value, new, stats, batch)[1]
+        return state._replace(stats=stats, opt=state.opt._replace(upper=opt)), value
 
-    if solver.second_order:
-        state, low = lower(state)
-        state, high = upper(state)
-    else:
-        state, high = upper(state)
-        state, low = lower(state)
-    return state, low, high
+    def step(state, batch):
+        check_batches(batch, 1)
+        before, (lower_batch, upper_batch) = state, batch
+        if second_order:
+            state, low = lower(state, lower_batch)
+            state, high = upper(state, upper_batch)
+        else:
+            state, high = upper(state, upper_batch)
+            state, low = lower(state, lower_batch)
+        metrics = metrics_of(before, state, low, high)
+        return state._replace(count=state.count + 1), metrics
+
+    def export(state):
+        masks = state.masks
+        if cut.structure == "weight":  # Their exporter cuts layer by layer.
+            sizes = sum(m.size for m in jax.tree.leaves(masks))
+            kept = density if cut.by_layer else 1 - float(state.drop) / sizes
+            masks = masks_lib.from_scores(state.scores, kept, scope="layer")
+        return masks_lib.apply(masks, state.params), masks
+
+    return _common.PruningSolver(initial(levels, density, cut, rule), step, export, axis_name)

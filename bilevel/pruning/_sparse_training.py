@@ -5,7 +5,6 @@ same step; they differ in where the masks come from and in what is rewound. Ever
 between rounds is data in the state, so that no round recompiles.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,25 +14,28 @@ import jax.numpy as jnp
 import optax
 
 import optim
+from bilevel.pruning import _common
 from bilevel.pruning import density as density_lib
 from bilevel.pruning import masks as masks_lib
-from bilevel.pruning._loss import Static, call_loss
 from optim import _checks
 
-__all__ = [
-    "Gradual",
-    "SparseState",
-    "SparseTraining",
-    "next_round",
-    "set_anchor",
-    "sparse_training",
-]
+__all__ = ["Gradual", "SparseState", "next_round", "set_anchor", "sparse_training"]
 
 
 class SparseState(NamedTuple):
-    """State of :func:`sparse_training`; ``anchor`` is what rounds rewind to."""
+    """State of :func:`bilevel.sparse_training`.
 
-    loss: Static
+    Attributes:
+      loss: The loss, part of the structure.
+      count: Steps made, int32 of shape ().
+      params: Weights, zero where pruned; shapes as given.
+      stats: Statistics of the model, or None.
+      opt: State of the optimizer and the masks, an :class:`optim.MaskedUpdateState`.
+      rate: Factor on the updates, float32 of shape ().
+      anchor: What rounds rewind to: weights, statistics and state of the inner optimizer.
+    """
+
+    loss: _common.Static
     count: jax.Array
     params: Any
     stats: Any
@@ -48,52 +50,19 @@ class SparseState(NamedTuple):
 
 
 class Gradual(NamedTuple):
-    """Cubic gradual magnitude pruning: the arguments of :func:`bilevel.density.cubic`."""
+    """Cubic gradual magnitude pruning: arguments of :func:`bilevel.density.cubic`.
+
+    Attributes:
+      final: Density at the end, in (0, 1].
+      start: Step of the first change.
+      updates: Number of changes, >= 1.
+      every: Steps between changes, >= 1.
+    """
 
     final: float
     start: int
     updates: int
     every: int
-
-
-@dataclasses.dataclass(frozen=True)
-class SparseTraining:
-    """The solver that :func:`sparse_training` returns."""
-
-    tx: optax.GradientTransformation
-    gradual: Gradual | None
-    axis_name: str | None
-
-    def init(
-        self, loss: Callable[..., Any], params: Any, stats: Any = None, *, masks: Any = None
-    ) -> SparseState:
-        """Starts from ``params`` under ``masks`` (default: all the prunable weights are kept).
-
-        Args:
-          loss: ``loss(params, batch) -> scalar``; with ``stats`` given,
-            ``loss(params, stats, batch) -> (scalar, new_stats)``.
-          params: Parameters; not changed.
-          stats: Model statistics such as BatchNorm's, or None.
-          masks: Boolean pytree, ``None`` where a leaf is not pruned.
-        """
-        masks = masks_lib.ones(params) if masks is None else masks
-        params, stats = jax.tree.map(jnp.array, (masks_lib.apply(masks, params), stats))
-        opt = optim.masked_update(self.tx, masks).init(params)
-        state = SparseState(Static(loss), jnp.int32(0), params, stats, opt, jnp.float32(1.0), None)
-        return set_anchor(state)
-
-    def step(self, state: SparseState, batch: Any) -> tuple[SparseState, dict[str, Any]]:
-        """One update of the kept weights; metrics ``loss`` and ``density``."""
-        if self.gradual is not None:
-            state = _gradual(state, self.gradual)
-        fun = functools.partial(call_loss, state.loss.value)
-        vg = optim.parallel.value_and_grad(fun, has_aux=True, axis_name=self.axis_name)
-        (value, stats), g = vg(state.params, state.stats, batch)
-        tx = optim.masked_update(_with_rate(self.tx))
-        updates, opt = tx.update(g, state.opt, state.params, rate=state.rate)
-        params = optax.apply_updates(state.params, updates)
-        state = state._replace(count=state.count + 1, params=params, stats=stats, opt=opt)
-        return state, {"loss": value, "density": masks_lib.density(state.masks)}
 
 
 def _with_rate(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
@@ -112,7 +81,7 @@ def _magnitude_masks(masks: Any, params: Any, drop: Any) -> Any:
     """The largest weights among those still kept: pruned ones are zero and go first."""
     chosen = masks_lib.map_leaves(lambda m, p: None if m is None else p, masks, params)
     one_count = jax.tree_util.treedef_is_leaf(jax.tree.structure(drop))
-    return masks_lib.from_counts(chosen, drop, "global" if one_count else "layer")
+    return masks_lib.from_counts(chosen, drop, scope="global" if one_count else "layer")
 
 
 def _gradual(state: SparseState, ramp: Gradual) -> SparseState:
@@ -130,7 +99,23 @@ def _gradual(state: SparseState, ramp: Gradual) -> SparseState:
 
 
 def set_anchor(state: SparseState) -> SparseState:
-    """Remembers weights, statistics and optimizer as what :func:`next_round` rewinds to."""
+    """Remembers weights, statistics and optimizer as what :func:`next_round` rewinds to.
+
+    Args:
+      state: State of :func:`bilevel.sparse_training`.
+
+    Returns:
+      The state, with copies in ``anchor``.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, bilevel
+      >>> solver = bilevel.sparse_training(optax.sgd(0.1))
+      >>> loss = lambda params, batch: jnp.sum((params["w"] - 1) ** 2)
+      >>> state = solver.init(loss, {"w": jnp.zeros((1, 2))})
+      >>> state, _ = solver.step(state, None)
+      >>> bilevel.set_anchor(state).anchor[0]["w"]
+      Array([[0.2, 0.2]], dtype=float32)
+    """
     anchor = (state.params, state.stats, state.opt.inner_state)
     return state._replace(anchor=jax.tree.map(jnp.copy, anchor))
 
@@ -151,8 +136,20 @@ def next_round(
       rate: Factor on the updates from here on; 2 doubles the learning rate.
       fresh: New initial parameters, for ``"reinit"``.
 
+    Returns:
+      The first state of the next round.
+
     Raises:
       ValueError: On an unknown style, or ``"reinit"`` without parameters.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, bilevel
+      >>> solver = bilevel.sparse_training(optax.sgd(0.1))
+      >>> loss = lambda params, batch: jnp.sum((params["w"] - jnp.array([[3.0, 1.0]])) ** 2)
+      >>> state = solver.init(loss, {"w": jnp.full((1, 2), 0.5)})
+      >>> state, _ = solver.step(state, None)
+      >>> state.params["w"], bilevel.next_round(state, drop=1).params["w"]
+      (Array([[1. , 0.6]], dtype=float32), Array([[0.5, 0. ]], dtype=float32))
 
     References:
       Frankle and Carbin, The Lottery Ticket Hypothesis, ICLR 2019; Renda, Frankle, Carbin,
@@ -189,7 +186,7 @@ def sparse_training(
     *,
     gradual: Gradual | None = None,
     axis_name: str | None = None,
-) -> SparseTraining:
+) -> _common.PruningSolver:
     r"""Trains the weights that masks keep; pruned ones and their moments stay exactly zero.
 
     .. math::
@@ -203,7 +200,16 @@ def sparse_training(
       axis_name: Mapped axis to average over inside the user's own ``pmap`` or ``shard_map``.
 
     Returns:
-      A solver ``init(loss, params, stats=None, masks=None)``, ``step(state, batch)``.
+      A solver of three functions. ``init(loss, params, stats=None, *, masks=None)`` starts from
+      ``params`` under boolean ``masks`` (``None`` where a leaf is not pruned; default: every
+      prunable weight is kept), with ``loss(params, batch) -> scalar``, or, where ``stats`` are
+      given, ``loss(params, stats, batch) -> (scalar, new_stats)``. ``step(state, batch)`` updates
+      the kept weights, with metrics ``loss`` and ``density``. ``export(state)`` returns
+      ``(params, masks)``.
+
+    Raises:
+      ValueError: On a ramp outside its ranges; at ``init`` when no leaf is prunable or a mask does
+        not fit its leaf.
 
     Example:
       >>> import jax.numpy as jnp, optax, bilevel
@@ -222,4 +228,34 @@ def sparse_training(
     """
     if gradual is not None:
         density_lib.cubic(0, **gradual._asdict())  # Checks the ranges.
-    return SparseTraining(tx, gradual, axis_name)
+
+    def init(
+        loss: Callable[..., Any], params: Any, stats: Any = None, *, masks: Any = None
+    ) -> SparseState:
+        masks = masks_lib.ones(params) if masks is None else masks
+        params, stats = jax.tree.map(jnp.array, (masks_lib.apply(masks, params), stats))
+        state = SparseState(
+            loss=_common.Static(loss),
+            count=jnp.int32(0),
+            params=params,
+            stats=stats,
+            opt=optim.masked_update(tx, masks).init(params),
+            rate=jnp.float32(1.0),
+            anchor=None,
+        )
+        return set_anchor(state)
+
+    def step(state: SparseState, batch: Any) -> tuple[SparseState, dict[str, Any]]:
+        if gradual is not None:
+            state = _gradual(state, gradual)
+        value, stats, g = _common.gradient(state.loss, state.params, state.stats, batch, axis_name)
+        masked = optim.masked_update(_with_rate(tx))
+        updates, opt = masked.update(g, state.opt, state.params, rate=state.rate)
+        params = optax.apply_updates(state.params, updates)
+        state = state._replace(count=state.count + 1, params=params, stats=stats, opt=opt)
+        return state, {"loss": value, "density": masks_lib.density(state.masks)}
+
+    def export(state: SparseState) -> tuple[Any, Any]:
+        return masks_lib.apply(state.masks, state.params), state.masks
+
+    return _common.PruningSolver(init, step, export, axis_name)

@@ -16,10 +16,15 @@ __all__ = ["CSR", "Chain", "shrink", "tie", "to_bcsr", "to_csr", "to_dense"]
 
 
 class CSR(NamedTuple):
-    """A sparse matrix in rows of blocks of ``block`` (1 x 1: CSR, as in ``scipy.sparse``).
+    """A sparse matrix in rows of blocks, as in ``scipy.sparse``.
 
-    ``data`` has shape (nnz,) or, in blocks, (nnz, rows, columns); block row ``i`` is
-    ``data[indptr[i] : indptr[i + 1]]`` at the block columns ``indices`` of the same range.
+    Attributes:
+      data: Entries, of shape (nnz,), or blocks, of shape (nnz, rows, columns). Block row ``i`` is
+        ``data[indptr[i] : indptr[i + 1]]``.
+      indices: Block columns of ``data``, of shape (nnz,).
+      indptr: Where each block row begins, of shape (block rows + 1,).
+      shape: Shape of the matrix.
+      block: Rows and columns of a block; (1, 1) for CSR.
     """
 
     data: np.ndarray
@@ -34,8 +39,30 @@ class CSR(NamedTuple):
         return self.data.nbytes + self.indices.nbytes + self.indptr.nbytes
 
 
+def _sparse():
+    try:
+        import scipy.sparse
+    except ImportError as error:
+        raise ImportError("bilevel.export writes CSR by scipy: pip install scipy") from error
+    return scipy.sparse
+
+
+def _wide(x: np.ndarray) -> np.ndarray:
+    """``x`` in a type that scipy knows; float32 holds every 16-bit float exactly."""
+    return x.astype(np.float32) if x.dtype.itemsize == 2 else x
+
+
 def to_csr(w: Any) -> CSR:
     """Returns a matrix, (out, in) or any other, as CSR; what is exactly zero is left out.
+
+    Args:
+      w: Matrix.
+
+    Returns:
+      A :class:`CSR` with ``data`` of shape (nnz,).
+
+    Raises:
+      ValueError: When ``w`` is no matrix.
 
     Example:
       >>> import numpy as np
@@ -54,27 +81,40 @@ def to_bcsr(w: Any, block: tuple[int, int]) -> CSR:
       w: Matrix whose sides are multiples of the block's.
       block: Rows and columns of a block.
 
+    Returns:
+      A :class:`CSR` with ``data`` of shape (nnz, rows, columns).
+
     Raises:
       ValueError: When the shape does not fit.
+
+    Example:
+      >>> import numpy as np
+      >>> from bilevel.pruning import export
+      >>> export.to_bcsr(np.eye(4), (2, 2)).data.shape
+      (2, 2, 2)
     """
     w = np.asarray(w)
-    r, c = block
-    if w.ndim != 2 or w.shape[0] % r or w.shape[1] % c:
+    if w.ndim != 2 or w.shape[0] % block[0] or w.shape[1] % block[1]:
         raise ValueError(f"w must be a matrix of blocks {block}, got shape {w.shape}")
-    blocks = w.reshape(w.shape[0] // r, r, w.shape[1] // c, c).transpose(0, 2, 1, 3)
-    kept = (blocks != 0).any((2, 3))
-    indptr = np.concatenate([[0], np.cumsum(kept.sum(1))]).astype(np.int32)
-    return CSR(blocks[kept], np.nonzero(kept)[1].astype(np.int32), indptr, w.shape, block)
+    sparse = _sparse().bsr_array(_wide(w), blocksize=block)
+    sparse.sort_indices()
+    data = sparse.data.astype(w.dtype)
+    return CSR(data, sparse.indices, sparse.indptr, w.shape, block)
 
 
 def to_dense(sparse: CSR) -> np.ndarray:
-    """The inverse of :func:`to_csr` and :func:`to_bcsr`."""
-    r, c = sparse.block
-    rows, columns = sparse.shape[0] // r, sparse.shape[1] // c
-    blocks = np.zeros((rows, columns, r, c), sparse.data.dtype)
-    row = np.repeat(np.arange(rows), np.diff(sparse.indptr))
-    blocks[row, sparse.indices] = sparse.data.reshape(-1, r, c)
-    return blocks.transpose(0, 2, 1, 3).reshape(sparse.shape)
+    """Returns the matrix of :func:`to_csr` or :func:`to_bcsr`.
+
+    Example:
+      >>> import numpy as np
+      >>> from bilevel.pruning import export
+      >>> export.to_dense(export.to_csr(np.array([[0.0, 2.0]])))
+      array([[0., 2.]])
+    """
+    blocks = _wide(sparse.data).reshape(-1, *sparse.block)
+    parts = (blocks, sparse.indices, sparse.indptr)
+    dense = _sparse().bsr_array(parts, shape=sparse.shape, blocksize=sparse.block).toarray()
+    return dense.astype(sparse.data.dtype)
 
 
 class Chain(NamedTuple):
@@ -130,6 +170,17 @@ def tie(params: Any, masks: Any, chains: list[Chain]) -> Any:
 
     Returns:
       Masks in which the leaves between, where they are parameters, follow the producer.
+
+    Raises:
+      ValueError: On a path that is not there, or a chain without masks.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from bilevel.pruning import export
+      >>> params = {"a": jnp.ones((2, 2)), "b": jnp.ones(2), "c": jnp.ones((2, 1))}
+      >>> masks = {"a": jnp.array([[True, False]] * 2), "b": None, "c": None}
+      >>> export.tie(params, masks, [export.Chain("a", ("b",), "c")])["b"]
+      Array([ True, False], dtype=bool)
     """
     flat = _flat(masks)
     extra = {}

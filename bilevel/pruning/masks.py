@@ -1,5 +1,6 @@
 """Masks: boolean pytrees beside the parameters, ``None`` where a leaf is not pruned."""
 
+import dataclasses
 import functools
 import re
 from collections.abc import Callable
@@ -14,9 +15,10 @@ from bilevel.pruning._select import count_true, drop_smallest, drop_smallest_on_
 from optim import _checks
 
 __all__ = [
+    "Cut",
     "apply",
-    "check_structure",
     "count",
+    "cut_of",
     "default_rule",
     "density",
     "drop_counts",
@@ -66,7 +68,10 @@ def prunable(params: Any, rule: Rule | None = None, structure: str = "weight") -
       rule: ``(path, leaf) -> bool``, with paths like ``Dense_0/kernel``; default:
         :func:`default_rule`, and for ``structure`` filter and channel convolutions only, so that
         the classifier stays dense, as in the BiP paper. The first convolution counts.
-      structure: See :func:`from_scores`.
+      structure: See :class:`Cut`.
+
+    Returns:
+      A pytree like ``params``.
 
     Raises:
       ValueError: When no leaf is chosen; it lists the leaves there are.
@@ -93,16 +98,76 @@ def prunable(params: Any, rule: Rule | None = None, structure: str = "weight") -
     return chosen
 
 
-def _n_of_m(structure: str) -> tuple[int, int] | None:
-    match = re.fullmatch(r"(\d+):(\d+)", structure)
-    if match is None:
-        if structure not in ("weight", "filter", "channel"):
-            raise ValueError(f"structure must be {_STRUCTURES}, got {structure!r}")
-        return None
-    n, m = int(match[1]), int(match[2])
-    if not 0 < n <= m:
-        raise ValueError(f"structure N:M needs 0 < N <= M, got {structure!r}")
-    return n, m
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """How masks are cut from scores: what competes, in which units, along which axes.
+
+    Functions that take a ``cut`` take its fields as keyword arguments too.
+
+    Attributes:
+      scope: ``"global"``, one cut through all leaves together, or ``"layer"``, one in each leaf.
+        Default: global for single weights, layer for the structures, as in BiP.
+      structure: ``"weight"``; ``"filter"`` or ``"channel"``, whole slices along the output or
+        input axis by their norm; or ``"N:M"``, the N largest of each M consecutive entries along
+        the input axis.
+      min_keep: Least number of entries (filters, channels) that every leaf keeps, >= 0. With the
+        scope global the others make up for it, as far as they can.
+      absolute: Whether scores are compared by magnitude; criteria with a sign (GraSP) set False.
+      output_axis: The axis of filters: -1 in Flax, 0 in PyTorch.
+      input_axis: The axis of channels and of N:M groups: -2 in Flax, 1 in PyTorch.
+      p: Norm of the slices, 1 or 2.
+
+    Raises:
+      ValueError: On a value outside its range.
+
+    Example:
+      >>> import jax.numpy as jnp, bilevel
+      >>> by_row = bilevel.masks.Cut(structure="1:2", input_axis=-1)
+      >>> bilevel.masks.from_scores(jnp.array([[1.0, -4.0, 3.0, 2.0]]), 0.5, by_row)
+      Array([[False,  True,  True, False]], dtype=bool)
+    """
+
+    scope: str | None = None
+    structure: str = "weight"
+    min_keep: int = 0
+    absolute: bool = True
+    output_axis: int = -1
+    input_axis: int = -2
+    p: int = 2
+
+    def __post_init__(self):
+        if self.scope is not None:
+            _checks.choice("scope", self.scope, ["global", "layer"], "None")
+        _checks.count("min_keep", self.min_keep, 0)
+        if self.p not in (1, 2):
+            raise ValueError(f"p must be 1 or 2, got {self.p}")
+        if self.structure not in ("weight", "filter", "channel"):
+            if not re.fullmatch(r"\d+:\d+", self.structure):
+                raise ValueError(f"structure must be {_STRUCTURES}, got {self.structure!r}")
+            n, m = map(int, self.structure.split(":"))
+            if not 0 < n <= m:
+                raise ValueError(f"structure N:M needs 0 < N <= M, got {self.structure!r}")
+
+    @property
+    def n_of_m(self) -> tuple[int, int] | None:
+        """N and M of the structure N:M, None of the others."""
+        n, colon, m = self.structure.partition(":")
+        return (int(n), int(m)) if colon else None
+
+    @property
+    def by_layer(self) -> bool:
+        """Whether each leaf has a cut of its own."""
+        return (self.scope or ("global" if self.structure == "weight" else "layer")) == "layer"
+
+    @property
+    def axis(self) -> int:
+        """The axis along which slices are counted or groups of M run."""
+        return self.output_axis if self.structure == "filter" else self.input_axis
+
+
+def cut_of(cut: Cut | None, **fields: Any) -> Cut:
+    """Returns ``cut`` (default: ``Cut()``) with some fields replaced."""
+    return dataclasses.replace(cut or Cut(), **fields)
 
 
 def _drop(n: int, density: Any) -> int:
@@ -112,75 +177,75 @@ def _drop(n: int, density: Any) -> int:
 
 
 def groups(scores: jax.Array, axis: int, p: int = 2) -> jax.Array:
-    """The ``p``-norms of the slices of ``scores`` along ``axis``: one number a filter."""
+    """Returns the norms of the slices of ``scores`` along ``axis``: one number per filter.
+
+    Args:
+      scores: An array of two axes or more.
+      axis: The axis that the slices are counted along.
+      p: 1 or 2.
+
+    Returns:
+      An array of shape ``(scores.shape[axis],)``.
+
+    Example:
+      >>> import jax.numpy as jnp, bilevel
+      >>> bilevel.masks.groups(jnp.array([[3.0, 0.0], [-4.0, 1.0]]), axis=-1)
+      Array([5., 1.], dtype=float32)
+    """
     others = tuple(i for i in range(scores.ndim) if i != axis % scores.ndim)
     x = jnp.abs(scores)
     return x.sum(others) if p == 1 else jnp.sqrt(jnp.square(x).sum(others))
 
 
-def _check_fit(scores: Any, structure: str, axis: int) -> None:
-    nm = _n_of_m(structure)
+def _check_fit(scores: Any, cut: Cut) -> None:
     for path, x in jax.tree_util.tree_flatten_with_path(scores)[0]:
-        name = path_name(path)
-        shape = jnp.shape(x)
-        if structure != "weight" and len(shape) < 2:
-            raise ValueError(f"structure {structure!r} needs two or more axes: {name} is {shape}")
-        if nm and shape[axis] % nm[1]:
+        name, shape = path_name(path), jnp.shape(x)
+        if cut.structure != "weight" and len(shape) < 2:
             raise ValueError(
-                f"structure {structure!r} needs an axis of a multiple of {nm[1]}: "
-                f"{name} is {shape}, axis {axis}"
+                f"structure {cut.structure!r} needs two or more axes: {name} is {shape}"
+            )
+        if cut.n_of_m and shape[cut.axis] % cut.n_of_m[1]:
+            raise ValueError(
+                f"structure {cut.structure!r} needs an axis of a multiple of {cut.n_of_m[1]}: "
+                f"{name} is {shape}, axis {cut.axis}"
             )
 
 
-def check_structure(structure: str, scope: str | None = None, min_keep: int = 0) -> None:
-    """Raises ``ValueError`` unless the three are in their ranges."""
-    _n_of_m(structure)
-    if scope is not None:
-        _checks.choice("scope", scope, ["global", "layer"], "None")
-    _checks.count("min_keep", min_keep, 0)
-
-
-def _defaults(scores: Any, scope: str | None, structure: str, output_axis: int, input_axis: int):
-    check_structure(structure, scope)
-    axis = output_axis if structure == "filter" else input_axis
-    _check_fit(scores, structure, axis)
-    return scope or ("global" if structure == "weight" else "layer"), axis
-
-
-def drop_counts(
-    scores: Any,
-    density: Any,
-    scope: str | None = None,
-    structure: str = "weight",
-    *,
-    output_axis: int = -1,
-    input_axis: int = -2,
-) -> Any:
+def drop_counts(scores: Any, density: Any, cut: Cut | None = None, **fields: Any) -> Any:
     """How many entries (filters, channels) a density drops: ``int((1 - density) * n)``.
 
     Args:
-      scores, density, scope, structure, output_axis, input_axis: See :func:`from_scores`.
+      scores: See :func:`from_scores`; shapes are enough.
+      density: See :func:`from_scores`.
+      cut: See :class:`Cut`.
+      **fields: Fields of the cut that differ from ``cut``.
 
     Returns:
-      One integer for the scope global, else a tree of one integer a leaf.
+      One integer for the scope global, else a tree of one integer per leaf.
+
+    Raises:
+      ValueError: On a density outside (0, 1] or a structure that does not fit a leaf (named).
 
     Example:
       >>> import jax.numpy as jnp, bilevel
       >>> bilevel.masks.drop_counts({"a": jnp.ones((4, 5))}, 0.25)
       15
     """
-    scope, axis = _defaults(scores, scope, structure, output_axis, input_axis)
-    nm = _n_of_m(structure)
-    sizes = jax.tree.map(
-        lambda x: int(np.prod(jnp.shape(x))) if structure == "weight" else jnp.shape(x)[axis],
-        scores,
-    )
-    if nm:
-        if density is not None and abs(float(density) - nm[0] / nm[1]) > 1e-9:
-            raise ValueError(f"structure {structure!r} has density {nm[0] / nm[1]}, got {density}")
-        return jax.tree.map(lambda _: nm[1] - nm[0], sizes)
+    cut = cut_of(cut, **fields)
+    _check_fit(scores, cut)
+
+    def entries(x):
+        shape = jnp.shape(x)
+        return int(np.prod(shape)) if cut.structure == "weight" else shape[cut.axis]
+
+    sizes = jax.tree.map(entries, scores)
+    if cut.n_of_m:
+        n, m = cut.n_of_m
+        if density is not None and abs(float(density) - n / m) > 1e-9:
+            raise ValueError(f"structure {cut.structure!r} has density {n / m}, got {density}")
+        return jax.tree.map(lambda _: m - n, sizes)
     one_density = jax.tree_util.treedef_is_leaf(jax.tree.structure(density))
-    if scope == "global":
+    if not cut.by_layer:
         if not one_density:
             raise ValueError("a density for each leaf needs scope='layer'")
         return _drop(sum(jax.tree.leaves(sizes)), density)
@@ -189,22 +254,23 @@ def drop_counts(
     return jax.tree.map(_drop, sizes, density)
 
 
-def _masks_n_of_m(x, n, m, axis, absolute):
-    y = jnp.moveaxis(jnp.abs(x) if absolute else x, axis, -1)
+def _masks_n_of_m(x, cut):
+    n, m = cut.n_of_m
+    y = jnp.moveaxis(jnp.abs(x) if cut.absolute else x, cut.axis, -1)
     blocks = y.reshape(-1, m)
     rank = jnp.argsort(jnp.argsort(blocks, axis=-1, stable=True), axis=-1, stable=True)
-    return jnp.moveaxis((rank >= m - n).reshape(y.shape), -1, axis)
+    return jnp.moveaxis((rank >= m - n).reshape(y.shape), -1, cut.axis)
 
 
-def _floored(leaves: list[jax.Array], drop: Any, min_keep: int, absolute: bool) -> list[jax.Array]:
+def _floored(leaves: list[jax.Array], drop: Any, cut: Cut) -> list[jax.Array]:
     """One cut through all leaves, except that each keeps ``min_keep`` (or all it has)."""
-    cap = jnp.array([max(x.size - min_keep, 0) for x in leaves], jnp.int32)
+    cap = jnp.array([max(x.size - cut.min_keep, 0) for x in leaves], jnp.int32)
 
-    def cut(capped):
+    def dropped_if(capped):
         # Leaves at their floor leave the competition; the others share what is left to drop.
         rest = jnp.clip(drop - jnp.where(capped, cap, 0).sum(), 0)
         rivals = [
-            jnp.where(capped[i], jnp.inf, jnp.abs(x) if absolute else x)
+            jnp.where(capped[i], jnp.inf, jnp.abs(x) if cut.absolute else x)
             for i, x in enumerate(leaves)
         ]
         kept = drop_smallest(rivals, rest, absolute=False)
@@ -214,94 +280,75 @@ def _floored(leaves: list[jax.Array], drop: Any, min_keep: int, absolute: bool) 
     def lift(carry):
         capped, dropped = carry
         capped = capped | (dropped > cap)
-        return capped, cut(capped)
+        return capped, dropped_if(capped)
 
     none = jnp.zeros(len(leaves), bool)
-    dropped = lax.while_loop(lambda c: (c[1] > cap).any(), lift, (none, cut(none)))[1]
-    return [drop_smallest([x], dropped[i], absolute)[0] for i, x in enumerate(leaves)]
+    dropped = lax.while_loop(lambda c: (c[1] > cap).any(), lift, (none, dropped_if(none)))[1]
+    return [drop_smallest([x], dropped[i], cut.absolute)[0] for i, x in enumerate(leaves)]
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=(
-        "scope",
-        "structure",
-        "min_keep",
-        "absolute",
-        "output_axis",
-        "input_axis",
-        "p",
-    ),
-)
-def from_counts(
-    scores: Any,
-    counts: Any,
-    scope: str | None = None,
-    structure: str = "weight",
-    min_keep: int = 0,
-    *,
-    absolute: bool = True,
-    output_axis: int = -1,
-    input_axis: int = -2,
-    p: int = 2,
-) -> Any:
+def _by_layer(leaves: list[jax.Array], drops: list[Any], cut: Cut) -> list[jax.Array]:
+    if len(drops) != len(leaves):
+        raise ValueError(f"{len(drops)} counts for {len(leaves)} leaves")
+    if cut.min_keep:
+        most = [max(x.size - cut.min_keep, 0) for x in leaves]
+        drops = [jnp.minimum(j, n) for j, n in zip(drops, most, strict=True)]
+    pairs = zip(leaves, drops, strict=True)
+    return [drop_smallest([x], j, cut.absolute)[0] for x, j in pairs]
+
+
+def from_counts(scores: Any, counts: Any, cut: Cut | None = None, **fields: Any) -> Any:
     """:func:`from_scores` for the counts of :func:`drop_counts`, which may be traced.
 
     Iterative methods and populations over densities pass counts, so that one compiled program
     serves every density.
+
+    Args:
+      scores: See :func:`from_scores`.
+      counts: How many entries (filters, channels) are dropped: one integer for the scope global,
+        else a tree of one per leaf.
+      cut: See :class:`Cut`.
+      **fields: Fields of the cut that differ from ``cut``.
+
+    Returns:
+      Boolean masks with the structure of ``scores``.
+
+    Raises:
+      ValueError: On a structure that does not fit a leaf, or another number of counts than leaves.
 
     Example:
       >>> import jax.numpy as jnp, bilevel
       >>> bilevel.masks.from_counts(jnp.array([[3.0, -1.0, 2.0, 0.5]]), 2)
       Array([[ True, False,  True, False]], dtype=bool)
     """
-    scope, axis = _defaults(scores, scope, structure, output_axis, input_axis)
-    nm = _n_of_m(structure)
-    if nm:
-        return jax.tree.map(lambda x: _masks_n_of_m(x, *nm, axis, absolute), scores)
-    ranked = scores
-    if structure != "weight":
-        ranked = jax.tree.map(lambda x: groups(x, axis, p), scores)
+    return _from_counts(scores, counts, cut_of(cut, **fields))
+
+
+@functools.partial(jax.jit, static_argnames="cut")
+def _from_counts(scores: Any, counts: Any, cut: Cut) -> Any:
+    _check_fit(scores, cut)
+    if cut.n_of_m:
+        return jax.tree.map(lambda x: _masks_n_of_m(x, cut), scores)
+    whole = cut.structure == "weight"
+    ranked = scores if whole else jax.tree.map(lambda x: groups(x, cut.axis, cut.p), scores)
     leaves, treedef = jax.tree.flatten(ranked)
-    if scope == "layer":
-        drops = jax.tree.leaves(counts)
-        if len(drops) != len(leaves):
-            raise ValueError(f"{len(drops)} counts for {len(leaves)} leaves")
-        if min_keep:
-            drops = [
-                jnp.minimum(j, max(x.size - min_keep, 0))
-                for j, x in zip(drops, leaves, strict=True)
-            ]
-        masks = [drop_smallest([x], j, absolute)[0] for x, j in zip(leaves, drops, strict=True)]
+    if cut.by_layer:
+        masks = _by_layer(leaves, jax.tree.leaves(counts), cut)
+    elif cut.min_keep:
+        masks = _floored(leaves, counts, cut)
     else:
-        if min_keep:
-            masks = _floored(leaves, counts, min_keep, absolute)
-        else:
-            masks = drop_smallest(leaves, counts, absolute)
+        masks = drop_smallest(leaves, counts, cut.absolute)
     masks = jax.tree.unflatten(treedef, masks)
-    if structure == "weight":
-        return masks
 
     def spread(mask, x):
         shape = [1] * x.ndim
-        shape[axis] = x.shape[axis]
+        shape[cut.axis] = x.shape[cut.axis]
         return jnp.broadcast_to(mask.reshape(shape), x.shape)
 
-    return jax.tree.map(spread, masks, scores)
+    return masks if whole else jax.tree.map(spread, masks, scores)
 
 
-def from_scores(
-    scores: Any,
-    density: Any,
-    scope: str | None = None,
-    structure: str = "weight",
-    min_keep: int = 0,
-    *,
-    absolute: bool = True,
-    output_axis: int = -1,
-    input_axis: int = -2,
-    p: int = 2,
-) -> Any:
+def from_scores(scores: Any, density: Any, cut: Cut | None = None, **fields: Any) -> Any:
     r"""Returns the masks that drop the smallest scores, exactly as many as the density says.
 
     .. math::
@@ -314,17 +361,8 @@ def from_scores(
       scores: Pytree of arrays, ``None`` where nothing is pruned (see :func:`prunable`).
       density: Share to keep, in (0, 1]; with ``scope="layer"`` also a tree of one per leaf (the
         allocators make such trees). A concrete number: traced code uses :func:`from_counts`.
-      scope: ``"global"``, one cut through all leaves together, or ``"layer"``, the density in
-        each leaf. Default: global for single weights, layer for the structures, as in BiP.
-      structure: ``"weight"``; ``"filter"`` or ``"channel"``, whole slices along the output or
-        input axis by their norm; or ``"N:M"``, the N largest of each M consecutive entries along
-        the input axis.
-      min_keep: Least number of entries (filters, channels) that every leaf keeps. With the scope
-        global the others make up for it, as far as they can.
-      absolute: Whether scores are compared by magnitude; criteria with a sign (GraSP) set False.
-      output_axis: The axis of filters: -1 in Flax, 0 in PyTorch.
-      input_axis: The axis of channels and of N:M groups: -2 in Flax, 1 in PyTorch.
-      p: Norm of the slices, 1 or 2.
+      cut: How the masks are cut: scope, structure, floor under each leaf, axes.
+      **fields: Fields of the cut that differ from ``cut``, such as ``scope="layer"``.
 
     Returns:
       Boolean masks with the structure of ``scores``.
@@ -341,27 +379,48 @@ def from_scores(
     References:
       Zhang et al., Advancing Model Pruning via Bi-level Optimization, NeurIPS 2022.
     """
-    axes = {"output_axis": output_axis, "input_axis": input_axis}
     if not jax.tree.leaves(scores):
         raise ValueError("scores has no leaf: nothing is prunable")
-    check_structure(structure, scope, min_keep)
-    if p not in (1, 2):
-        raise ValueError(f"p must be 1 or 2, got {p}")
-    counts = drop_counts(scores, density, scope, structure, **axes)
+    cut = cut_of(cut, **fields)
+    counts = drop_counts(scores, density, cut)
     leaves, treedef = jax.tree.flatten(scores)
-    if structure == "weight" and scope != "layer" and not min_keep and on_host(leaves):
-        return jax.tree.unflatten(treedef, drop_smallest_on_host(leaves, counts, absolute))
-    return from_counts(scores, counts, scope, structure, min_keep, absolute=absolute, p=p, **axes)
+    if cut.structure == "weight" and not cut.by_layer and not cut.min_keep and on_host(leaves):
+        return jax.tree.unflatten(treedef, drop_smallest_on_host(leaves, counts, cut.absolute))
+    return _from_counts(scores, counts, cut)
 
 
 def ones(params: Any, rule: Rule | None = None, structure: str = "weight") -> Any:
-    """Masks that keep everything, ``None`` where the rule prunes nothing."""
+    """Returns masks that keep everything.
+
+    Args:
+      params: Parameters.
+      rule: Which leaves are prunable; see :func:`prunable`.
+      structure: See :class:`Cut`.
+
+    Returns:
+      Boolean masks, all True, ``None`` where the rule prunes nothing.
+
+    Raises:
+      ValueError: When no leaf is prunable.
+
+    Example:
+      >>> import jax.numpy as jnp, bilevel
+      >>> bilevel.masks.ones({"w": jnp.zeros((1, 2)), "bias": jnp.zeros(2)})
+      {'bias': None, 'w': Array([[ True,  True]], dtype=bool)}
+    """
     chosen = prunable(params, rule, structure)
     return jax.tree.map(lambda x: jnp.ones(jnp.shape(x), bool), chosen)
 
 
 def apply(masks: Any, params: Any) -> Any:
     """Returns ``params`` with exact zeros where the mask is False.
+
+    Args:
+      masks: Boolean masks, ``None`` where a leaf is not pruned.
+      params: Arrays of the same shapes.
+
+    Returns:
+      A pytree like ``params``.
 
     Example:
       >>> import jax.numpy as jnp, bilevel
@@ -376,16 +435,34 @@ def apply(masks: Any, params: Any) -> Any:
 
 
 def count(masks: Any) -> jax.Array:
-    """The number of entries kept."""
+    """Returns the number of entries kept, an int32.
+
+    Example:
+      >>> import jax.numpy as jnp, bilevel
+      >>> int(bilevel.masks.count({"w": jnp.array([True, False, True]), "bias": None}))
+      2
+    """
     return sum((count_true(jnp.asarray(m)) for m in jax.tree.leaves(masks)), jnp.int32(0))
 
 
 def density(masks: Any) -> jax.Array:
-    """The share of entries kept."""
+    """Returns the share of entries kept, in [0, 1]; leaves without a mask do not count.
+
+    Example:
+      >>> import jax.numpy as jnp, bilevel
+      >>> float(bilevel.masks.density({"w": jnp.array([True, False]), "bias": None}))
+      0.5
+    """
     return count(masks) / sum(m.size for m in jax.tree.leaves(masks))
 
 
 def iou(a: Any, b: Any) -> jax.Array:
-    """Intersection over union of what two masks keep: 1 when equal, 0 when disjoint."""
+    """Returns intersection over union of what two masks keep: 1 when equal, 0 when disjoint.
+
+    Example:
+      >>> import jax.numpy as jnp, bilevel
+      >>> float(bilevel.masks.iou(jnp.array([True, True, False]), jnp.array([True, False, False])))
+      0.5
+    """
     both = count(jax.tree.map(jnp.logical_and, a, b))
     return both / jnp.maximum(count(jax.tree.map(jnp.logical_or, a, b)), 1)
