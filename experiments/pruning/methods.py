@@ -285,7 +285,7 @@ def _drop(chosen: Any, density: float, allocator: str, classes: int) -> Any:
     leaves = jax.tree_util.tree_flatten_with_path(chosen)[0]
     last = [re.escape(bilevel.masks.path_name(p)) for p, x in leaves if x.shape[-1] == classes]
     densities = bilevel.allocate.lottery(chosen, density, f"^({'|'.join(last)})$")
-    return jax.tree.map(np.int32, bilevel.masks.drop_counts(chosen, densities, "layer"))
+    return jax.tree.map(np.int32, bilevel.masks.drop_counts(chosen, densities, scope="layer"))
 
 
 def _at_init(job, config, dataset, params, stats, key) -> Any:
