@@ -7,79 +7,10 @@ python -m experiments.ranks --out_dir=runs/tables rex_fashion_sgdm
 import json
 from pathlib import Path
 
-import numpy as np
 from absl import app, flags
 
-from experiments.common import launch
-from experiments.tables import definition, render
-
-# Table 1 of the paper, over its 28 experiments: Top-1 and Top-3 in %.
-PAPER = {"Linear Schedule": (11, 70), "Cosine Schedule": (6, 64), "REX": (70, 92)}
-LOW = ("1%", "5%", "10%")
-
-
-def ranks(results) -> dict[str, dict[tuple[str, str], int]]:
-    """{what is ranked: {(method, setting): rank from 1}}; ties share the better rank."""
-    table = results["table"]
-    kinds = {table["metric"]: table["direction"] == "max"}
-    kinds |= {heading: "accuracy" in name for heading, name in table["also"].items()}
-    found: dict[str, dict[tuple[str, str], int]] = {kind: {} for kind in kinds}
-    all_cells = render.cells(results)
-    for column in table["columns"]:
-        here = [c for c in all_cells if c.column == column]
-        for kind, larger in kinds.items():
-            values = []
-            for c in here:
-                summary = c.summary if kind == table["metric"] else c.also[kind]
-                value = summary.mean if summary.n else np.nan
-                values.append(-value if larger else value)
-            order = np.where(np.isnan(values), np.inf, values)
-            for c, value in zip(here, order, strict=True):
-                found[kind][c.row, column] = 1 + int((order < value).sum())
-    return found
-
-
-def report(all_results: list, low: tuple[str, ...] = LOW) -> str:
-    """Returns the Markdown of Top-1 and Top-3 shares, low and high budgets apart."""
-    merged: dict[str, list[tuple[str, str, int]]] = {}
-    for results in all_results:
-        for kind, places in ranks(results).items():
-            merged.setdefault(kind, []).extend((row, c, r) for (row, c), r in places.items())
-    names = [r["table"]["name"] for r in all_results]
-    command = f"python -m experiments.ranks {' '.join(names)}"
-    lines = [
-        "# How often each schedule is best",
-        "",
-        f"Tables: {', '.join(names)}",
-        f"(`{command}`).",
-        "",
-    ]
-    for kind, entries in merged.items():
-        methods = list(dict.fromkeys(row for row, _, _ in entries))
-        columns = len(entries) // len(methods)
-        lines += [f"## By {kind} ({columns} experiments)", ""]
-        lines.append(
-            "| | Top-1 low | Top-3 low | Top-1 high | Top-3 high | Top-1 | Top-3 | mean rank "
-            "| paper Top-1, Top-3 |"
-        )
-        lines.append("|---|" + "---:|" * 8)
-        for method in methods:
-            own = [(c in low, r) for row, c, r in entries if row == method]
-            parts = [[r for is_low, r in own if is_low], [r for is_low, r in own if not is_low]]
-            cells = [_share(part, k) for part in (*parts, [r for _, r in own]) for k in (1, 3)]
-            paper = "{} %, {} %".format(*PAPER[method]) if method in PAPER else ""
-            mean = np.mean([r for _, r in own])
-            lines.append(f"| {method} | {' | '.join(cells)} | {mean:.2f} | {paper} |")
-        lines.append("")
-    lines.append(
-        f"Low budgets: {', '.join(low)}. Methods with equal means share a rank. The paper's shares "
-        "are over its own 28 experiments (RN20, RN50, WRN, VGG, VAE, YOLO, BERT)."
-    )
-    return "\n".join(lines) + "\n"
-
-
-def _share(ranks_of, k) -> str:
-    return f"{100 * np.mean([r <= k for r in ranks_of]):.0f} %" if ranks_of else "–"
+from experiments.common import files, launch
+from experiments.tables import definition, ranks_of, render
 
 
 def main(argv: list[str]) -> int:
@@ -95,10 +26,10 @@ def main(argv: list[str]) -> int:
         found.append(json.loads(path.read_text(encoding="utf-8")))
     if not found:
         raise ValueError("name the tables to rank: python -m experiments.ranks TABLE ...")
-    text = report(found)
+    text = ranks_of.report(found)
     print(text)
     if flags.FLAGS.write is not None:
-        Path(flags.FLAGS.write).write_text(text, encoding="utf-8")
+        files.write(Path(flags.FLAGS.write), text)
     return 0
 
 

@@ -20,15 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
+from tqdm import tqdm
 
 from experiments.common import launch, provenance
-from experiments.tables import cache, definition, render
+from experiments.tables import cache, cells, definition, render
 
 __all__ = ["count", "execute", "refresh"]
 
 COMMITTED = definition.ROOT / "results"
 # Fields of a table that say how it looks, not what was run: `--render` takes them from the file.
-LOOKS = ("title", "protocol", "unit", "digits", "also", "paper", "source", "notes", "plots")
+LOOKS = ("title", "protocol", "setting", "unit", "digits", "also", "paper", "source", "plots")
+LOOKS += ("notes", "notes_of")
 
 Records = dict[str, dict[str, Any]]
 
@@ -62,10 +64,22 @@ def execute(
     main = importlib.import_module(f"experiments.{table.main}")
     runs = definition.plan(table)
     folder = out_dir / "cache"
-    records = _load(folder, runs, say)
+    own = provenance.own_code(definition.config_file(table))
+    records = _load(folder, runs, own, say)
     finished = {k: r for k, r in records.items() if r["status"] != "failed"}
     environment: dict[str, Any] = {}
-    state = _Progress(table, runs, finished, say)
+    mine = _share(table, main, runs, shard)
+    many = _announce(table, mine, shard, finished, say)
+    if dry_run:
+        return None
+    bar = tqdm(
+        total=many,
+        desc=table.name,
+        unit="run",
+        dynamic_ncols=True,
+        mininterval=0.2 if sys.stderr.isatty() else 10.0,  # A log file gets few lines.
+        disable=not many,
+    )
 
     def make(runs: Sequence[definition.Run]) -> None:
         for pack in _packs(table, main, runs):
@@ -77,26 +91,23 @@ def execute(
                     machine=provenance.machine(),
                     versions=provenance.versions(),
                     source=provenance.source(),
+                    own=own,
                 )
             new = _run(main, todo, data_dir, environment, bool(finished))
             cache.save(folder, new)
             finished.update(new)
-            state.tick(todo, new)
+            _show(bar, table, todo, new)
 
-    mine = _share(table, main, runs, shard)
-    state.announce(mine, shard)
-    if dry_run:
-        return None
-    make(mine)
-    if table.staged:
-        make(_finals(table, mine, finished, say))
-    state.close()
+    with bar:
+        make(mine)
+        if table.staged:
+            make(_finals(table, mine, finished))
 
-    records = _load(folder, runs, say)
+    records = _load(folder, runs, own, say)
     wanted = list(runs)
     if table.staged and all(r.digest in records for r in runs):
-        wanted = _unique([*runs, *_finals(table, runs, records, say)])
-        records = _load(folder, wanted, say)
+        wanted = _unique([*runs, *_finals(table, runs, records)])
+        records = _load(folder, wanted, own, say)
     missing = sum(r.digest not in records for r in wanted)
     if missing or (table.staged and len(wanted) == len(runs)):
         say(
@@ -104,14 +115,24 @@ def execute(
             " same command without --shard, writes the table"
         )
         return None
-    results = _results(table, wanted, records)
+    results = _with_notes(_results(table, wanted, records), say)
     for path in render.write(results, out_dir):
         say(f"wrote {path}")
     return results
 
 
 def refresh(name: str, scale: str, out_dir: Path, say: Callable[[str], None] = print) -> None:
-    """Writes the files of a table again from its JSON, with the looks its config has now."""
+    """Writes the files of a table again from its JSON, with the looks its config has now.
+
+    Args:
+      name: Name of the table.
+      scale: Its scale.
+      out_dir: Folder of the JSON.
+      say: Prints a line.
+
+    Raises:
+      ValueError: If there is no such file, or it is no JSON.
+    """
     path = render.path(name, scale, out_dir)
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
@@ -123,12 +144,24 @@ def refresh(name: str, scale: str, out_dir: Path, say: Callable[[str], None] = p
         raise ValueError(f"{path} is no JSON: {error}") from error
     table = definition.load(name, scale)
     results["table"] |= cache.plain({k: getattr(table, k) for k in LOOKS})
-    for written in render.write(results, out_dir):
+    for written in render.write(_with_notes(results, say), out_dir):
         say(f"wrote {written}")
 
 
+def _with_notes(results: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
+    """Keeps the notes of a table only if they were written about these very runs."""
+    table, made = results["table"], cells.print_of(results)
+    if table["notes"] and table["notes_of"] != made:
+        say(
+            f"the notes of {table['name']} are about other runs ({table['notes_of']}) and left out;"
+            f" once they say what these runs show, set notes_of to {made}"
+        )
+        return results | {"table": table | {"notes": [], "notes_of": ""}}
+    return results
+
+
 def parse_shard(text: str) -> tuple[int, int]:
-    """Reads ``i/n``; counts from 1."""
+    """Returns ``(i, n)`` of the text ``i/n``; counts from 1."""
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     i, n = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= i <= n:
@@ -137,7 +170,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def listing() -> str:
-    """All tables with what each scale means and how long it takes."""
+    """Returns a line for all tables with what each scale means and how long it takes."""
     lines = []
     for name in definition.names():
         scales = definition.definition(name).get("scales", {})
@@ -225,24 +258,30 @@ def _share(table, main, runs, shard) -> list[definition.Run]:
     return [r for pack in _packs(table, main, runs)[i - 1 :: n] for r in pack]
 
 
-def _finals(table, runs, records, say) -> list[definition.Run]:
+def _finals(table, runs, records) -> list[definition.Run]:
     """The reported runs at the chosen hyperparameters of each cell."""
     base, result = definition.base_config(table), []
     plain = cache.plain(table.__dict__)
     for row, column in _unique((r.row, r.column) for r in runs):
         mine = [r for r in runs if (r.row, r.column) == (row, column)]
-        chosen = render.chosen_point(plain, [_entry(table, r, records) for r in mine])
+        chosen = cells.chosen_point(plain, [_entry(table, r, records) for r in mine])
         # The point as it was written: in a file, tuples are lists.
         point = next(r.point for r in mine if cache.plain(r.point) == cache.plain(chosen))
         result += [definition.run(table, base, row, column, point, seed) for seed in table.seeds]
     return result
 
 
-def _load(folder, runs, say) -> Records:
+def _load(folder, runs, own, say) -> Records:
     records, corrupt = cache.load(folder, [r.digest for r in runs])
     for path in corrupt:
         say(f"corrupt result set aside as {path}; its run is made again")
-    return records
+    stale = [key for key, record in records.items() if record.get("own", own) != own]
+    if stale:
+        say(
+            f"{len(stale)} cached runs were made by other source code of your own, that of the"
+            " config file or of what it imports; they are made again"
+        )
+    return {key: record for key, record in records.items() if key not in stale}
 
 
 def _entry(table, run: definition.Run, records: Records) -> dict[str, Any]:
@@ -279,7 +318,7 @@ def _results(table, runs, records) -> dict[str, Any]:
         "runs": entries,
     }
     if "history" in table.plots:
-        chosen = {(c.row, c.column): c.chosen for c in render.cells(results)}
+        chosen = {(c.row, c.column): c.chosen for c in cells.cells(results)}
         for run, entry in zip(runs, entries, strict=True):
             if entry["point"] == chosen[run.row, run.column] and run.seed in table.seeds:
                 x, y = table.history
@@ -289,7 +328,7 @@ def _results(table, runs, records) -> dict[str, Any]:
 
 
 def count(table: definition.Table) -> int:
-    """Number of runs of a table."""
+    """Returns the number of runs of a table."""
     cells = len(table.rows) * len(table.columns)
     trials = len(table.trials(next(iter(table.rows))))
     more = len(set(table.seeds) - set(table.tuning))
@@ -299,67 +338,46 @@ def count(table: definition.Table) -> int:
 def _expected(table, number, records: Records) -> tuple[float, bool]:
     """Seconds for ``number`` runs, and whether that is from runs that were timed."""
     timed = [r["seconds"] for r in records.values()]
-    path = render.path(table.name, table.scale, COMMITTED)
-    if not timed and path.exists():
-        committed = json.loads(path.read_text(encoding="utf-8"))["runs"]
-        timed = [r["seconds"] for r in committed]
+    file = render.path(Path(table.name).name, table.scale, Path()).name
+    for path in () if timed else COMMITTED.rglob(file):  # They lie in folders by subject.
+        timed = [r["seconds"] for r in json.loads(path.read_text(encoding="utf-8"))["runs"]]
     if timed:
         return number * sum(timed) / len(timed), True
     stated = definition.definition(table.name)["scales"][table.scale].get("minutes", math.nan)
     return 60 * stated * number / count(table), False
 
 
-class _Progress:
-    """The plan, and one line for the whole table while it runs."""
+def _announce(table, mine, shard, finished: Records, say) -> int:
+    """Says what will be made and how long it takes; returns the number of runs to make."""
+    i, n = shard
+    todo = sum(r.digest not in finished for r in mine)
+    more = len(set(table.seeds) - set(table.tuning))
+    if more:  # Named once hyperparameters are chosen; all are counted as still to be made.
+        todo += more * len(_unique((r.row, r.column) for r in mine))
+    seconds, _ = _expected(table, todo, finished)
+    part = f"shard {i} of {n}: " if n > 1 else ""
+    say(
+        f"{table.name}: {count(table)} runs = {len(table.rows)} methods x"
+        f" {len(table.columns)} settings x {len(table.trials(next(iter(table.rows))))} trials x"
+        f" {len(table.tuning)} seeds{f' + {more} more seeds of the chosen' if more else ''};"
+        f" {part}{todo} to make, about {_duration(seconds)}"
+    )
+    sources = {r["source"] for r in finished.values()} - {provenance.source()}
+    if sources:
+        say("cached runs were made by other source code; delete the cache to repeat them")
+    return todo
 
-    def __init__(self, table, runs, finished: Records, say):
-        self.table, self.finished, self.say = table, finished, say
-        self.runs, self.done, self.todo = runs, 0, 0
-        self.start = self.shown = time.perf_counter()
 
-    def announce(self, mine, shard) -> None:
-        table, (i, n) = self.table, shard
-        self.todo = sum(r.digest not in self.finished for r in mine)
-        more = len(set(table.seeds) - set(table.tuning))
-        if more:  # Named once hyperparameters are chosen; all are counted as still to be made.
-            self.todo += more * len(_unique((r.row, r.column) for r in mine))
-        seconds, _ = _expected(table, self.todo, self.finished)
-        part = f"shard {i} of {n}: " if n > 1 else ""
-        self.say(
-            f"{table.name}: {count(table)} runs = {len(table.rows)} methods x"
-            f" {len(table.columns)} settings x {len(table.trials(next(iter(table.rows))))} trials x"
-            f" {len(table.tuning)} seeds{f' + {more} more seeds of the chosen' if more else ''};"
-            f" {part}{self.todo} to make, about {_duration(seconds)}"
-        )
-        sources = {r["source"] for r in self.finished.values()} - {provenance.source()}
-        if sources:
-            self.say("cached runs were made by other source code; delete the cache to repeat them")
-
-    def tick(self, runs, records) -> None:
-        self.done += len(runs)
-        now = time.perf_counter()
-        left = (now - self.start) / self.done * max(self.todo - self.done, 0)
-        last, record = runs[-1], records[runs[-1].digest]
-        value = record["final"].get(self.table.metric)
-        shown = record["status"] if value is None else f"{self.table.metric} {value:.4g}"
-        line = f"[{self.done}/{self.todo}] {last.label}: {shown}; {_duration(left)} left"
-        for run in runs:
-            if records[run.digest]["status"] != "done":
-                self.show(f"{run.label}: {records[run.digest]['error']}", keep=True)
-        if sys.stderr.isatty() or now - self.shown > 10 or self.done >= self.todo:
-            self.shown = now
-            self.show(line)
-
-    def show(self, line: str, keep: bool = False) -> None:
-        if sys.stderr.isatty():
-            sys.stderr.write(f"\r\x1b[K{line}" + "\n" * keep)
-            sys.stderr.flush()
-        else:
-            print(line, file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        if sys.stderr.isatty() and self.done:
-            sys.stderr.write("\n")
+def _show(bar: tqdm, table, runs, records: Records) -> None:
+    """Counts runs that ended; those that did not end well get a line of their own."""
+    for run in runs:
+        if records[run.digest]["status"] != "done":
+            bar.write(f"{run.label}: {records[run.digest]['error']}", file=sys.stderr)
+    record = records[runs[-1].digest]
+    value = record["final"].get(table.metric)
+    shown = record["status"] if value is None else f"{table.metric} {value:.4g}"
+    bar.set_postfix_str(f"{runs[-1].label}: {shown}", refresh=False)
+    bar.update(len(runs))
 
 
 def _duration(seconds: float) -> str:

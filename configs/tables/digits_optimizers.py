@@ -6,20 +6,21 @@ python -m experiments.reproduce --table=digits_optimizers
 TABLE = {
     "title": "AdamW, SGD with momentum and Lion: MLP on digits",
     "protocol": (
-        "MLP 64-128-64-10 on the 8x8 digits of scikit-learn, 30 epochs of batches of 64, cosine "
-        "schedule; weight decay is decoupled for AdamW and Lion and L2 for SGD (momentum 0.9)."
+        "MLP 64-{model.options.widths}-10 on the 8x8 digits of scikit-learn, {epochs} epochs of "
+        "batches of {batch_size}, {schedule.name} schedule; weight decay is decoupled for AdamW "
+        "and Lion and L2 for SGD (momentum 0.9)."
     ),
     "config": "configs/digits.py",
     "rows": {
-        "AdamW": "optimizer.name=adamw",
-        "SGDM": "optimizer.name=sgd, optimizer.momentum=0.9",
-        "Lion": "optimizer.name=lion",
+        "AdamW": {"optimizer.name": "adamw"},
+        "SGDM": {"optimizer.name": "sgd", "optimizer.momentum": 0.9},
+        "Lion": {"optimizer.name": "lion"},
     },
     # One grid for all, wide enough for each.
-    "grid": (
-        "optimizer.learning_rate=[3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0],"
-        "optimizer.weight_decay=[0.0, 1e-3, 1e-2, 1e-1, 1.0, 10.0]"
-    ),
+    "grid": {
+        "optimizer.learning_rate": [3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0],
+        "optimizer.weight_decay": [0.0, 1e-3, 1e-2, 1e-1, 1.0, 10.0],
+    },
     "seeds": range(5),
     "metric": "test/accuracy",
     "select": "valid/accuracy",
@@ -28,6 +29,7 @@ TABLE = {
     "also": {"state bytes per parameter": "state_bytes_per_parameter"},
     "packed": 16,
     "plots": ("points", "grid"),
+    "notes_of": "a0a61c52",
     "notes": (
         "Lion's rule, a learning rate 3 to 10 times lower and a decay 3 to 10 times higher than "
         "AdamW's, holds: 0.01 and 1 were chosen against 0.03 and 0.1. With decay up to 0.1, Lion "

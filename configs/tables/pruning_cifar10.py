@@ -8,22 +8,24 @@ TABLE = {
     "main": "prune",
     "config": "configs/pruning/cifar10_resnet20.py",
     "protocol": (
-        "SGD with momentum 0.9, learning rate 0.1, cosine schedule, batches of 128, 100 epochs for "
-        "dense training and for each round; all weights prunable by one global cut. IMP prunes a "
-        "fifth a round and rewinds to epoch 2; OMP cuts once and rewinds; BiP starts from the "
+        "SGD with momentum {optimizer.momentum}, learning rate {optimizer.learning_rate}, "
+        "{schedule.name} schedule, batches of {batch_size}, {epochs} epochs for dense training and "
+        "for each round; all weights prunable by one global cut. IMP prunes a fifth per round and "
+        "rewinds to epoch {prune.rewind_epochs}; OMP cuts once and rewinds; BiP starts from the "
         "dense model."
     ),
-    "base": f"prune.through={(0.8**6, 0.8**9, 0.8**10)}",
+    "base": {"prune.through": (0.8**6, 0.8**9, 0.8**10)},
     "rows": {
-        "IMP": "prune.method=imp",
-        "OMP": "prune.method=omp",
-        "BiP": "prune.method=bip",
-        "dense": "prune.method=dense",
+        "IMP": {"prune.method": "imp"},
+        "OMP": {"prune.method": "omp"},
+        "BiP": {"prune.method": "bip"},
+        "dense": {"prune.method": "dense"},
     },
+    "setting": "sparsity (% of the weights that are zero)",
     "columns": {
-        "73.8 %": f"prune.density={0.8**6}",
-        "86.6 %": f"prune.density={0.8**9}",
-        "89.3 %": f"prune.density={0.8**10}",
+        "73.8 %": {"prune.density": 0.8**6},
+        "86.6 %": {"prune.density": 0.8**9},
+        "89.3 %": {"prune.density": 0.8**10},
     },
     "seeds": range(3),
     "metric": "test/accuracy",

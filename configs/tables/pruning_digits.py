@@ -4,28 +4,29 @@ python -m experiments.reproduce --table=pruning_digits
 """
 
 METHODS = {
-    "IMP": "prune.method=imp",
-    "IMP, learning rate x2": "prune.method=imp_rewind_lr2",
-    "IMP, fine-tuning, x2": "prune.method=imp_finetune_lr2",
-    "OMP": "prune.method=omp",
-    "random": "prune.method=random",
-    "GMP, 3 x epochs": "prune.method=gmp",
-    "Hydra": "prune.method=hydra",
-    "BiP": "prune.method=bip",
-    "BiP, no implicit term": "prune.method=bip, prune.inverse_gamma=0.0",
-    "dense": "prune.method=dense",
+    "IMP": {"prune.method": "imp"},
+    "IMP, learning rate x2": {"prune.method": "imp_rewind_lr2"},
+    "IMP, fine-tuning, x2": {"prune.method": "imp_finetune_lr2"},
+    "OMP": {"prune.method": "omp"},
+    "random": {"prune.method": "random"},
+    "GMP, 3 x epochs": {"prune.method": "gmp"},
+    "Hydra": {"prune.method": "hydra"},
+    "BiP": {"prune.method": "bip"},
+    "BiP, no implicit term": {"prune.method": "bip", "prune.inverse_gamma": 0.0},
+    "dense": {"prune.method": "dense"},
 }
 COLUMNS = {
-    "80 %": "prune.density=0.2",
-    "90 %": "prune.density=0.1",
-    "95 %": "prune.density=0.05",
-    "98 %": "prune.density=0.02",
+    "80 %": {"prune.density": 0.2},
+    "90 %": {"prune.density": 0.1},
+    "95 %": {"prune.density": 0.05},
+    "98 %": {"prune.density": 0.02},
 }
 PROTOCOL = (
     "All weights prunable by one global cut (Hydra: layer by layer), biases not; SGD with "
-    "momentum 0.9, cosine schedule, last epoch reported, a new 80/20 split for each seed. IMP "
-    "prunes a fifth a round and rewinds to epoch 2; OMP cuts once and rewinds; BiP starts from "
-    "the dense model and trains as long as it; GMP three times as long; Hydra trains scores, then "
+    "momentum {optimizer.momentum}, learning rate {optimizer.learning_rate}, {schedule.name} "
+    "schedule, last epoch reported, a new 80/20 split for each seed. IMP prunes a fifth per round "
+    "and rewinds to epoch {prune.rewind_epochs}; OMP cuts once and rewinds; BiP starts from the "
+    "dense model and trains as long as it; GMP three times as long; Hydra trains scores, then "
     "weights. Seconds are of the processor, after dense training and without compilation; "
     "gradients are evaluations of the gradient on a batch after dense training (random: its only "
     "training)."
@@ -35,10 +36,11 @@ TABLE = {
     "title": "Pruning an MLP on digits: accuracy against sparsity",
     "main": "prune",
     "config": "configs/pruning/digits.py",
-    "protocol": "MLP 64-300-100-10 on the 8x8 digits of scikit-learn, 40 epochs of batches of 64. "
-    + PROTOCOL,
-    "base": "prune.through=(0.2, 0.1, 0.05, 0.02)",
+    "protocol": "MLP 64-{model.options.widths}-10 on the 8x8 digits of scikit-learn, {epochs} "
+    "epochs of batches of {batch_size}. " + PROTOCOL,
+    "base": {"prune.through": (0.2, 0.1, 0.05, 0.02)},
     "rows": METHODS,
+    "setting": "sparsity (% of the weights that are zero)",
     "columns": COLUMNS,
     "seeds": range(5),
     "metric": "test/accuracy",
@@ -47,6 +49,7 @@ TABLE = {
     "digits": 2,
     "also": {"seconds": "seconds", "gradients": "gradients"},
     "plots": ("columns", "zoom"),
+    "notes_of": "f2272383",
     "notes": (
         "BiP is not worse than IMP with its default learning rate at any sparsity, for 1/3.3 of "
         "its gradients and 1/2.0 of its seconds at 80 %, 1/8.1 and 1/4.9 at 98 %.",

@@ -9,8 +9,9 @@ TABLE = {
     **pruning_digits.TABLE,
     "title": "Pruning an MLP on letter: accuracy against sparsity",
     "config": "configs/pruning/letter.py",
-    "protocol": "MLP 16-300-100-26 on letter.scale (standardized), 30 epochs of batches of 128. "
-    + pruning_digits.PROTOCOL,
+    "protocol": "MLP 16-{model.options.widths}-26 on letter.scale (standardized), {epochs} epochs "
+    "of batches of {batch_size}. " + pruning_digits.PROTOCOL,
+    "notes_of": "a4296f5a",
     "notes": (
         "BiP is not worse than IMP with its default learning rate at any sparsity, for 1/3.3 of "
         "its gradients and 1/2.3 of its seconds at 80 %, 1/7.9 and 1/5.8 at 98 %.",

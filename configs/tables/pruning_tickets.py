@@ -10,21 +10,23 @@ TABLE = {
     "main": "prune",
     "config": "configs/pruning/mnist_lenet300.py",
     "protocol": (
-        "Gaussian Glorot initialization, Adam at 1.2e-3 throughout, batches of 60 from 55,000 "
-        "images. Each round prunes a fifth of each layer's smallest weights, a tenth of the last "
+        "Gaussian Glorot initialization, Adam at {optimizer.learning_rate} throughout, batches of "
+        "{batch_size} from 55,000 images. Each round prunes a fifth of each layer's smallest "
+        "weights, a tenth of the last "
         "layer's, and starts again from the initial weights; with new weights, the last mask is "
         "trained from another initialization. 18,320 iterations a round where the paper has "
         "50,000, accuracy at their end; columns are the share of the weights that is kept."
     ),
-    "base": f"prune.through={tuple(0.8**r for r in ROUNDS)}",
+    "base": {"prune.through": tuple(0.8**r for r in ROUNDS)},
     "rows": {
-        "dense": "prune.method=dense",
-        "IMP": "prune.method=imp",
-        "IMP's masks, new weights": "prune.method=imp_reinit",
+        "dense": {"prune.method": "dense"},
+        "IMP": {"prune.method": "imp"},
+        "IMP's masks, new weights": {"prune.method": "imp_reinit"},
     },
+    "setting": "density (% of the weights that are kept)",
     "columns": {
         # The last layer keeps 0.9**r.
-        f"{100 * (0.8**r * 265_200 + 0.9**r * 1_000) / 266_200:.1f} %": f"prune.density={0.8**r}"
+        f"{100 * (0.8**r * 265_200 + 0.9**r * 1_000) / 266_200:.1f} %": {"prune.density": 0.8**r}
         for r in ROUNDS
     },
     "seeds": range(3),
@@ -33,6 +35,7 @@ TABLE = {
     "unit": "%",
     "digits": 2,
     "also": {"seconds": "seconds"},
+    "notes_of": "a52d2940",
     "notes": (
         "The paper's claim holds: tickets of 1.9 % of the weights are as good as the dense one, "
         "those of 3.6 to 21 % better; with new weights the same masks fall behind, the more the "

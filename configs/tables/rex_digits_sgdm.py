@@ -11,6 +11,7 @@ TABLE = budgets.table(
     "MLP on digits",
     "configs/rex/mlp.py",
     epochs=100,
+    notes_of="8420531a",
     notes=(
         "The paper has REX first in 70 % of its 28 experiments. Here linear decay has the best "
         "mean rank; REX is among the first three at every low budget, and first at 25 % alone.",

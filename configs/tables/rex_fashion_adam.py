@@ -10,6 +10,7 @@ TABLE = budgets.table(
     "MLP on Fashion-MNIST",
     "configs/rex/mlp.py:fashion",
     epochs=10,
+    notes_of="c645b242",
     notes=(
         "REX is first at every budget but 10 %, where OneCycle is (at 100 % both are equal), as "
         "the paper claims (there in 70 % of 28 experiments).",

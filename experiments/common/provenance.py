@@ -1,11 +1,15 @@
 """Where numbers come from: the machine, the versions, the code."""
 
+import ast
 import hashlib
+import importlib.util
 import os
 import platform
+import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["machine", "source", "versions"]
+__all__ = ["machine", "own_code", "source", "versions"]
 
 
 def versions() -> dict[str, str]:
@@ -46,3 +50,46 @@ def source() -> str:
         for path in sorted((root / folder).rglob("*.py")):
             sha.update(path.read_bytes())
     return sha.hexdigest()[:8]
+
+
+def own_code(*paths: Path) -> str:
+    """Eight hex digits over the code that a config or optimizer file brings along.
+
+    That is the file and every module it imports, at whatever depth, that is neither installed nor
+    part of this project: models, data and optimizers of one's own. A file that imports no more
+    than the helpers of configs only sets keys, and counts for nothing.
+    """
+    root = Path(__file__).parents[2]
+    known = [root / folder for folder in ("optim", "bilevel", "experiments")]
+    known += [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")]
+    todo, texts = [path.resolve() for path in paths], {}
+    while todo:
+        path = todo.pop()
+        installed = not {"site-packages", "dist-packages"}.isdisjoint(path.parts)
+        if path in texts or installed or any(path.is_relative_to(k) for k in known):
+            continue
+        content = path.read_bytes()
+        names = list(_imported(content))
+        only_keys = {name.partition(".")[0] for name in names} <= {"configs", "ml_collections"}
+        texts[path] = b"" if only_keys and path.is_relative_to(root / "configs") else content
+        for name in names:
+            try:
+                spec = importlib.util.find_spec(name)
+            except (ImportError, ValueError):
+                continue  # Not a module, but a name in one.
+            if spec is not None and spec.origin and spec.origin.endswith(".py"):
+                todo.append(Path(spec.origin).resolve())
+    sha = hashlib.sha256()
+    for content in sorted(texts.values()):
+        sha.update(content)
+    return sha.hexdigest()[:8]
+
+
+def _imported(content: bytes) -> Iterator[str]:
+    """Yields the dotted names that a file imports, wherever it does."""
+    for node in ast.walk(ast.parse(content)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)

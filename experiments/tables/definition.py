@@ -1,11 +1,12 @@
 """What a table is: methods x settings x hyperparameter grid x seeds, and how it is reported.
 
 A table is a file ``configs/tables/NAME.py`` with one dict ``TABLE`` of the fields of
-:class:`Table`; everything that sets config keys is an expression of :mod:`experiments.sweep`.
+:class:`Table`. Whatever sets config keys is a dict from dotted keys to values.
 """
 
 import dataclasses
 import itertools
+import string
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,26 +22,29 @@ __all__ = ["Run", "Table", "definition", "load", "names", "plan"]
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "configs" / "tables"
 SCALES = ("cpu", "gpu", "paper")
-PLOTS = ("points", "columns", "zoom", "grid", "history")
+PLOTS = ("points", "columns", "zoom", "difference", "grid", "history")
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """One table. Expressions are those of :mod:`experiments.sweep`.
+    """One table.
 
     Attributes:
       name: File name in ``configs/tables``.
       title: Heading.
-      protocol: How the numbers were made, in one sentence.
+      protocol: How the numbers were made, in a few sentences. Names in braces stand for values of
+        the config that all runs share: ``"{epochs} epochs of batches of {batch_size}"``.
       config: Config file of the main, with its argument: ``"configs/digits.py"`` or ``"….py:arg"``.
-      rows: Methods: label to an expression of one point.
+      rows: Methods: label to a point, which is a dict from dotted config keys to values.
       metric: Name of the reported number in ``Result.final``.
       select: Name of the number that chooses hyperparameters; validation, not test.
       main: Module ``experiments.<main>`` with ``run(config, …) -> Result``.
-      columns: Settings: label to an expression of one point.
+      columns: Settings: label to a point.
+      setting: What the columns are, with the unit: ``"sparsity (% of the weights)"``.
       base: One point that all runs share.
-      grid: The hyperparameters tuned for each cell: one expression for all rows, or one for each
-        row with equal numbers of points.
+      grid: The hyperparameters tuned for each cell, as :func:`sweep.read` takes them: axes whose
+        product is tried, or a list of points. One grid for all rows, or a dict with one for each
+        row, with equal numbers of points.
       seeds: Seeds of the reported runs.
       tune_seeds: Seeds of the runs that choose hyperparameters; all ``seeds`` if empty.
       seed_key: Config key of the seed.
@@ -53,10 +57,13 @@ class Table:
       paper: Published numbers of the same setting: row to column to number or text.
       source: Where they are published, and how the setting compares.
       notes: Sentences under the table: what the numbers say, and what they do not.
+      notes_of: Fingerprint of the runs that the notes were written about (:func:`cells.print_of`).
+        Under other runs they are not printed.
       plots: Panels of the picture. ``"points"``: seeds, mean, interval; ``"columns"``: lines over
-        the settings; ``"zoom"``: the same, cut to the better half of the methods; ``"grid"``:
-        the choosing metric over the first hyperparameter of the grid; ``"history"``: the
-        reported runs over their steps.
+        the settings; ``"zoom"``: the same, cut to the better half of the methods;
+        ``"difference"``: paired differences to the baseline in each setting; ``"grid"``: the
+        choosing metric over the first hyperparameter of the grid; ``"history"``: the reported
+        runs over their steps.
       history: Names of x and y in ``Result.history`` for the panel ``"history"``.
       scales: For each scale a dict: ``about`` (what it means, on what machine), ``minutes``
         (estimate until there are measured times), and any fields above that it replaces.
@@ -66,14 +73,15 @@ class Table:
     title: str
     protocol: str
     config: str
-    rows: Mapping[str, str]
+    rows: Mapping[str, sweep.Point]
     metric: str
     select: str
     scales: Mapping[str, Mapping[str, Any]]
     main: str = "train"
-    columns: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"": ""})
-    base: str = ""
-    grid: str | Mapping[str, str] = ""
+    columns: Mapping[str, sweep.Point] = dataclasses.field(default_factory=lambda: {"": {}})
+    setting: str = ""
+    base: sweep.Point = dataclasses.field(default_factory=dict)
+    grid: Any = dataclasses.field(default_factory=dict)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     tune_seeds: tuple[int, ...] = ()
     seed_key: str = "seed"
@@ -86,6 +94,7 @@ class Table:
     paper: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     source: str = ""
     notes: tuple[str, ...] = ()
+    notes_of: str = ""
     plots: tuple[str, ...] = ("points",)
     history: tuple[str, str] = ("step", "loss")
     scale: str = "cpu"
@@ -101,7 +110,7 @@ class Table:
         if self.direction not in ("max", "min"):
             raise ValueError(f"{where}: direction must be 'max' or 'min', got {self.direction!r}")
         named: dict[str, Iterable[str]] = {"baseline": [self.baseline], "paper": self.paper}
-        if not isinstance(self.grid, str):
+        if self._grid_by_row:
             named["grid"] = self.grid
             for row in self.rows:
                 _known(where, "grid has no row", row, self.grid)
@@ -113,10 +122,12 @@ class Table:
                 _known(where, "paper names the unknown column", column, self.columns)
         for plot in self.plots:
             _known(where, "unknown plot", plot, PLOTS)
-        for label, expression in {**self.rows, **self.columns, "base": self.base}.items():
-            if len(sweep.parse(expression)) != 1:
-                raise ValueError(f"{where}: {label!r} must be one point, got {expression!r}")
+        one = {field: self._one_each(field) for field in ("rows", "columns")}
+        for field, value in (one | {"base": self._one("base", self.base)}).items():
+            object.__setattr__(self, field, value)
         trials = {row: len(self.trials(row)) for row in self.rows}
+        if 0 in trials.values():
+            raise ValueError(f"{where}: grid must not be empty; without a grid leave it out")
         if len(set(trials.values())) > 1:
             raise ValueError(f"{where}: all rows must have the same number of trials, got {trials}")
         for field in ("seeds", "tune_seeds"):
@@ -124,9 +135,22 @@ class Table:
             if len(set(seeds)) < len(seeds):
                 raise ValueError(f"{where}: {field} holds a seed twice: {seeds}")
 
+    def _one_each(self, field: str) -> dict[str, sweep.Point]:
+        return {label: self._one(label, value) for label, value in getattr(self, field).items()}
+
+    def _one(self, label: str, value: Any) -> sweep.Point:
+        read = sweep.read(value)
+        if len(read) != 1:
+            raise ValueError(f"table {self.name}: {label!r} must be one point, got {value!r}")
+        return read[0]
+
+    @property
+    def _grid_by_row(self) -> bool:
+        return isinstance(self.grid, Mapping) and not set(self.rows).isdisjoint(self.grid)
+
     def trials(self, row: str) -> list[sweep.Point]:
         """The hyperparameter settings tried for a row."""
-        return sweep.parse(self.grid if isinstance(self.grid, str) else self.grid[row])
+        return sweep.read(self.grid[row] if self._grid_by_row else self.grid)
 
     @property
     def tuning(self) -> tuple[int, ...]:
@@ -189,8 +213,8 @@ def load(name: str, scale: str = "cpu") -> Table:
     ]
     if missing:
         raise ValueError(f"{where}: missing {', '.join(missing)}")
-    fields |= {"name": name, "scale": scale}
-    return Table(**fields)
+    table = Table(**fields, name=name, scale=scale)
+    return dataclasses.replace(table, protocol=_filled(table))
 
 
 def definition(name: str) -> dict[str, Any]:
@@ -223,7 +247,12 @@ def plan(table: Table) -> list[Run]:
 def base_config(table: Table) -> ml_collections.ConfigDict:
     """The config that all runs of a table start from."""
     config = config_files.load(str(ROOT / table.config))
-    return sweep.override(config, *sweep.parse(table.base))
+    return sweep.override(config, table.base)
+
+
+def config_file(table: Table) -> Path:
+    """Returns the config file of a table, without its argument."""
+    return ROOT / table.config.partition(":")[0]
 
 
 def run(
@@ -235,10 +264,29 @@ def run(
     seed: int,
 ) -> Run:
     """One run of a table."""
-    parts = [sweep.parse(table.rows[row]), sweep.parse(table.columns[column]), [point]]
-    (keys,) = sweep.product(*parts, sweep.points(table.seed_key, [seed]))
+    parts = [table.rows[row], table.columns[column], point, {table.seed_key: seed}]
+    (keys,) = sweep.product(*([part] for part in parts))
     config = sweep.override(base, keys)
     return Run(row, column, point, seed, config, cache.digest(table.main, config))
+
+
+class _Words(string.Formatter):
+    """Numbers without trailing zeros, the parts of a tuple joined by hyphens."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if isinstance(value, list | tuple):
+            return "-".join(map(str, value))
+        default = "g" if isinstance(value, float) else ""
+        return super().format_field(value, format_spec or default)
+
+
+def _filled(table: Table) -> str:
+    """The protocol with the values of the config that all runs share."""
+    config = base_config(table)
+    try:
+        return _Words().vformat(table.protocol, (), {key: config[key] for key in config})
+    except (AttributeError, KeyError, IndexError, ValueError) as error:
+        raise ValueError(f"table {table.name}: in protocol: {error}") from error
 
 
 def _known(where: str, problem: str, name: str, known) -> None:

@@ -1,47 +1,37 @@
 """The picture of a table: one panel for each of its ``plots``."""
 
-import io
-import itertools
-import textwrap
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from experiments.common.figures import COLORS, LINES, MARKERS
-from experiments.tables import render, stats
+from experiments.common import figures
+from experiments.tables import stats
+from experiments.tables.cells import cells, number
 
 __all__ = ["png"]
 
+# More bands than this hide each other and the lines.
+READABLE_BANDS = 4
+
 
 def png(results: Mapping[str, Any]) -> bytes:
-    """Draws the panels side by side and returns the file's content."""
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """Draws the panels of a table beside each other.
 
-    table, cells = results["table"], render.cells(results)
-    style = {"font.size": 10, "axes.grid": True, "grid.alpha": 0.3, "axes.axisbelow": True}
-    style |= {"axes.spines.top": False, "axes.spines.right": False}
-    with rc_context(style):
-        figure = Figure(figsize=(1 + 4.6 * len(table["plots"]), 3.9), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots(1, len(table["plots"]), squeeze=False)[0]
-        for axis, panel in zip(axes, table["plots"], strict=True):
-            _PANELS[panel](axis, table, cells, results["runs"])
-        title = textwrap.fill(table["title"], int(11 * figure.get_figwidth()))
-        figure.suptitle(title, fontsize=11)
-        for axis in axes:
-            _fit_labels(axis)
-        # One legend serves all panels: a method looks the same in each.
-        handles, labels = axes[0].get_legend_handles_labels()
-        if len(labels) > 1:
-            fit = int(figure.get_figwidth() / (0.55 + 0.085 * max(map(len, labels))))
-            ncols = min(len(labels), max(fit, 1))
-            figure.legend(handles, labels, loc="outside lower center", ncols=ncols)
-        out = io.BytesIO()
-        figure.savefig(out, format="png", dpi=150, metadata={"Software": None})
-    return out.getvalue()
+    Args:
+      results: The content of the table's JSON file.
+
+    Returns:
+      The content of the picture's file.
+    """
+    table, found = results["table"], cells(results)
+    figure, axes = figures.figure(len(table["plots"]), width=4.8, height=3.9, title=table["title"])
+    for axis, panel in zip(axes, table["plots"], strict=True):
+        _PANELS[panel](axis, table, found, results["runs"])
+        _fit_labels(axis)
+    figures.legend(figure, axes[0])  # A method looks the same in each panel.
+    return figures.content(figure)
 
 
 def _fit_labels(axis):
@@ -51,129 +41,236 @@ def _fit_labels(axis):
         axis.set_xticks(axis.get_xticks(), names, rotation=30, ha="right")
 
 
-def _looks(table):
-    looks = zip(itertools.cycle(COLORS), itertools.cycle(MARKERS), itertools.cycle(LINES))
-    return dict(zip(table["rows"], looks, strict=False))
-
-
-def _scale(table):
+def _scale(table) -> float:
     return 100 if table["unit"] == "%" else 1
 
 
-def _name(table, metric):
+def _name(table, metric) -> str:
     unit = f" ({table['unit']})" if table["unit"] else ""
     return metric.replace("/", " ").replace("_", " ") + unit
 
 
-def _points(axis, table, cells, runs):
+def _decides(
+    values: Iterable[Sequence[float]], direction: str, more: float = 0.0, least: float = 0.0
+) -> tuple[float, float] | None:
+    """Where an axis should end so that the better half of each group of values can be told apart.
+
+    Args:
+      values: Groups of finite numbers, such as the methods' means in each setting.
+      direction: Which are better, ``"max"`` or ``"min"``.
+      more: Reach beyond the median, in distances from the best value to the median of its group.
+      least: What counts as such a distance at least.
+
+    Returns:
+      ``(low, high)`` with a margin, or ``None`` where all values are equal.
+    """
+    sign = 1 if direction == "max" else -1
+    groups = [sign * np.asarray(group, float) for group in values if len(group)]
+    if not groups:
+        return None
+    best = max(group.max() for group in groups)
+    cut = min(np.median(g) - more * max(g.max() - np.median(g), least) for g in groups)
+    cut = max(cut, min(group.min() for group in groups))
+    margin = 0.12 * (best - cut)
+    low, high = sorted((sign * (cut - margin), sign * (best + margin)))
+    return (float(low), float(high)) if margin > 0 else None
+
+
+def _limit(axis, limits, scale, top=None) -> None:
+    if limits is not None:
+        low, high = scale * np.array(limits)
+        axis.set_ylim(low, high if top is None else min(high, top))
+
+
+def _in_percent(table) -> float | None:
+    """The highest value that an axis of percentages needs."""
+    return 100.5 if table["unit"] == "%" else None
+
+
+def _means(table, found) -> list[list[float]]:
+    """The methods' means in each setting."""
+    columns = [[c.summary for c in found if c.column == column] for column in table["columns"]]
+    return [[s.mean for s in column if s.n] for column in columns]
+
+
+def _points(axis, table, found, runs):
     """Every seed as a dot, the mean with its 95 % interval, the paper's number as a star."""
-    looks, columns = _looks(table), list(table["columns"])
+    looks, columns = figures.looks(table["rows"]), list(table["columns"])
     rows, scale = list(table["rows"]), _scale(table)
-    width, starred = 0.8 / len(rows), []
-    for cell in cells:
+    width, starred, shown = 0.8 / len(rows), False, []
+    # A method that fails must not press the others together.
+    reach = [c.summary.high - c.summary.mean for c in found if c.summary.n > 1]
+    least = float(np.median(reach)) if reach else 0.0
+    limits = _decides(_means(table, found), table["direction"], more=8.0, least=least)
+    for cell in found:
         if not cell.summary.n:
             continue
-        color, marker, _ = looks[cell.row]
+        look = looks[cell.row]
         x = columns.index(cell.column) + (rows.index(cell.row) + 0.5) * width - 0.4
         y = scale * np.array(list(cell.values.values()))
-        spread = np.linspace(-0.25, 0.25, y.size) * width if y.size > 1 else [0]
-        axis.plot(x + np.array(spread), y, ".", color=color, alpha=0.6, markersize=7)
         mean = scale * cell.summary.mean
-        reach = [[0], [0]] if y.size < 2 else [[mean - scale * cell.summary.low]] * 2
         label = cell.row if cell.column == columns[0] else None
-        axis.errorbar(x, mean, reach, fmt=marker, color=color, capsize=4, markersize=7, label=label)
-        paper = table["paper"].get(cell.row, {}).get(cell.column)
-        if isinstance(paper, int | float):
+        style: Any = {"fmt": look.marker, "color": look.color, "capsize": 4, "markersize": 7}
+        style["label"] = label
+        if limits is not None and not limits[0] <= cell.summary.mean <= limits[1]:
+            axis.errorbar([], [], [], **style)  # For the legend.
+            _outside(axis, x, f"{cell.row}: {mean:.{table['digits']}f}", look, table["direction"])
+            continue
+        if y.size > 1:
+            x_of = x + np.linspace(-0.25, 0.25, y.size) * width
+            axis.plot(x_of, y, ".", color=look.color, alpha=0.6, markersize=7)
+        half = scale * (cell.summary.high - cell.summary.mean) if y.size > 1 else 0.0
+        axis.errorbar(x, mean, half or None, **style)
+        shown += [*y, mean - half, mean + half]
+        paper = _leading(table["paper"].get(cell.row, {}).get(cell.column))
+        if paper is not None:
             label = None if starred else "paper"
-            starred.append(axis.plot(x, paper, "k*", markersize=10, label=label))
+            axis.plot(x, paper, "k*", markersize=10, label=label)
+            starred, shown = True, [*shown, paper]
     if len(columns) > 1:
         axis.set_xticks(range(len(columns)), columns)
+        axis.set_xlabel(table.get("setting", ""))
     else:
         axis.set_xticks((np.arange(len(rows)) + 0.5) * width - 0.4, rows)
+    if shown:
+        margin = 0.05 * (max(shown) - min(shown)) or 1.0
+        axis.set_ylim(min(shown) - margin, max(shown) + margin)
     axis.set_xlim(-0.5, len(columns) - 0.5)
     axis.set_ylabel(_name(table, table["metric"]))
-    axis.set_title("seeds, mean, 95 % interval", fontsize=10)
+    several = any(c.summary.n > 1 for c in found)
+    _title(axis, "seeds (dots), mean and 95 % interval" if several else "one run each")
 
 
-def _columns(axis, table, cells, runs):
-    """Mean and interval over the settings, one line for each method."""
+def _title(axis, text: str) -> None:
+    axis.set_title(text, fontsize=10)
+
+
+def _outside(axis, x, text, look, direction) -> None:
+    """Names a method beyond the end of the axis, at that end."""
+    high = direction == "min"
+    axis.annotate(
+        f"{text}, outside",
+        (x, int(high)),
+        xycoords=("data", "axes fraction"),
+        xytext=(0, -5 if high else 5),
+        textcoords="offset points",
+        rotation=90,
+        ha="center",
+        va="top" if high else "bottom",
+        fontsize=7,
+        color=look.color,
+    )
+
+
+def _leading(value: Any) -> float | None:
+    """The number that a value is, or that a text such as "72.06 ± 0.46" begins with."""
+    match = re.match(r"-?\d+(\.\d+)?", str(value))
+    return float(match[0]) if match else None
+
+
+def _columns(axis, table, found, runs):
+    """The mean over the settings, one line for each method, with its interval if there are few."""
     scale, columns = _scale(table), list(table["columns"])
-    for row, (color, marker, line) in _looks(table).items():
-        mine = [c for c in cells if c.row == row and c.summary.n]
+    banded = max((c.summary.n for c in found), default=0) > 1
+    banded = banded and len(table["rows"]) <= READABLE_BANDS
+    for row, look in figures.looks(table["rows"]).items():
+        mine = [c for c in found if c.row == row and c.summary.n]
         x = [columns.index(c.column) for c in mine]
-        lows = [c.summary.mean if c.summary.n < 2 else c.summary.low for c in mine]
-        highs = [c.summary.mean if c.summary.n < 2 else c.summary.high for c in mine]
-        mean = scale * np.array([c.summary.mean for c in mine])
-        axis.plot(x, mean, color=color, marker=marker, linestyle=line, label=row)
-        band = scale * np.array(lows), scale * np.array(highs)
-        axis.fill_between(x, *band, color=color, alpha=0.15, linewidth=0)
+        _line(axis, x, [c.summary for c in mine], scale, look, row, banded)
     axis.set_xticks(range(len(columns)), columns)
+    axis.set_xlabel(table.get("setting", ""))
     axis.set_ylabel(_name(table, table["metric"]))
-    axis.set_title("mean, 95 % interval", fontsize=10)
+    _title(axis, "mean and 95 % interval" if banded else "mean")
 
 
-def _zoom(axis, table, cells, runs):
+def _line(axis, x, summaries, scale, look, label, banded, marker=True) -> None:
+    mean = scale * np.array([s.mean for s in summaries])
+    style = look._asdict() if marker else look._asdict() | {"marker": None}
+    axis.plot(x, mean, label=label, **style)
+    if banded:
+        low = [scale * (s.mean if s.n < 2 else s.low) for s in summaries]
+        high = [scale * (s.mean if s.n < 2 else s.high) for s in summaries]
+        axis.fill_between(x, low, high, color=look.color, alpha=0.15, linewidth=0)
+
+
+def _zoom(axis, table, found, runs):
     """The same, cut to the better half of the methods in every setting."""
-    _columns(axis, table, cells, runs)
-    crowded = len(table["rows"]) > 5  # So many bands hide the lines where methods are near.
-    for band in list(axis.collections) if crowded else ():
-        band.remove()
-    middle, ends = [], []
-    for column in table["columns"]:
-        means = [c.summary.mean for c in cells if c.column == column and c.summary.n]
-        if means:
-            middle.append(np.median(means))
-            ends += [min(means), max(means)]
-    if middle:
-        up = table["direction"] == "max"
-        cut, best = (min(middle), max(ends)) if up else (max(middle), min(ends))
-        margin = 0.15 * (best - cut)
-        limits = _scale(table) * np.array([cut - margin, best + margin])
-        axis.set_ylim(*sorted(limits))
-    axis.set_title("the better half", fontsize=10)
+    _columns(axis, table, found, runs)
+    _limit(axis, _decides(_means(table, found), table["direction"]), _scale(table))
+    _title(axis, f"the better half: {axis.get_title()}")
 
 
-def _grid(axis, table, cells, runs):
+def _difference(axis, table, found, runs):
+    """The mean difference to the baseline over the same seeds, in each setting."""
+    looks, scale, columns = figures.looks(table["rows"]), _scale(table), list(table["columns"])
+    others = [row for row in table["rows"] if row != table["baseline"]]
+    width = 0.8 / len(others)
+    compared = [c for c in found if c.difference is not None and c.difference.n]
+    sizes = [abs(c.difference.mean) for c in compared]
+    # Where a few are ten times the rest, these stand hollow at the border.
+    limit = 1.1 * min(max(sizes), 5 * float(np.median(sizes)) or np.inf) if sizes else 0.0
+    for cell in compared:
+        look, mean = looks[cell.row], cell.difference.mean
+        x = columns.index(cell.column) + (others.index(cell.row) + 0.5) * width - 0.4
+        inside = abs(mean) <= limit
+        y = scale * np.clip(mean, -0.97 * limit, 0.97 * limit)
+        fill = look.color if inside else "none"
+        axis.plot(x, y, look.marker, color=look.color, markerfacecolor=fill, markersize=6)
+    for border in np.arange(1, len(columns)) - 0.5:
+        axis.axvline(border, color="black", alpha=0.15, linewidth=0.8)
+    axis.grid(visible=False, axis="x")
+    axis.axhline(0, color="black", linewidth=1)
+    if limit:
+        axis.set_ylim(-scale * limit, scale * limit)
+    axis.set_xlim(-0.5, len(columns) - 0.5)
+    axis.set_xticks(range(len(columns)), columns)
+    axis.set_xlabel(table.get("setting", ""))
+    unit = {"%": " (points)", "": ""}.get(table["unit"], f" ({table['unit']})")
+    axis.set_ylabel(f"difference of {_name(table | {'unit': ''}, table['metric'])}{unit}")
+    hollow = " (hollow: outside)" if sizes and max(sizes) > limit else ""
+    _title(axis, f"mean minus {table['baseline']}{hollow}")
+
+
+def _grid(axis, table, found, runs):
     """Best of the other hyperparameters at each value of the first; the chosen one is ringed."""
     scale, tuning = _scale(table), table["tune_seeds"] or table["seeds"]
     column, key = next(iter(table["columns"])), next(iter(runs[0]["point"]))
-    for row, (color, marker, line) in _looks(table).items():
+    banded = len(tuning) > 1 and len(table["rows"]) <= READABLE_BANDS
+    means = []
+    for row, look in figures.looks(table["rows"]).items():
         at: dict[float, dict[str, list]] = {}
         for r in runs:
             if (r["row"], r["column"]) == (row, column) and r["seed"] in tuning:
                 trial = at.setdefault(r["point"][key], {}).setdefault(str(r["point"]), [])
-                trial.append(r["final"][table["select"]] if r["status"] == "done" else None)
+                trial.append(number(r, table["select"]))
         best = {x: list(t.values()) for x, t in sorted(at.items())}
         best = {x: t[stats.choose(t, table["direction"]).index] for x, t in best.items()}
         best = {x: [v for v in values if v is not None] for x, values in best.items()}
         known = {x: stats.summarize(values) for x, values in best.items() if values}
-        mean = {x: scale * s.mean for x, s in known.items()}
-        axis.plot(
-            list(mean), list(mean.values()), color=color, marker=marker, linestyle=line, label=row
-        )
-        low = [scale * (s.mean if s.n < 2 else s.low) for s in known.values()]
-        high = [scale * (s.mean if s.n < 2 else s.high) for s in known.values()]
-        if table["unit"] == "%":
-            low, high = np.clip(low, 0, 100), np.clip(high, 0, 100)
-        axis.fill_between(list(known), low, high, color=color, alpha=0.15, linewidth=0)
-        for cell in cells:
-            if (cell.row, cell.column) == (row, column) and cell.chosen[key] in mean:
+        _line(axis, list(known), list(known.values()), scale, look, row, banded)
+        means.append([s.mean for s in known.values()])
+        for cell in found:
+            if (cell.row, cell.column) == (row, column) and cell.chosen[key] in known:
                 x = cell.chosen[key]
-                axis.plot(x, mean[x], "o", color=color, markersize=14, fillstyle="none")
+                y = scale * known[x].mean
+                axis.plot(x, y, "o", color=look.color, markersize=14, fillstyle="none")
+    _limit(axis, _decides(means, table["direction"]), scale, _in_percent(table))
     values = sorted({r["point"][key] for r in runs})
     if values[0] > 0 and values[-1] / values[0] > 5:
         axis.set_xscale("log")
     axis.set_xlabel(key.rsplit(".", 1)[-1].replace("_", " "))
     axis.set_ylabel(_name(table, table["select"]))
-    where = f", {column}" if len(table["columns"]) > 1 else ""
-    axis.set_title(f"tuning{where}; chosen value ringed", fontsize=10)
+    where = f" in {column}" if len(table["columns"]) > 1 else ""
+    spread = ("mean and 95 % interval" if banded else "mean") if len(tuning) > 1 else "one seed"
+    _title(axis, f"tuning{where}, the better half: {spread}; chosen ringed")
 
 
-def _history(axis, table, cells, runs):
+def _history(axis, table, found, runs):
     """The reported runs of the first setting over their steps: mean and interval over seeds."""
     x_name, y_name = table["history"]
     column = next(iter(table["columns"]))
-    for row, (color, _, line) in _looks(table).items():
+    banded, late = False, []
+    for row, look in figures.looks(table["rows"]).items():
         mine = [r for r in runs if (r["row"], r["column"]) == (row, column)]
         curves = [r["history"] for r in mine if r["status"] == "done" and r.get("history")]
         if not curves:
@@ -181,19 +278,24 @@ def _history(axis, table, cells, runs):
         n = min(len(c) for c in curves)
         x = [point[0] for point in curves[0][:n]]
         at = [stats.summarize([c[i][1] for c in curves]) for i in range(n)]
-        axis.plot(x, [s.mean for s in at], color=color, linestyle=line, label=row)
-        if len(curves) > 1:
-            band = [s.low for s in at], [s.high for s in at]
-            axis.fill_between(x, *band, color=color, alpha=0.15, linewidth=0)
-    axis.set_xlabel(x_name)
-    axis.set_ylabel(y_name.replace("/", " ").replace("_", " "))
-    axis.set_title("reported runs: mean, 95 % interval", fontsize=10)
+        here = len(curves) > 1 and len(table["rows"]) <= READABLE_BANDS
+        _line(axis, x, at, 1, look, row, here, marker=False)
+        banded |= here
+        late.append([s.mean for s in at[n // 5 :]])
+    if late:  # The first steps, where all fall from one height, do not set the scale.
+        low, high = min(map(min, late)), max(map(max, late))
+        axis.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+    axis.set_xlabel(f"{x_name} (updates of the parameters)" if x_name == "step" else x_name)
+    same_unit = table["metric"].rpartition("/")[2] == y_name.rpartition("/")[2]
+    axis.set_ylabel(_name(table if same_unit else table | {"unit": ""}, y_name))
+    _title(axis, "reported runs: mean" + " and 95 % interval" * banded)
 
 
 _PANELS = {
     "points": _points,
     "columns": _columns,
     "zoom": _zoom,
+    "difference": _difference,
     "grid": _grid,
     "history": _history,
 }

@@ -1,119 +1,26 @@
-"""From the JSON of a table to its statistics, Markdown, CSV and picture. Nothing is run."""
+"""From the JSON of a table to its Markdown, CSV and picture. Nothing is run."""
 
 import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from experiments.common import files
-from experiments.tables import cache, stats
+from experiments.common import markdown as md
+from experiments.tables import cache, pictures, stats
+from experiments.tables.cells import Results, cells
 
-__all__ = ["Cell", "cells", "chosen_point", "csv_text", "json_text", "markdown", "path", "write"]
-
-Results = Mapping[str, Any]
-
-
-class Cell(NamedTuple):
-    """What a table says about one method in one setting."""
-
-    row: str
-    column: str
-    chosen: dict[str, Any]
-    edge: dict[str, str]
-    trials: int
-    values: dict[int, float]  # By seed, of the chosen hyperparameters.
-    summary: stats.Summary
-    difference: stats.Paired | None  # To the baseline; None for the baseline itself.
-    also: dict[str, stats.Summary]
-    diverged: int  # Of all runs of the cell, tuning included.
-    failed: int
-    runs: int
-
-
-def cells(results: Results) -> list[Cell]:
-    """Chooses hyperparameters and computes the statistics of every cell, in the table's order."""
-    table = results["table"]
-    found: dict[tuple[str, str], Cell] = {}
-    baseline_first = sorted(table["rows"], key=lambda row: row != table["baseline"])
-    for row in baseline_first:
-        for column in table["columns"]:
-            runs = [r for r in results["runs"] if (r["row"], r["column"]) == (row, column)]
-            found[row, column] = _cell(
-                table, row, column, runs, found.get((table["baseline"], column))
-            )
-    return [found[row, column] for row in table["rows"] for column in table["columns"]]
-
-
-def chosen_point(table: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The hyperparameters of a cell: best mean of ``select`` over the tuning seeds."""
-    tuning = table["tune_seeds"] or table["seeds"]
-    points = _points(runs)
-    trials = [
-        [_number(r, table["select"]) for r in runs if r["point"] == p and r["seed"] in tuning]
-        for p in points
-    ]
-    return points[stats.choose(trials, table["direction"]).index]
-
-
-def _cell(table, row, column, runs, baseline) -> Cell:
-    points = _points(runs)
-    chosen = chosen_point(table, runs)
-    reported = [r for r in runs if r["point"] == chosen and r["seed"] in table["seeds"]]
-    values = {r["seed"]: _number(r, table["metric"]) for r in reported}
-    values = {seed: v for seed, v in sorted(values.items()) if v is not None}
-    difference = None
-    if baseline is not None:
-        both = [s for s in values if s in baseline.values]
-        difference = stats.paired([values[s] for s in both], [baseline.values[s] for s in both])
-    also = {}
-    for heading, name in table["also"].items():
-        numbers = [_number(r, name) for r in reported]
-        also[heading] = stats.summarize([v for v in numbers if v is not None])
-    status = [r["status"] for r in runs]
-    return Cell(
-        row=row,
-        column=column,
-        chosen=chosen,
-        edge=stats.at_edge(chosen, points),
-        trials=len(points),
-        values=values,
-        summary=stats.summarize(list(values.values())),
-        difference=difference,
-        also=also,
-        diverged=status.count("diverged"),
-        failed=status.count("failed"),
-        runs=len(runs),
-    )
-
-
-def _points(runs) -> list[dict[str, Any]]:
-    points: list[dict[str, Any]] = []
-    for r in runs:
-        if r["point"] not in points:
-            points.append(r["point"])
-    return points
-
-
-def _number(run: Mapping[str, Any], name: str) -> float | None:
-    """A metric of a finished run; ``None`` for one that diverged or failed."""
-    if run["status"] != "done":
-        return None
-    if name == "seconds" and name not in run["final"]:
-        return run["seconds"]
-    if name not in run["final"]:
-        raise ValueError(f"runs report no {name!r}; there are: {', '.join(sorted(run['final']))}")
-    return run["final"][name]
+__all__ = ["csv_text", "json_text", "markdown", "path", "write"]
 
 
 def markdown(results: Results) -> str:
-    """The table as Markdown."""
+    """Returns the table as Markdown: the numbers, what they say, and how they were made."""
     table, all_cells = results["table"], cells(results)
     by_place = {(c.row, c.column): c for c in all_cells}
     columns, also = list(table["columns"]), list(table["also"])
     lines = [f"# {table['title']}", "", table["protocol"], "", _reading(table, all_cells), ""]
+    setting = table.get("setting", "") if len(columns) > 1 else ""
     head = [c or _plain_name(table["metric"]) for c in columns]
     head += [f"{c}: {a}" if len(columns) > 1 else a for c in columns for a in also]
     rows = []
@@ -128,7 +35,7 @@ def markdown(results: Results) -> str:
             line.append(text if paper is None else f"{text} (paper {paper})")
         line += [_compact(by_place[row, c].also[a]) for c in columns for a in also]
         rows.append(line)
-    lines += [*_grid(["", *head], rows), ""]
+    lines += [*md.table([setting, *head], rows), ""]
     legend = []
     if any(c.edge for c in all_cells):
         legend.append("† the best hyperparameter lies at the edge of the grid.")
@@ -193,7 +100,7 @@ def _details(table, all_cells) -> list[str]:
                 f"{c.failed} of {c.runs}",
             ]
         )
-    return _grid(head, rows)
+    return md.table(head, rows)
 
 
 def _made_by(results) -> str:
@@ -210,7 +117,7 @@ def _made_by(results) -> str:
 
 
 def csv_text(results: Results) -> str:
-    """One line for each cell, in full precision."""
+    """Returns one line for each cell, in full precision."""
     table, out = results["table"], io.StringIO()
     head = "row column metric n mean std low high difference difference_low difference_high p"
     keys = sorted({k for row in cells(results) for k in row.chosen})
@@ -227,28 +134,27 @@ def csv_text(results: Results) -> str:
 
 
 def path(name: str, scale: str, folder: Path) -> Path:
-    """The JSON file of a table; the others lie beside it."""
+    """Returns the JSON file of a table; the others lie beside it."""
     return folder / f"{name}{'' if scale == 'cpu' else f'-{scale}'}.json"
 
 
 def write(results: Results, folder: Path) -> list[Path]:
     """Writes NAME.json, .md, .csv and .png (with ``plots``); returns the paths."""
-    from experiments.tables import pictures
-
     stem = path(results["table"]["name"], results["table"]["scale"], folder).with_suffix("")
-    texts = {".json": json_text(results), ".md": markdown(results), ".csv": csv_text(results)}
-    paths = []
-    for suffix, content in texts.items():
-        paths.append(stem.with_suffix(suffix))
-        files.write(paths[-1], content)
+    contents: dict[str, str | bytes] = {
+        ".json": json_text(results),
+        ".md": markdown(results),
+        ".csv": csv_text(results),
+    }
     if results["table"]["plots"]:
-        paths.append(stem.with_suffix(".png"))
-        files.write(paths[-1], pictures.png(results))
-    return paths
+        contents[".png"] = pictures.png(results)
+    paths = {stem.with_suffix(suffix): content for suffix, content in contents.items()}
+    files.write_all(paths)
+    return list(paths)
 
 
 def json_text(results: Results) -> str:
-    """Standard JSON, one run a line; numbers that are not finite become null."""
+    """Returns standard JSON, a run per line; numbers that are not finite become null."""
 
     def finite(x):
         if isinstance(x, dict):
@@ -275,11 +181,6 @@ def _best(table, column_cells) -> set[str]:
 def _marks(cell) -> str:
     marks = [" †"] * bool(cell.edge) + [" ‡"] * bool(cell.diverged or cell.failed)
     return "".join(marks)
-
-
-def _grid(head, rows) -> list[str]:
-    bars = [f"| {' | '.join(line)} |" for line in [head, *rows]]
-    return [bars[0], "|" + "---|" * len(head), *bars[1:]]
 
 
 def _number_text(table, value, sign="") -> str:

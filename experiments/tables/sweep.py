@@ -1,6 +1,7 @@
 """Sweep algebra: many configs from one readable expression over dotted config keys.
 
-An expression names keys and values and combines them with three words::
+Expressions are for the command line. An expression names keys and values and combines them with
+three words::
 
   optimizer.learning_rate=[1e-3, 3e-3]                                       2 points
   product(optimizer.name=[adamw, lion], seed=range(5))                      10 points
@@ -24,7 +25,17 @@ import ml_collections
 from experiments.supervised import optimizers
 from optim import _checks
 
-__all__ = ["chain", "configs", "override", "parse", "points", "product", "text", "zipped"]
+__all__ = [
+    "chain",
+    "configs",
+    "override",
+    "parse",
+    "points",
+    "product",
+    "read",
+    "text",
+    "zipped",
+]
 
 Point = dict[str, Any]
 
@@ -75,13 +86,38 @@ def parse(expression: str) -> list[Point]:
       [{'optimizer.name': 'adamw', 'optimizer.b1': 0.9},
        {'optimizer.name': 'lion', 'optimizer.b1': 0.95}]
     """
-    result = _Parser(expression).whole()
-    seen: dict[str, int] = {}
-    for i, point in enumerate(result):
-        first = seen.setdefault(repr(sorted(point.items())), i)
-        if first != i:
-            raise ValueError(f"points {first + 1} and {i + 1} are the same: {text(point)}")
-    return result
+    return _distinct(_Parser(expression).whole())
+
+
+def read(value: str | Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> list[Point]:
+    """Returns the points that a Python file writes down.
+
+    Args:
+      value: Axes ``{key: values}``, whose product is taken, the last varying fastest; a key whose
+        value is not a list or a range has that one value. Or a sequence of points. Or an
+        expression, as on the command line.
+
+    Returns:
+      A list of dicts from dotted keys to values.
+
+    Raises:
+      ValueError: As :func:`parse`, or if an axis is empty.
+
+    Example:
+      >>> read({"optimizer.name": "lion", "optimizer.b1": [0.9, 0.95]})
+      [{'optimizer.name': 'lion', 'optimizer.b1': 0.9},
+       {'optimizer.name': 'lion', 'optimizer.b1': 0.95}]
+    """
+    if isinstance(value, str):
+        return parse(value)
+    if not isinstance(value, Mapping):
+        return _distinct([dict(point) for point in value])
+    axes = []
+    for key, values in value.items():
+        axes.append(points(str(key), values if isinstance(values, list | range) else [values]))
+        if not axes[-1]:
+            raise ValueError(f"{key} has an empty list of values")
+    return _distinct(product(*axes))
 
 
 def text(point: Mapping[str, Any]) -> str:
@@ -195,6 +231,15 @@ def configs(
                 raise ValueError(f"duplicate runs: {name!r} and {text(point)!r} are the same")
         result.append((text(point), new))
     return result
+
+
+def _distinct(found: list[Point]) -> list[Point]:
+    seen: dict[str, int] = {}
+    for i, point in enumerate(found):
+        first = seen.setdefault(repr(sorted(point.items())), i)
+        if first != i:
+            raise ValueError(f"points {first + 1} and {i + 1} are the same: {text(point)}")
+    return found
 
 
 def _join(parts: Iterable[Point]) -> Point:

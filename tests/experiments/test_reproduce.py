@@ -16,17 +16,17 @@ import pytest
 import scipy.stats
 
 from experiments import reproduce
-from experiments.common import figures
-from experiments.tables import cache, definition, render
+from experiments.common import figures, provenance
+from experiments.tables import cache, cells, definition, render
 
 HERE = Path(__file__).parents[1]
-GRID = "optimizer.learning_rate=[1e-5, 1e-4, 1e-3, 1e-2, 1e-1]"
+GRID = {"optimizer.learning_rate": [1e-5, 1e-4, 1e-3, 1e-2, 1e-1]}
 TABLE = {
     "title": "Fake methods",
     "main": "fake",
     "config": "fake.py",
     "protocol": "A quadratic.",
-    "rows": {"AdamW": "optimizer.name=adamw", "Lion": "optimizer.name=lion"},
+    "rows": {"AdamW": {"optimizer.name": "adamw"}, "Lion": {"optimizer.name": "lion"}},
     "grid": GRID,
     "seeds": (0, 1, 2),
     "metric": "test",
@@ -75,8 +75,8 @@ def test_table_from_runs(define, tmp_path, capsys):
     results, said = _execute(table, tmp_path / "out")
     assert results is not None
     assert "30 runs = 2 methods x 1 settings x 5 trials x 3 seeds; 30 to make, about 2 min" in said
-    assert "[30/30]" in capsys.readouterr().err
-    adamw, lion = render.cells(results)
+    assert "30/30" in capsys.readouterr().err
+    adamw, lion = cells.cells(results)
     assert adamw.chosen == {"optimizer.learning_rate": 1e-3}
     assert lion.chosen == {"optimizer.learning_rate": 1e-4}
     assert not adamw.edge
@@ -121,7 +121,7 @@ def test_populations_differ_only_in_what_the_main_allows(define):
     packs = reproduce._packs(define(packed=4), fake_main, definition.plan(define(packed=4)))
     assert sorted(len(p) for p in packs) == [1] * 6 + [4] * 6
     assert all(len({(r.row, r.seed) for r in pack}) == 1 for pack in packs)
-    fixed = define(packed=4, grid="")
+    fixed = define(packed=4, grid={})
     packs = reproduce._packs(fixed, fake_main, definition.plan(fixed))
     assert [[r.seed for r in pack] for pack in packs] == [[0, 1, 2]] * 2
     # A main without populations makes one run at a time.
@@ -150,7 +150,7 @@ def test_tuning_on_one_seed_then_reporting_on_others(define, tmp_path):
     results, said = _execute(table, tmp_path / "out")
     assert "x 1 seeds + 3 more seeds of the chosen" in said
     assert len(results["runs"]) == 2 * (5 + 3)
-    cell = render.cells(results)[0]
+    cell = cells.cells(results)[0]
     assert (cell.summary.n, cell.chosen) == (3, {"optimizer.learning_rate": 1e-3})
     assert list(cell.values) == [0, 1, 2]
     # The reported number must not contain the seed that chose.
@@ -158,7 +158,7 @@ def test_tuning_on_one_seed_then_reporting_on_others(define, tmp_path):
 
 
 def test_hyperparameters_that_are_tuples_stay_tuples(define, tmp_path):
-    table = define(tune_seeds=(7,), grid="pair=[(1.0, 2.0), (3.0, 4.0)]", plots=("history",))
+    table = define(tune_seeds=(7,), grid={"pair": [(1.0, 2.0), (3.0, 4.0)]}, plots=("history",))
     results, _ = _execute(table, tmp_path / "out")
     assert {(r["status"], "history" in r) for r in results["runs"] if r["seed"] != 7} == {
         ("done", True)
@@ -166,13 +166,15 @@ def test_hyperparameters_that_are_tuples_stay_tuples(define, tmp_path):
 
 
 def test_diverged_runs_are_shown(define, tmp_path):
-    table = define(base="plant=diverge", rows={**TABLE["rows"], "SGD": "optimizer.name=sgd"})
+    table = define(
+        base={"plant": "diverge"}, rows={**TABLE["rows"], "SGD": {"optimizer.name": "sgd"}}
+    )
     results, _ = _execute(table, tmp_path / "out")
-    cells = {c.row: c for c in render.cells(results)}
-    assert {c.diverged for c in cells.values()} == {3}
+    found = {c.row: c for c in cells.cells(results)}
+    assert {c.diverged for c in found.values()} == {3}
     # The best learning rate of SGD diverges: the best that finished is taken, at the grid's edge
     # of what can run, and the reader is told.
-    assert cells["SGD"].chosen == {"optimizer.learning_rate": 1e-2}
+    assert found["SGD"].chosen == {"optimizer.learning_rate": 1e-2}
     text = render.markdown(results)
     assert "| 3 of 15 |" in text
     assert "‡ runs of this cell diverged" in text
@@ -181,29 +183,29 @@ def test_diverged_runs_are_shown(define, tmp_path):
 
 
 def test_one_diverged_seed_of_a_population(define, tmp_path):
-    grid = "optimizer.learning_rate=0.1"
-    results, _ = _execute(define(base="plant=nan", grid=grid), tmp_path / "out")
-    cell = render.cells(results)[0]
+    grid = {"optimizer.learning_rate": 0.1}
+    results, _ = _execute(define(base={"plant": "nan"}, grid=grid), tmp_path / "out")
+    cell = cells.cells(results)[0]
     assert (cell.summary.n, cell.diverged, sorted(cell.values)) == (2, 1, [0, 2])
     assert "| 2 of 3 |" in render.markdown(results)
 
 
 def test_training_with_a_planted_divergence(define, tmp_path, monkeypatch):
+    monkeypatch.setattr(definition, "ROOT", HERE.parent)
     table = define(
         main="train",
         config="configs/digits.py:smoke",
-        base="model.options.widths=(16,)",
-        rows={"SGDM": "optimizer.name=sgd, optimizer.momentum=0.9"},
-        grid="optimizer.learning_rate=[0.01, 1e30]",
+        base={"model.options.widths": (16,)},
+        rows={"SGDM": {"optimizer.name": "sgd", "optimizer.momentum": 0.9}},
+        grid={"optimizer.learning_rate": [0.01, 1e30]},
         seeds=(0, 1),
         metric="test/accuracy",
         select="valid/accuracy",
         also={"state": "state_bytes_per_parameter"},
         paper={},
     )
-    monkeypatch.setattr(definition, "ROOT", HERE.parent)
     results, _ = _execute(table, tmp_path / "out")
-    (cell,) = render.cells(results)
+    (cell,) = cells.cells(results)
     assert (cell.diverged, cell.runs, cell.summary.n) == (2, 4, 2)
     assert cell.chosen == {"optimizer.learning_rate": 0.01}
     assert cell.also["state"].mean == 4.0
@@ -216,9 +218,9 @@ def test_training_with_a_planted_divergence(define, tmp_path, monkeypatch):
 
 
 def test_failed_runs_are_counted_and_made_again(define, tmp_path):
-    table = define(base="plant=fail")
+    table = define(base={"plant": "fail"})
     results, _ = _execute(table, tmp_path / "out")
-    assert [c.failed for c in render.cells(results)] == [5, 5]
+    assert [c.failed for c in cells.cells(results)] == [5, 5]
     assert "RuntimeError: out of luck" in results["runs"][2]["error"]
     failed = {line for line in _made(tmp_path) if '"seed": 2' in line}
     (tmp_path / "log").unlink()
@@ -228,7 +230,7 @@ def test_failed_runs_are_counted_and_made_again(define, tmp_path):
 
 def test_first_failure_stops(define, tmp_path, capsys):
     with pytest.raises(RuntimeError, match="out of luck"):
-        _execute(define(base="plant=fail", seeds=(2,)), tmp_path / "out")
+        _execute(define(base={"plant": "fail"}, seeds=(2,)), tmp_path / "out")
     assert "the first run, AdamW learning_rate=1e-05 seed=2, failed" in capsys.readouterr().err
 
 
@@ -263,25 +265,95 @@ def test_dry_run_and_list(define, tmp_path):
 def test_render_takes_words_from_the_file_and_numbers_from_the_json(define, tmp_path):
     _execute(define(), tmp_path / "out")
     numbers = json.loads((tmp_path / "out" / "fake.json").read_text())["runs"]
-    define(notes=["Lion wins."], seeds=(0,))
+    define(source="Somebody, 2021.", seeds=(0,))
     reproduce.refresh("fake", "cpu", tmp_path / "out", say=lambda _: None)
     assert json.loads((tmp_path / "out" / "fake.json").read_text())["runs"] == numbers
     text = (tmp_path / "out" / "fake.md").read_text()
-    assert "- Lion wins." in text
+    assert "Paper: Somebody, 2021." in text
     assert "over 3 seeds" in text
     with pytest.raises(ValueError, match="run --table=fake first"):
         reproduce.refresh("fake", "cpu", tmp_path / "nowhere")
 
 
+def test_notes_stand_below_the_runs_that_they_are_about_and_no_others(define, tmp_path):
+    notes = {"notes": ["Lion wins at 0.0001."], "also": {"the loss": "loss"}}
+    results, said = _execute(define(**notes), tmp_path / "out")
+    made = cells.print_of(results)
+    assert f"left out; once they say what these runs show, set notes_of to {made}" in said
+    page = tmp_path / "out" / "fake.md"
+    assert "Lion wins" not in page.read_text()
+    assert json.loads((tmp_path / "out" / "fake.json").read_text())["table"]["notes"] == []
+
+    _, said = _execute(define(**notes, notes_of=made), tmp_path / "out")
+    assert "left out" not in said
+    assert "- Lion wins at 0.0001." in page.read_text()
+    before = page.read_bytes()
+    reproduce.refresh("fake", "cpu", tmp_path / "out", say=lambda _: None)
+    assert page.read_bytes() == before
+
+    others = [
+        {"grid": {"optimizer.learning_rate": [1e-3]}},  # Another choice.
+        {"base": {"steps": 11}},  # Other numbers.
+        {"seeds": (0, 1)},
+        {"columns": {"one": {}, "two": {"steps": 12}}, "paper": {}},
+    ]
+    for i, fields in enumerate(others):
+        out = tmp_path / f"other{i}"
+        _, said = _execute(define(**notes, notes_of=made, **fields), out)
+        assert "left out" in said, fields
+        assert "Lion wins" not in (out / "fake.md").read_text(), fields
+        reproduce.refresh("fake", "cpu", out, say=lambda _: None)
+        assert "Lion wins" not in (out / "fake.md").read_text(), fields
+
+
+def test_protocol_takes_its_numbers_from_the_config(define):
+    table = define(
+        protocol="{steps} steps, {optimizer.weight_decay} decay, {optimizer.name}, {pair}.",
+        base={"steps": 12, "pair": (300, 100)},
+    )
+    assert table.protocol == "12 steps, 0 decay, adamw, 300-100."
+
+
+def test_runs_of_other_code_of_ones_own_are_made_again(define, tmp_path, monkeypatch):
+    """A config may bring a model along; the cache must not give the old one's numbers."""
+    monkeypatch.syspath_prepend(tmp_path)
+    define()
+    (tmp_path / "deeper_model.py").write_text("WIDTH = 1\n")
+    (tmp_path / "own_model.py").write_text("def f():\n    import deeper_model\n")
+    (tmp_path / "fake.py").write_text("import own_model\nfrom fake_main import get_config\n")
+    out = tmp_path / "out"
+    _execute(define(), out)
+    assert "0 to make" in _execute(define(), out)[1]
+    for name in ("deeper_model.py", "own_model.py", "fake.py"):
+        with (tmp_path / name).open("a") as file:
+            file.write("CHANGED = True\n")
+        _, said = _execute(define(), out)
+        assert "30 cached runs were made by other source code of your own" in said, name
+        assert "30 to make" in said, name
+        assert "0 to make" in _execute(define(), out)[1], name
+
+
+def test_configs_that_only_set_keys_are_no_code_of_ones_own():
+    none = provenance.own_code()
+    configs = HERE.parent / "configs"
+    assert provenance.own_code(configs / "digits.py", configs / "pruning" / "digits.py") == none
+    assert provenance.own_code(HERE / "fake_main.py") != none
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"rows": {"A": "", "B": ""}}, "duplicate runs: 'A"),
-        ({"grid": "optimizer.lr=1"}, "no key 'optimizer.lr'; nearest: optimizer"),
+        ({"rows": {"A": {}, "B": {}}}, "duplicate runs: 'A"),
+        ({"grid": {"optimizer.lr": 1}}, "no key 'optimizer.lr'; nearest: optimizer"),
         ({"grid": "zip(seed=[1, 2], steps=[1])"}, "equal length"),
-        ({"grid": {"AdamW": "steps=[1, 2]", "Lion": "steps=1"}}, "same number of trials"),
-        ({"grid": "optimizer.name=[adamw, lion]"}, "optimizer.name is set twice"),
-        ({"rows": {"A": "steps=[1, 2]"}}, "'A' must be one point"),
+        ({"grid": [{"steps": 1}, {"steps": 1}]}, "points 1 and 2 are the same: steps=1"),
+        ({"grid": {"steps": []}}, "steps has an empty list of values"),
+        ({"grid": []}, "grid must not be empty"),
+        ({"grid": {"AdamW": {"steps": [1, 2]}, "Lion": {"steps": 1}}}, "same number of trials"),
+        ({"grid": {"AdamW": {"steps": [1, 2]}}}, "grid has no row 'Lion'"),
+        ({"grid": {"optimizer.name": ["adamw", "lion"]}}, "optimizer.name is set twice"),
+        ({"rows": {"A": {"steps": [1, 2]}}}, "'A' must be one point"),
+        ({"protocol": "{step} steps"}, "in protocol: 'step'"),
         ({"baseline": "Adam"}, "baseline names the unknown row 'Adam'; nearest: AdamW"),
         ({"paper": {"Lyon": {}}}, "paper names the unknown row 'Lyon'; nearest: Lion"),
         ({"plots": ["bar"]}, "unknown plot 'bar'"),
@@ -324,7 +396,7 @@ def test_digest_is_that_of_the_content():
 
 def test_kill_at_any_moment(define, tmp_path):
     """Killed three times, the table is that of one uninterrupted run, and no run is made twice."""
-    table = define(base="sleep=0.03", packed=2)
+    table = define(base={"sleep": 0.03}, packed=2)
     _execute(table, tmp_path / "whole")
     (tmp_path / "log").unlink()
     code = textwrap.dedent(f"""
@@ -363,8 +435,8 @@ def test_kill_at_any_moment(define, tmp_path):
 
 def test_seconds_are_the_mains_own_where_it_reports_them():
     run = {"status": "done", "seconds": 1.0, "final": {"loss": 2.0}}
-    assert render._number(run, "seconds") == 1.0
-    assert render._number(run | {"final": {"seconds": 3.0}}, "seconds") == 3.0
+    assert cells.number(run, "seconds") == 1.0
+    assert cells.number(run | {"final": {"seconds": 3.0}}, "seconds") == 3.0
 
 
 def test_long_names_below_an_axis_are_turned():

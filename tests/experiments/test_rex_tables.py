@@ -7,7 +7,7 @@ import pytest
 
 import optim
 from configs import common
-from experiments import plot_schedules, ranks
+from experiments import plot_schedules
 from experiments.supervised import optimizers
 from experiments.tables import definition
 
@@ -28,40 +28,6 @@ def test_tables_make_the_protocol(name):
     if name == "rex_digits_sgdm":
         cycle = definition.run(table, base, "OneCycle", "100%", point, 0).config
         assert (cycle.optimizer.momentum_schedule, cycle.epochs) == ("onecycle", 100.0)
-
-
-def test_ranks_share_ties_and_put_diverged_runs_last():
-    values = {"a": 0.9, "b": 0.8, "c": 0.9, "d": None}
-    table = {
-        "name": "t",
-        "rows": {row: "" for row in values},
-        "columns": {"1%": "", "50%": ""},
-        "metric": "test/accuracy",
-        "select": "test/accuracy",
-        "direction": "max",
-        "also": {"train loss": "train/loss"},
-        "seeds": [0],
-        "tune_seeds": [],
-        "baseline": "a",
-    }
-    runs = [
-        {
-            "row": row,
-            "column": column,
-            "point": {},
-            "seed": 0,
-            "status": "done" if v is not None else "diverged",
-            "final": {"test/accuracy": v, "train/loss": v} if v is not None else {},
-        }
-        for row, v in values.items()
-        for column in table["columns"]
-    ]
-    found = ranks.ranks({"table": table, "runs": runs})
-    assert [found["test/accuracy"][row, "1%"] for row in values] == [1, 3, 1, 4]
-    assert [found["train loss"][row, "50%"] for row in values] == [2, 1, 2, 4]
-    text = ranks.report([{"table": table, "runs": runs}])
-    assert "## By test/accuracy (2 experiments)" in text
-    assert "| b | 0 % | 100 % | 0 % | 100 % | 0 % | 100 % | 3.00 |  |" in text
 
 
 def test_momentum_follows_onecycle_and_norms_are_recorded():
