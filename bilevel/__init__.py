@@ -2,16 +2,18 @@
 
 from bilevel import projections
 from bilevel._check_hypergradient import HypergradientCheck, check_hypergradient
-from bilevel._diagnose import diagnose
-from bilevel._solve import solve
-from bilevel._solver.f2sa import f2sa
-from bilevel._solver.f3sa import f3sa
-from bilevel._solver.implicit import implicit
-from bilevel._solver.lv_hba import lv_hba
+from bilevel._diagnose import Diagnosis, diagnose
+from bilevel._solve import Solution, solve
+from bilevel._solver._penalty_double import PenaltyState
+from bilevel._solver._penalty_single import PenaltyMomentumState
+from bilevel._solver.f2sa import F2SAState, f2sa
+from bilevel._solver.f3sa import F3SAState, f3sa
+from bilevel._solver.implicit import ImplicitState, implicit
+from bilevel._solver.lv_hba import LVHBAState, lv_hba
 from bilevel._solver.penalty import penalty
-from bilevel._solver.saba import saba
-from bilevel._solver.soba import soba
-from bilevel._solver.unrolled import unrolled
+from bilevel._solver.saba import SABAState, SABATable, saba
+from bilevel._solver.soba import SOBAState, soba
+from bilevel._solver.unrolled import UnrolledState, unrolled
 from bilevel.problem import Problem, Samples, Solver
 from bilevel.pruning import (
     Gradual,
@@ -41,12 +43,24 @@ from bilevel.schedules import (
 from optim._masked_update import masked_update as sparse
 
 __all__ = [
+    "Diagnosis",
+    "F2SAState",
+    "F3SAState",
     "Gradual",
     "HypergradientCheck",
+    "ImplicitState",
+    "LVHBAState",
+    "PenaltyMomentumState",
+    "PenaltyState",
     "Problem",
     "Report",
+    "SABAState",
+    "SABATable",
+    "SOBAState",
     "Samples",
+    "Solution",
     "Solver",
+    "UnrolledState",
     "allocate",
     "bip",
     "check_hypergradient",

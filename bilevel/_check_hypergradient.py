@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from bilevel.problem import Problem, batches, maybe, scalar
+from bilevel._common import batches, maybe, scalar
+from bilevel.problem import Problem
 from optim import _checks
 
 __all__ = ["HypergradientCheck", "check_hypergradient"]

@@ -62,6 +62,9 @@ def diagnose(
     Returns:
       A :class:`Diagnosis`.
 
+    Raises:
+      ValueError: On fewer than 8 iterations.
+
     Example:
       >>> import bilevel, jax.numpy as jnp, warnings
       >>> problem = bilevel.Problem(

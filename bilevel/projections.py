@@ -6,8 +6,18 @@ once, when the projection is built.
 
 .. math::
   P_C(v) = \arg\min_{u \in C} \|u - v\|
+
+``box`` and ``halfspace`` are those of ``optax.projections``, with their arguments checked and
+dtypes kept. The others are not, for a reason each: ``ball`` does not overflow for large entries,
+and is differentiable at its center; ``simplex`` works along each last axis, where optax's spans
+the whole tree; ``l1_ball`` stands on it. ``affine`` (with redundant rows), ``inequalities``,
+``polyhedron``, ``svm`` and ``intersection`` are not in optax.
+
+A set that is empty is refused when the projection is built, or called with numbers that can be
+read. Bounds may be infinite where that leaves a direction free; a NaN is refused.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +34,10 @@ __all__ = [
     "ball",
     "box",
     "halfspace",
+    "inequalities",
+    "intersection",
     "joint",
+    "l1_ball",
     "polyhedron",
     "product",
     "simplex",
@@ -34,15 +47,45 @@ __all__ = [
 Projection = Callable[[Any], Any]
 
 
+def _at_least_float32(a: Any) -> jax.Array:
+    return jnp.asarray(a, jnp.promote_types(jnp.result_type(a), jnp.float32))
+
+
+def _like(out: Any, v: Any) -> Any:
+    return jax.tree.map(lambda o, p: jnp.asarray(o, jnp.result_type(p)), out, v)
+
+
+def _traced(*values: Any) -> bool:
+    return any(isinstance(value, jax.core.Tracer) for value in values)
+
+
+def _finite(name: str, value: Any) -> np.ndarray:
+    array = np.asarray(value, np.float64)
+    if not np.all(np.isfinite(array)):
+        raise ValueError(f"{name} must be finite, got {array[~np.isfinite(array)].flat[0]}")
+    return array
+
+
+def _matrix(matrix: Any) -> np.ndarray:
+    a = _finite("matrix", matrix)
+    if a.ndim != 2:
+        raise ValueError(f"matrix must have two axes, got shape {a.shape}")
+    return a
+
+
 def box(low: Any = -np.inf, high: Any = np.inf) -> Projection:
     r"""Returns the projection onto :math:`\{v : l \le v \le u\}`.
 
     Args:
-      low: Lower bounds: a number, or a pytree of arrays like ``v``.
-      high: Upper bounds, likewise.
+      low: Lower bounds: a number, or a pytree of arrays like ``v``; ``-inf`` for none.
+      high: Upper bounds, likewise; ``inf`` for none.
+
+    Returns:
+      A projection of any pytree (like the bounds, where they are pytrees).
 
     Raises:
-      ValueError: If a lower bound is above its upper bound, or bounds do not fit ``v``.
+      ValueError: If a bound is NaN, a lower bound is above its upper bound, or bounds do not fit
+        ``v``.
 
     Example:
       >>> import jax.numpy as jnp
@@ -52,12 +95,24 @@ def box(low: Any = -np.inf, high: Any = np.inf) -> Projection:
     """
 
     def check(lo, hi):
-        traced = isinstance(lo, jax.core.Tracer) or isinstance(hi, jax.core.Tracer)
-        if not traced and np.any(np.asarray(lo) > np.asarray(hi)):
+        if _traced(lo, hi):
+            return
+        lo, hi = np.asarray(lo), np.asarray(hi)
+        if np.any(np.isnan(lo)) or np.any(np.isnan(hi)):
+            raise ValueError(f"low and high must not be NaN, got {lo} and {hi}")
+        if np.any(lo > hi) or np.any(lo == np.inf) or np.any(hi == -np.inf):
             raise ValueError(f"low must be <= high, got {lo} > {hi}")
 
-    if jax.tree.structure(low) == jax.tree.structure(high):
-        jax.tree.map(check, low, high)
+    def fit(path, p, a, b):
+        try:
+            same = np.broadcast_shapes(np.shape(a), np.shape(b), p.shape) == p.shape
+        except ValueError:
+            same = False
+        if not same:
+            raise ValueError(
+                f"bounds of shapes {np.shape(a)} and {np.shape(b)} do not fit leaf "
+                f"{jax.tree_util.keystr(path) or 'root'} of shape {p.shape}"
+            )
 
     def like(v, name, bound):
         structure = jax.tree.structure(v)
@@ -70,19 +125,15 @@ def box(low: Any = -np.inf, high: Any = np.inf) -> Projection:
             f"got {jax.tree.structure(bound)}"
         )
 
-    def project(v):
-        def clip(path, p, a, b):
-            out = jnp.clip(p, jnp.asarray(a, p.dtype), jnp.asarray(b, p.dtype))
-            if out.shape != p.shape:
-                raise ValueError(
-                    f"bounds of shapes {jnp.shape(a)} and {jnp.shape(b)} do not fit leaf "
-                    f"{jax.tree_util.keystr(path) or 'root'} of shape {p.shape}"
-                )
-            return out
+    if jax.tree.structure(low) == jax.tree.structure(high):
+        jax.tree.map(check, low, high)
 
-        v, lo, hi = jax.tree.map(jnp.asarray, v), like(v, "low", low), like(v, "high", high)
+    def project(v):
+        v = jax.tree.map(jnp.asarray, v)
+        lo, hi = like(v, "low", low), like(v, "high", high)
         jax.tree.map(check, lo, hi)
-        return jax.tree_util.tree_map_with_path(clip, v, lo, hi)
+        jax.tree_util.tree_map_with_path(fit, v, lo, hi)
+        return optax.projections.projection_box(v, _like(lo, v), _like(hi, v))
 
     return project
 
@@ -91,8 +142,14 @@ def ball(radius: float, center: Any = None) -> Projection:
     r"""Returns the projection onto :math:`\{v : \|v - c\|_2 \le r\}`, the norm over the whole tree.
 
     Args:
-      radius: :math:`r > 0`.
+      radius: :math:`r > 0`; ``inf`` for the whole space.
       center: Pytree like ``v``; the origin by default.
+
+    Returns:
+      A projection of any pytree (like the center, where there is one).
+
+    Raises:
+      ValueError: On a radius that is not positive, or a center that is not finite.
 
     Example:
       >>> import jax.numpy as jnp
@@ -101,24 +158,28 @@ def ball(radius: float, center: Any = None) -> Projection:
       Array([0.6, 0.8], dtype=float32)
     """
     _checks.number("radius", radius, 0, open_low=True, infinite=True)
+    if not _traced(*jax.tree.leaves(center)):
+        jax.tree.map(functools.partial(_finite, "center"), center)
 
     def project(v):
         c = jax.tree.map(jnp.zeros_like, v) if center is None else center
-        offset = jax.tree.map(lambda p, q: p - jnp.asarray(q, p.dtype), v, c)
+        offset = jax.tree.map(lambda p, q: p - jnp.asarray(q, jnp.result_type(p)), v, c)
         # In units of the radius or the largest entry, so that no square overflows.
-        wide = jax.tree.map(lambda o: o.astype(jnp.promote_types(o.dtype, jnp.float32)), offset)
-        unit = jax.lax.stop_gradient(jnp.maximum(optax.tree.norm(wide, ord=jnp.inf), radius))
+        wide = jax.tree.map(_at_least_float32, offset)
+        largest = optax.tree.norm(wide, ord=jnp.inf)
+        bounded = jnp.where(jnp.isinf(radius), largest, radius)
+        unit = jax.lax.stop_gradient(jnp.maximum(jnp.maximum(largest, bounded), 1e-30))
         square = optax.tree.norm(jax.tree.map(lambda o: o / unit, wide), squared=True)
-        outside = square > (radius / unit) ** 2
+        outside = (square > (bounded / unit) ** 2) & ~jnp.isinf(radius)
         # The root of a harmless number inside the ball keeps the derivative finite at the center.
         root = jnp.sqrt(jnp.where(outside, square, 1.0))
-        scale = jnp.where(outside, radius / unit / root, 1.0)
+        scale = jnp.where(outside, bounded / unit / root, 1.0)
 
         def pull(p, o, q):
             pulled = jnp.asarray(q, p.dtype) + (scale * o).astype(p.dtype)
             return jnp.where(outside, pulled, p)
 
-        return jax.tree.map(pull, v, wide, c)
+        return jax.tree.map(pull, jax.tree.map(jnp.asarray, v), wide, c)
 
     return project
 
@@ -130,10 +191,17 @@ def simplex(total: float = 1.0) -> Projection:
       P(v) = \max(v - \tau, 0), \quad
       \tau = \max_j \frac{1}{j} \Big(\sum_{i \le j} v_{(i)} - s\Big)
 
-    with :math:`v_{(1)} \ge v_{(2)} \ge \dots`, by sorting.
+    with :math:`v_{(1)} \ge v_{(2)} \ge \dots`, by sorting, in float32 at least. An entry of
+    ``-inf`` stays out. A leaf without axes counts as one of length 1, so that it becomes s.
 
     Args:
       total: :math:`s > 0`.
+
+    Returns:
+      A projection of any pytree.
+
+    Raises:
+      ValueError: On a total that is not positive, and on a leaf with an empty last axis.
 
     Example:
       >>> import jax.numpy as jnp
@@ -143,15 +211,60 @@ def simplex(total: float = 1.0) -> Projection:
     """
     _checks.number("total", total, 0, open_low=True)
 
-    def one(v):
-        v = v - jnp.max(v, axis=-1, keepdims=True)  # Along (1, ..., 1): no other projection.
-        ordered = -jnp.sort(-v, axis=-1)
-        count = jnp.arange(1, v.shape[-1] + 1, dtype=v.dtype)
-        count = count.reshape((1,) * (v.ndim - 1) + (-1,))
-        tau = jnp.max((jnp.cumsum(ordered, axis=-1) - total) / count, axis=-1, keepdims=True)
-        return jnp.maximum(v - tau, 0)
+    def one(path, v):
+        if jnp.shape(v)[-1:] == (0,):
+            raise ValueError(
+                f"leaf {jax.tree_util.keystr(path) or 'root'} of shape {jnp.shape(v)} has an empty "
+                "last axis: no simplex"
+            )
+        return _onto_simplex(jnp.atleast_1d(v), total).reshape(jnp.shape(v))
 
-    return lambda v: jax.tree.map(one, v)
+    return lambda v: jax.tree_util.tree_map_with_path(one, v)
+
+
+def _onto_simplex(v: jax.Array, total: Any) -> jax.Array:
+    wide = _at_least_float32(v)
+    wide = wide - jnp.max(wide, axis=-1, keepdims=True)  # Along (1, ..., 1): no other projection.
+    ordered = -jnp.sort(-wide, axis=-1)
+    count = jnp.arange(1, v.shape[-1] + 1, dtype=wide.dtype)
+    count = count.reshape((1,) * (v.ndim - 1) + (-1,))
+    tau = jnp.max((jnp.cumsum(ordered, axis=-1) - total) / count, axis=-1, keepdims=True)
+    return jnp.maximum(wide - tau, 0).astype(v.dtype)
+
+
+def l1_ball(radius: float) -> Projection:
+    r"""Returns the projection onto :math:`\{v : \sum_i |v_i| \le r\}`, over the whole tree.
+
+    .. math::
+      P(v) = \mathrm{sign}(v) \odot P_\Delta(|v|) \quad\text{outside, with } \Delta =
+      \{u \ge 0, \textstyle\sum_i u_i = r\}
+
+    Args:
+      radius: :math:`r > 0`.
+
+    Returns:
+      A projection of any pytree.
+
+    Raises:
+      ValueError: On a radius that is not positive.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from bilevel import projections
+      >>> projections.l1_ball(1.0)(jnp.array([1.0, -0.5, 0.1]))
+      Array([ 0.75, -0.25,  0.  ], dtype=float32)
+    """
+    _checks.number("radius", radius, 0, open_low=True)
+
+    def project(v):
+        flat, unravel = ravel_pytree(v)
+        if not flat.size:
+            return v
+        wide = _at_least_float32(flat)
+        pulled = jnp.sign(wide) * _onto_simplex(jnp.abs(wide), radius)
+        return unravel(jnp.where(jnp.sum(jnp.abs(wide)) > radius, pulled, wide).astype(flat.dtype))
+
+    return project
 
 
 def halfspace(normal: Any, offset: float = 0.0) -> Projection:
@@ -159,7 +272,13 @@ def halfspace(normal: Any, offset: float = 0.0) -> Projection:
 
     Args:
       normal: :math:`a \ne 0`, a pytree like ``v``.
-      offset: :math:`b`.
+      offset: :math:`b`; ``inf`` for the whole space.
+
+    Returns:
+      A projection of pytrees like ``normal``.
+
+    Raises:
+      ValueError: On a normal that is zero or not finite, and on an offset of NaN or ``-inf``.
 
     Example:
       >>> import jax.numpy as jnp
@@ -172,11 +291,14 @@ def halfspace(normal: Any, offset: float = 0.0) -> Projection:
     )
     if not 0 < square < np.inf:
         raise ValueError(f"normal must be finite and not zero, got the squared norm {square}")
+    _checks.number("offset", offset, infinite=True)
+    if not _traced(offset) and float(offset) == -np.inf:
+        raise ValueError("offset must be a number or inf, got -inf: the set is empty")
 
     def project(v):
-        a = jax.tree.map(lambda p, q: jnp.asarray(q, p.dtype), v, normal)
-        t = jnp.maximum(optax.tree.vdot(a, v) - offset, 0) / square
-        return jax.tree.map(lambda p, q: p - jnp.asarray(t * q, p.dtype), v, a)
+        wide = jax.tree.map(_at_least_float32, v)  # Lest inner products overflow.
+        a = jax.tree.map(lambda p, q: jnp.asarray(q, p.dtype), wide, normal)
+        return _like(optax.projections.projection_halfspace(wide, a, offset), v)
 
     return project
 
@@ -199,6 +321,10 @@ def affine(matrix: Any, rhs: Any = None) -> Callable[..., Any]:
       ``project(v, rhs=None)``; a ``rhs`` given there replaces the one given here, for sets that
       move with another variable.
 
+    Raises:
+      ValueError: On shapes that do not fit, numbers that are not finite, and a ``rhs`` outside of
+        the range of ``matrix``: the set is empty. (A traced ``rhs`` is not looked at.)
+
     Example:
       >>> import jax.numpy as jnp
       >>> from bilevel import projections
@@ -206,33 +332,205 @@ def affine(matrix: Any, rhs: Any = None) -> Callable[..., Any]:
       >>> print(np.round(np.asarray(v), 3))
       [-2. -1.  3.]
     """
-    a = np.asarray(matrix, np.float64)
-    if a.ndim != 2:
-        raise ValueError(f"matrix must have two axes, got shape {a.shape}")
+    a = _matrix(matrix)
     u, s, vt = np.linalg.svd(a, full_matrices=False)
     rank = int(np.sum(s > max(a.shape) * np.finfo(np.float64).eps * s[:1].max(initial=0.0)))
-    basis = np.ascontiguousarray(vt[:rank])
-    pseudoinverse = (basis.T / s[:rank]) @ u[:, :rank].T
+    u, basis = u[:, :rank], np.ascontiguousarray(vt[:rank])
+    pseudoinverse = (basis.T / s[:rank]) @ u.T
 
     def fitting(b):
         if jnp.shape(b) != a.shape[:1]:
             raise ValueError(f"rhs must have shape {a.shape[:1]}, got {jnp.shape(b)}")
+        if _traced(b):
+            return b
+        narrow = jnp.finfo(jnp.result_type(b)).eps if isinstance(b, jax.Array) else 0.0
+        values = _finite("rhs", b)
+        apart = np.linalg.norm(values - u @ (u.T @ values))
+        if apart > max(1e-9, 100 * float(narrow)) * max(1.0, float(np.linalg.norm(values))):
+            raise ValueError(
+                f"rhs must be in the range of matrix, got one at a distance of {apart:.3g}: the "
+                "set is empty"
+            )
         return b
 
-    shift = None if rhs is None else pseudoinverse @ fitting(np.asarray(rhs, np.float64))
+    shift = None if rhs is None else pseudoinverse @ np.asarray(fitting(rhs), np.float64)
 
     def project(v, rhs=None):
         flat, unravel = ravel_pytree(v)
         if flat.size != a.shape[1]:
             raise ValueError(f"matrix has {a.shape[1]} columns, but v has {flat.size} numbers")
-        rows = jnp.asarray(basis, flat.dtype)
-        out = flat - (rows @ flat) @ rows
+        wide = _at_least_float32(flat)
+        rows = jnp.asarray(basis, wide.dtype)
+        out = wide - (rows @ wide) @ rows
         if rhs is not None:
-            rhs = fitting(jnp.asarray(rhs, flat.dtype))
-            out = out + jnp.asarray(pseudoinverse, flat.dtype) @ rhs
+            b = jnp.asarray(fitting(rhs), wide.dtype)
+            out = out + jnp.asarray(pseudoinverse, wide.dtype) @ b
         elif shift is not None:
-            out = out + jnp.asarray(shift, flat.dtype)
-        return unravel(out)
+            out = out + jnp.asarray(shift, wide.dtype)
+        return unravel(out.astype(flat.dtype))
+
+    return project
+
+
+def inequalities(matrix: Any, rhs: Any) -> Projection:
+    r"""Returns the projection onto a polyhedron :math:`\{v : A v \le b\}`.
+
+    .. math::
+      P(v) = v - A^\top \lambda, \quad
+      \lambda = \arg\min_{\lambda \ge 0} \tfrac12 \|A^\top \lambda\|^2 - \lambda^\top (A v - b)
+
+    by the active-set method of Lawson and Hanson for nonnegative least squares, which is exact
+    after finitely many steps, each a factorization of an m x m matrix. Derivatives are those of
+    the last solve with the active rows held, so exact too.
+
+    Args:
+      matrix: :math:`A`, shape ``(m, n)``, ``m`` up to some hundreds, for ``v`` raveled to ``n``
+        numbers in the order of ``jax.tree.leaves``.
+      rhs: :math:`b`, shape ``(m,)`` or a number; ``inf`` for a row that never binds.
+
+    Returns:
+      A projection of any pytree with n numbers.
+
+    Raises:
+      ValueError: On shapes that do not fit, a NaN, and a polyhedron that is empty.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from bilevel import projections
+      >>> project = projections.inequalities([[1.0, 1.0], [-1.0, 0.0]], [1.0, 0.0])
+      >>> print(np.round(np.asarray(project(jnp.array([-1.0, 3.0]))), 3))
+      [0. 1.]
+
+    References:
+      Lawson, Hanson, `Solving Least Squares Problems
+      <https://doi.org/10.1137/1.9781611971217>`_, 1995, chapter 23
+    """
+    a = _matrix(matrix)
+    b = np.broadcast_to(np.asarray(rhs, np.float64), a.shape[:1])
+    size = np.linalg.norm(a, axis=1)
+    if np.any(np.isnan(b)) or np.any(b == -np.inf) or np.any((size == 0) & (b < 0)):
+        raise ValueError(f"rhs must leave a set that is not empty, got {b}")
+    binding = np.isfinite(b) & (size > 0)
+    a, b = a[binding] / size[binding, None], b[binding] / size[binding]
+    n = np.shape(matrix)[1]
+
+    def project(v):
+        flat, unravel = ravel_pytree(v)
+        if flat.size != n:
+            raise ValueError(f"matrix has {n} columns, but v has {flat.size} numbers")
+        wide = _at_least_float32(flat)
+        rows, offsets = jnp.asarray(a, wide.dtype), jnp.asarray(b, wide.dtype)
+        gram, excess = rows @ rows.T, rows @ wide - offsets
+        active = _active_rows(*jax.lax.stop_gradient((gram, excess)))
+        out = wide - _masked_solve(gram, excess, active) @ rows
+        return unravel(out.astype(flat.dtype))
+
+    with jax.enable_x64(True):
+        violation = np.max(a @ np.asarray(project(np.zeros(n))) - b, initial=0.0)
+    if violation > 1e-6:
+        raise ValueError(f"the polyhedron is empty: {violation:.3g} is left of its inequalities")
+    return project
+
+
+def _masked_solve(gram, q, active):
+    """Returns the solution of ``gram lam = q`` over the active rows; zero elsewhere."""
+    both = active[:, None] & active[None, :]
+    system = jnp.where(both, gram, 0) + jnp.diag(jnp.where(active, 0, 1).astype(gram.dtype))
+    return jnp.linalg.solve(system, jnp.where(active, q, 0))
+
+
+def _active_rows(gram, q):
+    """Returns the rows that carry the projection, for ``gram = A A'`` and ``q = A v - b``.
+
+    With x = u - v it is the least-distance problem min |x|, -A x >= q, whose active rows are the
+    positive entries of argmin_{w >= 0} |E w - f| with E = (-A, q)' and f = (0, ..., 0, 1).
+    """
+    m = q.shape[0]
+    q = q / jnp.maximum(jnp.max(jnp.abs(q), initial=0.0), jnp.finfo(q.dtype).tiny)
+    normal, tolerance = gram + jnp.outer(q, q), 10 * m * jnp.finfo(q.dtype).eps
+
+    def gradient(w):
+        return q - normal @ w
+
+    def unsettled(carry):
+        w, active, i = carry
+        return jnp.any(~active & (gradient(w) > tolerance)) & (i < 10 * m)
+
+    def add_one(carry):
+        w, active, i = carry
+        active = active.at[jnp.argmax(jnp.where(active, -jnp.inf, gradient(w)))].set(True)
+
+        def negative(carry):
+            _, active, target = carry
+            return jnp.any(active & (target <= 0))
+
+        def step_back(carry):
+            w, active, target = carry
+            falls = active & (target <= 0)
+            lengths = jnp.where(falls, w / jnp.where(falls, w - target, 1), jnp.inf)
+            first = jnp.argmin(lengths)  # The entry that meets zero first leaves.
+            w = jnp.where(active, w + lengths[first] * (target - w), 0).at[first].set(0)
+            active = active.at[first].set(False)
+            return w, active, _masked_solve(normal, q, active)
+
+        carry = (w, active, _masked_solve(normal, q, active))
+        _, active, target = jax.lax.while_loop(negative, step_back, carry)
+        return target, active, i + 1
+
+    start = (jnp.zeros_like(q), jnp.zeros(m, bool), 0)
+    return jax.lax.while_loop(unsettled, add_one, start)[1]
+
+
+def intersection(*projections: Projection, iterations: int = 200) -> Projection:
+    r"""Returns the projection onto an intersection of convex sets, by Dykstra's algorithm.
+
+    .. math::
+      v_i \leftarrow P_i(v_{i-1} + p_i), \quad p_i \leftarrow v_{i-1} + p_i - v_i
+      \qquad (i = 1, \dots, m, \text{ in turn})
+
+    It converges to the projection, and not only into the set; linearly for polyhedral sets, where
+    :func:`inequalities` is exact. The result lies in the last set, and in the others up to what
+    the last iteration left. Derivatives go through all iterations.
+
+    Args:
+      *projections: Projections of the same pytree, at least one.
+      iterations: Rounds over all sets, >= 1.
+
+    Returns:
+      A projection of that pytree.
+
+    Raises:
+      ValueError: Without projections, or on a number of iterations below 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from bilevel import projections
+      >>> project = projections.intersection(projections.ball(1.0), projections.box(0.0, 1.0))
+      >>> print(np.round(np.asarray(project(jnp.array([-1.0, 2.0]))), 3))
+      [0. 1.]
+
+    References:
+      Boyle, Dykstra, `A Method for Finding Projections onto the Intersection of Convex Sets in
+      Hilbert Spaces <https://doi.org/10.1007/978-1-4613-9940-7_3>`_, 1986
+    """
+    if not projections or not all(callable(p) for p in projections):
+        raise ValueError(f"projections must be functions, at least one, got {projections!r}")
+    _checks.count("iterations", iterations)
+
+    def project(v):
+        v = jax.tree.map(jnp.asarray, v)
+
+        def round_(carry, _):
+            v, increments = carry
+            kept = []
+            for onto, p in zip(projections, increments, strict=True):
+                moved = optax.tree.add(v, p)
+                v = onto(moved)
+                kept.append(optax.tree.sub(moved, v))
+            return (v, kept), None
+
+        zeros = [jax.tree.map(jnp.zeros_like, v) for _ in projections]
+        return jax.lax.scan(round_, (v, zeros), None, length=iterations)[0][0]
 
     return project
 
@@ -243,6 +541,9 @@ def product(projections: Any) -> Projection:
     Args:
       projections: A pytree whose leaves are projections, or ``None`` for no constraint. It is a
         prefix of ``v``: each projects the subtree at its place.
+
+    Returns:
+      A projection of pytrees of which ``projections`` is a prefix.
 
     Example:
       >>> import jax.numpy as jnp
@@ -265,6 +566,12 @@ def product(projections: Any) -> Projection:
 
 def joint(projection: Projection) -> Callable[[Any, Any], tuple[Any, Any]]:
     """Returns ``(x, y) -> projection((x, y))``, the form that ``Problem(project_xy=)`` takes.
+
+    Args:
+      projection: A projection of pairs.
+
+    Returns:
+      A function of two arguments.
 
     Example:
       >>> import jax.numpy as jnp
@@ -291,12 +598,15 @@ def polyhedron(matrix: Any, rhs: Any, iterations: int = 50) -> Projection:
 
     Args:
       matrix: :math:`A`, shape ``(n, d)``, ``d`` small.
-      rhs: :math:`c`, shape ``(n,)`` or a number.
-      iterations: Most Newton steps.
+      rhs: :math:`c`, shape ``(n,)`` or a number; ``-inf`` for a row that never binds.
+      iterations: Most Newton steps, >= 1.
 
     Returns:
       A projection of pairs ``(u, xi)``; ``u`` is any pytree of ``d`` numbers, ``xi`` an array of
       shape ``(n,)``.
+
+    Raises:
+      ValueError: On shapes that do not fit, and on a NaN or infinity that leaves no set.
 
     Example:
       >>> import jax.numpy as jnp
@@ -310,10 +620,11 @@ def polyhedron(matrix: Any, rhs: Any, iterations: int = 50) -> Projection:
       Qi, Sun, `A nonsmooth version of Newton's method
       <https://doi.org/10.1007/BF01581275>`_, 1993
     """
-    a = np.asarray(matrix, np.float64)
-    if a.ndim != 2:
-        raise ValueError(f"matrix must have two axes, got shape {a.shape}")
+    a = _matrix(matrix)
     c = np.broadcast_to(np.asarray(rhs, np.float64), a.shape[:1])
+    if np.any(np.isnan(c)) or np.any(c == np.inf):
+        raise ValueError(f"rhs must be a number or -inf in each row, got {c}")
+    _checks.count("iterations", iterations)
 
     def project(v):
         start, slack = v
@@ -331,7 +642,8 @@ def polyhedron(matrix: Any, rhs: Any, iterations: int = 50) -> Projection:
             masked = jnp.where(active[:, None], rows, 0)
             hessian = jnp.eye(u0.size, dtype=u0.dtype) + masked.T @ masked
             factor = jax.scipy.linalg.cho_factor(hessian)
-            return jax.scipy.linalg.cho_solve(factor, u0 + masked.T @ gap0)
+            gaps = jnp.where(active, gap0, 0)  # A row of -inf never binds.
+            return jax.scipy.linalg.cho_solve(factor, u0 + masked.T @ gaps)
 
         def value(u, u0, gap0):
             return 0.5 * jnp.sum((u - u0) ** 2) + 0.5 * jnp.sum(
@@ -384,6 +696,10 @@ def svm(features: Any, labels: Any) -> Projection:
     Returns:
       A projection of triples ``(w, b, xi)``, of shapes ``(d,)``, ``()`` and ``(n,)``; see
       :func:`polyhedron`.
+
+    Raises:
+      ValueError: On shapes that do not fit, labels other than -1 and 1, features that are not
+        finite.
 
     Example:
       >>> import jax.numpy as jnp

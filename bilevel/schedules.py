@@ -28,6 +28,9 @@ def power(scale: float, exponent: float, offset: float = 1.0) -> Callable[[Any],
     Returns:
       A schedule: iteration to value, in the default float type.
 
+    Raises:
+      ValueError: On a scale or an offset that is not positive.
+
     Example:
       >>> import bilevel
       >>> float(bilevel.power(2.0, -0.5)(3))
@@ -62,6 +65,12 @@ def f2sa_schedules(
       alpha0: Scale of the step in ``x`` and ``y``.
       gamma0: Scale of the step in ``z``, below the inverse smoothness of the lower level.
       offset: :math:`k_0`.
+
+    Returns:
+      ``(alpha, gamma)``.
+
+    Raises:
+      ValueError: On another ``noise``, or a scale or offset that is not positive.
 
     Example:
       >>> import bilevel
@@ -100,6 +109,12 @@ def f3sa_schedules(
       gamma0: Scale of the step in ``z``.
       eta0: Scale of the momentum's weight on a new gradient.
       offset: :math:`k_0`.
+
+    Returns:
+      ``(alpha, gamma, eta)``.
+
+    Raises:
+      ValueError: On another ``noise``, or a scale or offset that is not positive.
 
     Example:
       >>> import bilevel
@@ -151,6 +166,12 @@ def penalty_schedules(
       eta0: Scale of the momentum's weight on a new gradient.
       offset: :math:`k_0`.
 
+    Returns:
+      A dict of arguments for :func:`bilevel.penalty`.
+
+    Raises:
+      ValueError: On another ``noise``, or a scale or offset that is not positive.
+
     Example:
       >>> import bilevel
       >>> solver = bilevel.penalty(**bilevel.penalty_schedules("both", beta0=2.0))
@@ -187,6 +208,12 @@ def lv_hba_schedule(c0: float = 1.0, p: float = 0.3) -> Callable[[Any], Any]:
     Args:
       c0: :math:`c_0 > 0`.
       p: Exponent in (0, 1/2).
+
+    Returns:
+      A schedule: iteration to :math:`c_k`.
+
+    Raises:
+      ValueError: On a constant or an exponent out of range.
 
     Example:
       >>> import bilevel

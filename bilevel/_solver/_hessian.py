@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bilevel.problem import Problem, axpy, scalar, vdot
+from bilevel._common import axpy, scalar
+from bilevel.problem import Problem
 from optim import parallel
 
-__all__ = ["conjugate_gradient", "hessian_products", "no_coupling"]
+__all__ = ["conjugate_gradient", "hessian_products"]
 
 
 def hessian_products(problem: Problem, axis_name: str | None) -> Callable[..., Any]:
@@ -42,30 +43,20 @@ def conjugate_gradient(
     Returns:
       The solution and the norm of the residual relative to ``b``.
     """
-    tiny = jnp.finfo(jnp.result_type(*jax.tree.leaves(b))).eps ** 2 * vdot(b, b)
+    tiny = jnp.finfo(jnp.result_type(*jax.tree.leaves(b))).eps ** 2 * optax.tree.vdot(b, b)
 
     def body(_, carry):
         v, r, p, rr = carry
         ap = matvec(p)
-        curvature = vdot(p, ap)
+        curvature = optax.tree.vdot(p, ap)
         going = (rr > tiny) & (curvature > 0)
         a = jnp.where(going, rr / jnp.where(going, curvature, 1), 0)
         v, r_new = axpy(a, p, v), axpy(-a, ap, r)
-        rr_new = vdot(r_new, r_new)
+        rr_new = optax.tree.vdot(r_new, r_new)
         ratio = jnp.where(going, rr_new / jnp.where(going, rr, 1), 0)
         return v, r_new, axpy(ratio, p, r_new), jnp.where(going, rr_new, rr)
 
-    r = axpy(-1, matvec(v0), b)
-    v, _, _, rr = jax.lax.fori_loop(0, steps, body, (v0, r, r, vdot(r, r)))
+    r = optax.tree.sub(b, matvec(v0))
+    v, _, _, rr = jax.lax.fori_loop(0, steps, body, (v0, r, r, optax.tree.vdot(r, r)))
     norm_b = optax.tree.norm(b)
     return v, jnp.sqrt(rr) / jnp.where(norm_b > 0, norm_b, 1)
-
-
-def no_coupling(problem: Problem, method: str) -> None:
-    """Raises ``ValueError`` on a constraint of both levels, which ``method`` cannot keep."""
-    for name in ("constraint", "project_xy"):
-        if getattr(problem, name) is not None:
-            raise ValueError(
-                f"{method} takes no {name}: use bilevel.lv_hba, or project_y where the "
-                "constraint does not depend on x"
-            )

@@ -6,29 +6,41 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bilevel.problem import (
-    Problem,
-    Schedule,
-    Solver,
+from bilevel._common import (
+    Rate,
     StepSize,
     at,
-    distance,
     inner_loop,
     lower_start,
     maybe,
     mover,
+    projected_gradient,
     samples,
     scalar,
     start,
     unconstrained_lower,
 )
+from bilevel._solver import _kwon
+from bilevel.problem import Problem, Solver
 from optim import _checks, parallel
 
 __all__ = ["F2SAState", "f2sa"]
 
 
 class F2SAState(NamedTuple):
-    """State of :func:`f2sa`: the iterates, the multiplier and the states of optax transforms."""
+    """State of :func:`f2sa`.
+
+    Attributes:
+      problem: The problem.
+      count: Number of iterations made, an int32 scalar.
+      x: Upper variable.
+      y: Penalized lower variable, like ``y0``.
+      z: Lower variable, like ``y0``.
+      lam: Multiplier of the next iteration, a float scalar.
+      opt_x: State of the optax transform that moves ``x``; ``()`` for a step size.
+      opt_y: The same for ``y``.
+      opt_z: The same for ``z``.
+    """
 
     problem: Problem
     count: jax.Array
@@ -36,14 +48,16 @@ class F2SAState(NamedTuple):
     y: Any
     z: Any
     lam: jax.Array
-    steps: tuple[Any, Any, Any]
+    opt_x: Any
+    opt_y: Any
+    opt_z: Any
 
 
 def f2sa(
     alpha: StepSize,
     gamma: StepSize,
-    lam: float | Schedule | None = None,
-    delta: float | Schedule | None = None,
+    lam: Rate | None = None,
+    delta: Rate | None = None,
     inner_steps: int = 10,
     xi: float = 1.0,
     x_step: StepSize | None = None,
@@ -63,7 +77,7 @@ def f2sa(
         \lambda_{k+1} = \lambda_k + \delta_k
       \end{aligned}
 
-    It takes 3T + 3 gradients an iteration. :func:`bilevel.f2sa_schedules` has the paper's
+    An iteration takes 3T + 3 gradients. :func:`bilevel.f2sa_schedules` has the paper's
     :math:`\alpha_k, \gamma_k`. The paper has no projection; ``problem.project_x``, the identity
     unless given, is ours.
 
@@ -110,8 +124,10 @@ def f2sa(
     """
     _checks.count("inner_steps", inner_steps)
     _checks.number("xi", xi, 0, open_low=True)
-    _checks.number("lam", 1.0 if lam is None else lam, 0, open_low=True, schedule=True)
-    _checks.number("delta", 0.0 if delta is None else delta, 0, schedule=True)
+    if lam is not None:
+        _checks.number("lam", lam, 0, open_low=True, schedule=True)
+    if delta is not None:
+        _checks.number("delta", delta, 0, schedule=True)
     transforms = [isinstance(s, optax.GradientTransformation) for s in (alpha, gamma)]
     if lam is None and any(transforms):
         raise ValueError("lam must be given where alpha or gamma is an optax transform, got None")
@@ -121,21 +137,17 @@ def f2sa(
         raise ValueError("lam must be the number lambda_0 where delta is given")
     move_y, move_z = mover(alpha, "alpha"), mover(gamma, "gamma")
     move_x = mover((lambda k: xi * at(alpha, k)) if x_step is None else x_step, "x_step")
-
-    def multiplier(k):
-        value = at(gamma, k) / (2 * at(alpha, k)) if lam is None else at(lam, k)
-        return jnp.asarray(value, jnp.result_type(float))
+    lam_at = _kwon.multiplier(lam, alpha, gamma)
 
     def init(problem, x0, y0, z0=None):
         unconstrained_lower(problem, "f2sa", "bilevel.penalty or bilevel.lv_hba")
         x, y = start(problem, x0, y0)
-        z = lower_start(problem, y, z0)
-        steps = (move_x.init(x), move_y.init(y), move_z.init(z))
-        count = jnp.zeros((), jnp.int32)
-        return F2SAState(problem, count, x, y, z, multiplier(count), steps)
+        z, count = lower_start(problem, y, z0), jnp.zeros((), jnp.int32)
+        opts = move_x.init(x), move_y.init(y), move_z.init(z)
+        return F2SAState(problem, count, x, y, z, lam_at(count), *opts)
 
     def step(state, batch):
-        problem, k, x, y, z, lam_k, (sx, sy, sz) = state
+        problem, k, x, lam_k = state.problem, state.count, state.x, state.lam
         f, g = scalar(problem.upper, "upper"), scalar(problem.lower, "lower")
         g_y = parallel.grad(g, 1, axis_name=axis_name)
         h_y = parallel.grad(
@@ -147,30 +159,25 @@ def f2sa(
             return values[0] + lam_k * (values[1] - values[2]), values
 
         def inner(carry, s):
-            y, z, sy, sz = carry
-            z, sz = move_z.move(z, g_y(x, z, s.g_z), sz, k)
-            y, sy = move_y.move(y, h_y(x, y, s.f_y, s.g_y), sy, k)
-            return y, z, sy, sz
+            y, z, opt_y, opt_z = carry
+            z, opt_z = move_z.move(z, g_y(x, z, s.g_z), opt_z, k)
+            y, opt_y = move_y.move(y, h_y(x, y, s.f_y, s.g_y), opt_y, k)
+            return y, z, opt_y, opt_z
 
-        y, z, sy, sz = inner_loop(inner, (y, z, sy, sz), batch, inner_steps)
+        first = (state.y, state.z, state.opt_y, state.opt_z)
+        y, z, opt_y, opt_z = inner_loop(inner, first, batch, inner_steps)
         oracle = parallel.value_and_grad(lagrangian, has_aux=True, axis_name=axis_name)
         (_, (fxy, gxy, gxz)), d = oracle(x, y, z, samples(batch))
-        new_x, sx = move_x.move(x, d, sx, k)
-        project = maybe(problem.project_x)
-        metrics = {
-            "upper": fxy,
-            "lower": gxy,
-            "lower_gap": gxy - gxz,
-            "gap": fxy / lam_k + gxy - gxz,
-            "multiplier": lam_k,
-            "residual": distance(x, project(jax.tree.map(jnp.subtract, x, d))),
-        }
+        x_new, opt_x = move_x.move(x, d, state.opt_x, k)
+        residual = projected_gradient(problem.project_x, x, d)
         if delta is None:
-            lam_next = multiplier(k + 1)
+            lam_next = lam_at(k + 1)
         else:
             lam_next = jnp.asarray(lam_k + at(delta, k), lam_k.dtype)
             lam_next = jax.lax.stop_gradient(lam_next)  # A schedule, to `diagnose`.
-        state = F2SAState(problem, k + 1, project(new_x), y, z, lam_next, (sx, sy, sz))
-        return state, metrics
+        x_new = maybe(problem.project_x)(x_new)
+        state = state._replace(count=k + 1, x=x_new, y=y, z=z, lam=lam_next)
+        state = state._replace(opt_x=opt_x, opt_y=opt_y, opt_z=opt_z)
+        return state, _kwon.report(fxy, gxy, gxz, lam_k, residual)
 
     return Solver(init, step, axis_name)

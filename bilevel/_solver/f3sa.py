@@ -4,30 +4,42 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from bilevel.problem import (
-    Problem,
-    Samples,
-    Schedule,
-    Solver,
+from bilevel._common import (
+    Rate,
     at,
     axpy,
-    distance,
     fresh,
     lower_start,
     maybe,
-    oracle,
+    projected_gradient,
     samples,
     start,
     unconstrained_lower,
 )
+from bilevel._solver import _kwon
+from bilevel._solver._storm import storm, zero_estimates
+from bilevel.problem import Problem, Samples, Solver
 from optim import _checks
 
 __all__ = ["F3SAState", "f3sa"]
 
 
 class F3SAState(NamedTuple):
-    """State of :func:`f3sa`: iterates, those before, and the six gradient estimates."""
+    """State of :func:`f3sa`.
+
+    Attributes:
+      problem: The problem.
+      count: Number of iterations made, an int32 scalar.
+      x: Upper variable.
+      y: Penalized lower variable, like ``y0``.
+      z: Lower variable, like ``y0``.
+      lam: Multiplier of the next iteration, a float scalar.
+      previous: ``(x, y, z)`` of the iteration before.
+      estimates: The six gradient estimates :math:`e_k`: the first three like ``y0``, the others
+        like ``x0``.
+    """
 
     problem: Problem
     count: jax.Array
@@ -40,10 +52,10 @@ class F3SAState(NamedTuple):
 
 
 def f3sa(
-    alpha: float | Schedule,
-    gamma: float | Schedule,
-    eta: float | Schedule,
-    lam: float | Schedule | None = None,
+    alpha: Rate,
+    gamma: Rate,
+    eta: Rate,
+    lam: Rate | None = None,
     xi: float = 1.0,
     axis_name: str | None = None,
 ) -> Solver:
@@ -55,7 +67,7 @@ def f3sa(
     .. math::
       e_k = G(v_k; \xi_k) + (1 - \eta_k) (e_{k-1} - G(v_{k-1}; \xi_k)), \quad e_0 = G(v_0; \xi_0).
 
-    It takes twelve gradients an iteration. Without noise it is F2SA with ``inner_steps=1``, with
+    An iteration takes twelve gradients. Without noise it is F2SA with ``inner_steps=1``, with
     half the gradients. :func:`bilevel.f3sa_schedules` has the paper's step sizes.
 
     Args:
@@ -96,78 +108,39 @@ def f3sa(
     for name, value in (("alpha", alpha), ("gamma", gamma)):
         _checks.number(name, value, 0, open_low=True, schedule=True)
     _checks.number("eta", eta, 0, 1, open_low=True, schedule=True)
-    _checks.number("lam", 1.0 if lam is None else lam, 0, open_low=True, schedule=True)
+    if lam is not None:
+        _checks.number("lam", lam, 0, open_low=True, schedule=True)
     _checks.number("xi", xi, 0, open_low=True)
 
-    def multiplier(k):
-        value = at(gamma, k) / (2 * at(alpha, k)) if lam is None else at(lam, k)
-        return jnp.asarray(value, jnp.result_type(float))
+    lam_at = _kwon.multiplier(lam, alpha, gamma)
 
     def init(problem, x0, y0, z0=None):
         unconstrained_lower(problem, "f3sa", "bilevel.penalty or bilevel.lv_hba")
         x, y = start(problem, x0, y0)
         z, count = lower_start(problem, y, z0), jnp.zeros((), jnp.int32)
-        previous, lam0 = (fresh(x), fresh(y), fresh(z)), multiplier(count)
-        return F3SAState(problem, count, x, y, z, lam0, previous, zero_estimates(x, y))
+        previous = fresh(x), fresh(y), fresh(z)
+        return F3SAState(problem, count, x, y, z, lam_at(count), previous, zero_estimates(x, y))
 
     def step(state, batch):
-        problem, k, x, y, z, lam_k, (x_old, y_old, z_old), e = state
-        s = samples(batch)
-        keep = momentum(eta, k)
-        storm = storm_oracles(problem, keep, axis_name)
-        e_gz, _ = storm("lower", 1, (x, z), (x_old, z_old), s.g_z, e.g_z)
-        e_fy, _ = storm("upper", 1, (x, y), (x_old, y_old), s.f_y, e.f_y)
-        e_gy, _ = storm("lower", 1, (x, y), (x_old, y_old), s.g_y, e.g_y)
+        problem, k, lam_k = state.problem, state.count, state.lam
+        x, y, z, (x_old, y_old, z_old) = state.x, state.y, state.z, state.previous
+        e, s = state.estimates, samples(batch)
+        estimate = storm(problem, eta, k, axis_name)
+        e_gz, _ = estimate("lower", 1, (x, z), (x_old, z_old), s.g_z, e.g_z)
+        e_fy, _ = estimate("upper", 1, (x, y), (x_old, y_old), s.f_y, e.f_y)
+        e_gy, _ = estimate("lower", 1, (x, y), (x_old, y_old), s.g_y, e.g_y)
         z_new = axpy(-at(gamma, k), e_gz, z)
         y_new = axpy(-at(alpha, k), axpy(lam_k, e_gy, e_fy), y)
-        e_fx, fxy = storm("upper", 0, (x, y_new), (x_old, y), s.f_x, e.f_x)
-        e_gxy, gxy = storm("lower", 0, (x, y_new), (x_old, y), s.g_xy, e.g_xy)
-        e_gxz, gxz = storm("lower", 0, (x, z_new), (x_old, z), s.g_xz, e.g_xz)
-        d = jax.tree.map(
-            lambda a, b, c: a + jnp.asarray(lam_k * (b - c), a.dtype), e_fx, e_gxy, e_gxz
-        )
-        project = maybe(problem.project_x)
-        x_new = project(axpy(-xi * at(alpha, k), d, x))
-        metrics = {
-            "upper": fxy,
-            "lower": gxy,
-            "lower_gap": gxy - gxz,
-            "gap": fxy / lam_k + gxy - gxz,
-            "multiplier": lam_k,
-            "residual": distance(x, project(jax.tree.map(jnp.subtract, x, d))),
-        }
-        estimates = Samples(e_fy, e_gy, e_gz, e_fx, e_gxy, e_gxz)
-        state = F3SAState(
-            problem, k + 1, x_new, y_new, z_new, multiplier(k + 1), (x, y, z), estimates
-        )
-        return state, metrics
+        e_fx, fxy = estimate("upper", 0, (x, y_new), (x_old, y), s.f_x, e.f_x)
+        e_gxy, gxy = estimate("lower", 0, (x, y_new), (x_old, y), s.g_xy, e.g_xy)
+        e_gxz, gxz = estimate("lower", 0, (x, z_new), (x_old, z), s.g_xz, e.g_xz)
+        d = axpy(lam_k, optax.tree.sub(e_gxy, e_gxz), e_fx)
+        x_new = maybe(problem.project_x)(axpy(-xi * at(alpha, k), d, x))
+        residual = projected_gradient(problem.project_x, x, d)
+        state = state._replace(
+            count=k + 1, x=x_new, y=y_new, z=z_new, lam=lam_at(k + 1), previous=(x, y, z),
+            estimates=Samples(e_fy, e_gy, e_gz, e_fx, e_gxy, e_gxz),
+        )  # fmt: skip
+        return state, _kwon.report(fxy, gxy, gxz, lam_k, residual)
 
     return Solver(init, step, axis_name)
-
-
-def zero_estimates(x: Any, y: Any) -> Samples:
-    """Returns the six estimates before the first step, which does not read them."""
-
-    def zeros(tree):
-        return jax.tree.map(jnp.zeros_like, tree)
-
-    return Samples(zeros(y), zeros(y), zeros(y), zeros(x), zeros(x), zeros(x))
-
-
-def momentum(eta: Any, k: Any) -> Any:
-    """Returns the weight of the old estimate, 1 - eta_k, and zero at the first step."""
-    return jnp.where(k == 0, 0.0, 1.0 - at(eta, k))
-
-
-def storm_oracles(problem: Problem, keep: Any, axis_name: str | None):
-    """Returns ``(level, argnum, point, old_point, batch, estimate) -> (estimate, value)``."""
-
-    def storm(level, argnum, point, old_point, batch, estimate):
-        gradient = oracle(problem, level, argnum, axis_name)
-        value, new = gradient(*point, batch)
-        _, old = gradient(*old_point, batch)
-        return jax.tree.map(
-            lambda g, e, o: g + jnp.asarray(keep * (e - o), g.dtype), new, estimate, old
-        ), value
-
-    return storm

@@ -7,17 +7,41 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bilevel import problem as common
-from bilevel._solver._hessian import conjugate_gradient, hessian_products, no_coupling
+from bilevel._common import (
+    Rate,
+    StepSize,
+    at,
+    axpy,
+    inner_loop,
+    maybe,
+    mover,
+    oracle,
+    projected_gradient,
+    samples,
+    start,
+    uncoupled,
+)
+from bilevel._solver._hessian import conjugate_gradient, hessian_products
+from bilevel.problem import Problem, Solver
 from optim import _checks
 
 __all__ = ["ImplicitState", "implicit"]
 
 
 class ImplicitState(NamedTuple):
-    """State of :func:`implicit`; ``v`` solves the linear system and starts the next one."""
+    """State of :func:`implicit`.
 
-    problem: common.Problem
+    Attributes:
+      problem: The problem.
+      count: Number of iterations made, an int32 scalar.
+      x: Upper variable.
+      y: Lower variable.
+      v: Solution of the linear system, like ``y``; the next system starts from it.
+      opt_x: State of the optax transform that moves ``x``; ``()`` for a step size.
+      opt_y: The same for ``y``.
+    """
+
+    problem: Problem
     count: jax.Array
     x: Any
     y: Any
@@ -28,15 +52,15 @@ class ImplicitState(NamedTuple):
 
 def implicit(
     linear_solver: str = "cg",
-    alpha: common.StepSize = 0.1,
-    gamma: common.StepSize = 0.1,
+    alpha: StepSize = 0.1,
+    gamma: StepSize = 0.1,
     *,
     inner_steps: int = 10,
     linear_steps: int = 10,
-    eta: float | Callable[[Any], Any] = 0.1,
+    eta: Rate = 0.1,
     ridge: float = 0.0,
     axis_name: str | None = None,
-) -> common.Solver:
+) -> Solver:
     r"""Hypergradient by the implicit function theorem, with warm-started inner solvers.
 
     .. math::
@@ -97,30 +121,30 @@ def implicit(
       Ji, Yang, Liang, `Bilevel Optimization: Convergence Analysis and Enhanced Design
       <https://arxiv.org/abs/2010.07962>`_, 2021
     """
-    _checks.choice("linear_solver", linear_solver, ["cg", "normal_cg", "neumann"])
+    _checks.choice("linear_solver", linear_solver, ("cg", "normal_cg", "neumann"))
     _checks.count("inner_steps", inner_steps)
     _checks.count("linear_steps", linear_steps)
     _checks.number("eta", eta, 0, open_low=True, schedule=True)
     _checks.number("ridge", ridge, 0)
-    move_x, move_y = common.mover(alpha, "alpha"), common.mover(gamma, "gamma")
+    move_x, move_y = mover(alpha, "alpha"), mover(gamma, "gamma")
 
     def init(problem, x0, y0):
-        no_coupling(problem, "implicit")
+        uncoupled(problem, "implicit")
         if problem.project_y is not None and linear_solver == "cg":
             raise ValueError(
                 "linear_solver must be normal_cg or neumann for a problem with project_y: "
                 "its linear system is not symmetric"
             )
-        x, y = common.start(problem, x0, y0)
+        x, y = start(problem, x0, y0)
         v = jax.tree.map(jnp.zeros_like, y)
         count = jnp.zeros((), jnp.int32)
         return ImplicitState(problem, count, x, y, v, move_x.init(x), move_y.init(y))
 
     def step(state, batch):
         problem, k, x = state.problem, state.count, state.x
-        s = common.samples(batch)
-        project_x, project_y = map(common.maybe, (problem.project_x, problem.project_y))
-        lower_y = common.oracle(problem, "lower", 1, axis_name)
+        s = samples(batch)
+        project_x, project_y = maybe(problem.project_x), maybe(problem.project_y)
+        lower_y = oracle(problem, "lower", 1, axis_name)
         products = hessian_products(problem, axis_name)
 
         def inner(carry, s):
@@ -128,28 +152,29 @@ def implicit(
             y, opt = move_y.move(y, lower_y(x, y, s.g_z)[1], opt, k)
             return project_y(y), opt
 
-        y, opt_y = common.inner_loop(inner, (state.y, state.opt_y), batch, inner_steps)
-        upper, (F_x, F_y) = common.oracle(problem, "upper", (0, 1), axis_name)(x, y, s.f_x)
+        y, opt_y = inner_loop(inner, (state.y, state.opt_y), batch, inner_steps)
+        upper, (F_x, F_y) = oracle(problem, "upper", (0, 1), axis_name)(x, y, s.f_x)
         lower, f_y = lower_y(x, y, s.g_xz)
         system = linear_system(
-            lambda v: products(x, y, v, s.g_xz)[2], problem.project_y, y, f_y, common.at(eta, k)
+            lambda v: products(x, y, v, s.g_xz)[2], problem.project_y, y, f_y, at(eta, k)
         )
-        v, linear_residual = solve(system, F_y, state.v, common.at(eta, k))
-        d = common.axpy(-1, products(x, y, system.lift(v), s.g_xz)[3], F_x)
+        v, linear_residual = solve(system, F_y, state.v, at(eta, k))
+        d = optax.tree.sub(F_x, products(x, y, system.lift(v), s.g_xz)[3])
         new_x, opt_x = move_x.move(x, d, state.opt_x, k)
         metrics = {
             "upper": upper,
             "lower": lower,
             "hypergradient": optax.tree.norm(d),
-            "residual": common.distance(x, project_x(common.axpy(-1, d, x))),
-            "lower_residual": common.distance(y, project_y(common.axpy(-1, f_y, y))),
+            "residual": projected_gradient(problem.project_x, x, d),
+            "lower_residual": projected_gradient(problem.project_y, y, f_y),
             "linear_residual": linear_residual,
         }
-        return ImplicitState(problem, k + 1, project_x(new_x), y, v, opt_x, opt_y), metrics
+        new = {"count": k + 1, "x": project_x(new_x), "y": y, "v": v}
+        return state._replace(**new, opt_x=opt_x, opt_y=opt_y), metrics
 
     def solve(system, b, v, s):
         def ridged(apply):
-            return lambda u: common.axpy(ridge, u, apply(u))
+            return lambda u: axpy(ridge, u, apply(u))
 
         matvec, transposed = ridged(system.matvec), ridged(system.transposed)
         if linear_solver == "cg":
@@ -160,14 +185,14 @@ def implicit(
             )
 
         def neumann(_, carry):
-            r = common.axpy(-1, matvec(carry[0]), b)
-            return common.axpy(s, r, carry[0]), optax.tree.norm(r)
+            r = optax.tree.sub(b, matvec(carry[0]))
+            return axpy(s, r, carry[0]), optax.tree.norm(r)
 
         norm = optax.tree.norm(b)
         v, r = jax.lax.fori_loop(0, linear_steps, neumann, (v, norm))
         return v, r / jnp.where(norm > 0, norm, 1)
 
-    return common.Solver(init, step, axis_name)
+    return Solver(init, step, axis_name)
 
 
 class _System(NamedTuple):
@@ -181,8 +206,8 @@ class _System(NamedTuple):
 def linear_system(hessian, project_y, y, f_y, s) -> _System:
     r"""System of the fixed point :math:`y = P_Y(y - s f_y)`; f_yy itself where there is no P_Y."""
     if project_y is None:
-        return _System(hessian, hessian, common.identity)
-    point = common.axpy(-s, f_y, y)
+        return _System(hessian, hessian, lambda v: v)
+    point = axpy(-s, f_y, y)
 
     def lift(v):
         return jax.vjp(project_y, point)[1](v)[0]
@@ -192,7 +217,7 @@ def linear_system(hessian, project_y, y, f_y, s) -> _System:
         return jax.tree.map(lambda a, b, h: (a - b) / s + h, v, w, hessian(w))
 
     def transposed(v):
-        moved = jax.jvp(project_y, (point,), (common.axpy(-s, hessian(v), v),))[1]
+        moved = jax.jvp(project_y, (point,), (axpy(-s, hessian(v), v),))[1]
         return jax.tree.map(lambda a, b: (a - b) / s, v, moved)
 
     return _System(matvec, transposed, lift)

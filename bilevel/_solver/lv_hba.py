@@ -6,20 +6,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bilevel.problem import (
-    Problem,
-    Schedule,
-    Solver,
+from bilevel._common import (
+    Rate,
     StepSize,
     at,
     batches,
-    distance,
     fresh,
     maybe,
     mover,
     scalar,
     start,
 )
+from bilevel.problem import Problem, Solver
 from bilevel.schedules import lv_hba_schedule
 from optim import _checks, _xla_cpu, parallel
 
@@ -27,7 +25,18 @@ __all__ = ["LVHBAState", "lv_hba"]
 
 
 class LVHBAState(NamedTuple):
-    """State of :func:`lv_hba`: iterates, value-function variables, states of optax transforms."""
+    """State of :func:`lv_hba`.
+
+    Attributes:
+      problem: The problem.
+      count: Number of iterations made, an int32 scalar.
+      x: Upper variable.
+      y: Lower variable.
+      theta: Lower variable of the value function, like ``y``.
+      lam: Multipliers of the constraint, of its shape; ``(0,)`` without one.
+      z: Prox center of the multipliers, like ``lam``.
+      opt_xy: State of the optax transform that moves ``(x, y)``; ``()`` for a step size.
+    """
 
     problem: Problem
     count: jax.Array
@@ -36,16 +45,16 @@ class LVHBAState(NamedTuple):
     theta: Any
     lam: jax.Array
     z: jax.Array
-    steps: Any
+    opt_xy: Any
 
 
 def lv_hba(
     alpha: StepSize,
-    beta: float | Schedule,
-    eta: float | Schedule,
+    beta: Rate,
+    eta: Rate,
     gamma1: float = 1.0,
     gamma2: float = 1.0,
-    c: float | Schedule | None = None,
+    c: Rate | None = None,
     project_theta: Any = None,
     axis_name: str | None = None,
 ) -> Solver:
@@ -153,7 +162,8 @@ def lv_hba(
         return LVHBAState(problem, count, x, y, fresh(y), lam, fresh(lam), move.init((x, y)))
 
     def step(state, batch):
-        problem, k, x, y, theta, lam, z, steps = state
+        problem, k, x, y = state.problem, state.count, state.x, state.y
+        theta, lam, z = state.theta, state.lam, state.z
         upper, lower = batches(batch)
         F, f = scalar(problem.upper, "upper"), scalar(problem.lower, "lower")
         g = _constraint(problem)
@@ -193,10 +203,11 @@ def lv_hba(
         if sets == (None, None, None) and plain:
             residual = optax.tree.norm(d)  # Of the move, before it overwrites x and y.
             d = _xla_cpu.after(d, value, residual)
-        moved, steps = move.move((x, y), d, steps, k)
+        moved, opt_xy = move.move((x, y), d, state.opt_xy, k)
         x_new, y_new = _project(problem, *moved)
         if residual is None:
-            residual = distance((x_new, y_new), (x, y)) / (at(alpha, k) if plain else 1.0)
+            residual = optax.tree.norm(optax.tree.sub((x_new, y_new), (x, y)))
+            residual /= at(alpha, k) if plain else 1.0
         z = _bounded(problem, z + jnp.asarray(beta_k / gamma2 * (lam - z), z.dtype))
 
         violation = parallel.pmean(g(x, y, lower), axis_name)
@@ -209,7 +220,8 @@ def lv_hba(
             "multiplier": jnp.max(jnp.abs(lam), initial=0.0),
             "residual": residual,
         }
-        return LVHBAState(problem, k + 1, x_new, y_new, theta, lam, z, steps), metrics
+        new = {"x": x_new, "y": y_new, "theta": theta, "lam": lam, "z": z, "opt_xy": opt_xy}
+        return state._replace(count=k + 1, **new), metrics
 
     return Solver(init, step, axis_name)
 
@@ -239,4 +251,4 @@ def _project(problem, x, y):
 
 
 def _half_square(a, b):
-    return 0.5 * distance(a, b) ** 2
+    return 0.5 * optax.tree.norm(optax.tree.sub(a, b)) ** 2

@@ -6,45 +6,77 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bilevel import problem as common
+from bilevel._common import (
+    Rate,
+    StepSize,
+    at,
+    axpy,
+    batches,
+    maybe,
+    mover,
+    oracle,
+    projected_gradient,
+    start,
+    unconstrained_lower,
+)
 from bilevel._solver._hessian import hessian_products
-from bilevel._solver.soba import Rate
+from bilevel.problem import Problem, Solver
 from optim import _checks, parallel
 
-__all__ = ["SABAState", "Table", "saba"]
+__all__ = ["SABAState", "SABATable", "saba"]
 
 
-class Table(NamedTuple):
-    """A direction at each component: ``rows`` with leading axis n, and their ``mean``."""
+class SABATable(NamedTuple):
+    """A direction at each component of a finite sum.
+
+    Attributes:
+      rows: The last direction of each component: leaves with the number of components as leading
+        axis.
+      mean: Their mean, without that axis.
+    """
 
     rows: Any
     mean: Any
 
 
 class SABAState(NamedTuple):
-    """State of :func:`saba`; the tables hold n lower or upper copies of what they are named for."""
+    """State of :func:`saba`.
 
-    problem: common.Problem
+    Attributes:
+      problem: The problem.
+      count: Number of iterations made, an int32 scalar.
+      x: Upper variable.
+      y: Lower variable.
+      v: Follows the solution of the linear system, like ``y``.
+      opt_x: State of the optax transform that moves ``x``; ``()`` for a step size.
+      f_y: :class:`SABATable` of the lower gradients: ``lower_samples`` times ``y``.
+      f_yy_v: The same of the Hessian-vector products in ``y``.
+      f_xy_v: The same of the mixed products: ``lower_samples`` times ``x``.
+      F_y: Of the upper gradients in ``y``: ``upper_samples`` times ``y``.
+      F_x: Of the upper gradients in ``x``: ``upper_samples`` times ``x``.
+    """
+
+    problem: Problem
     count: jax.Array
     x: Any
     y: Any
     v: Any
     opt_x: Any
-    f_y: Table
-    f_yy_v: Table
-    f_xy_v: Table
-    F_y: Table
-    F_x: Table
+    f_y: SABATable
+    f_yy_v: SABATable
+    f_xy_v: SABATable
+    F_y: SABATable
+    F_x: SABATable
 
 
 def saba(
     upper_samples: int,
     lower_samples: int,
     rho: Rate = 0.1,
-    gamma: common.StepSize = 0.1,
+    gamma: StepSize = 0.1,
     *,
     axis_name: str | None = None,
-) -> common.Solver:
+) -> Solver:
     r"""Stochastic Average Bilevel Algorithm (SABA): linear rates with constant steps.
 
     The steps are those of :func:`bilevel.soba`. Each of the five terms :math:`\phi` of its
@@ -100,55 +132,59 @@ def saba(
     _checks.count("upper_samples", upper_samples)
     _checks.count("lower_samples", lower_samples)
     _checks.number("rho", rho, 0, open_low=True, schedule=True)
-    move_x = common.mover(gamma, "gamma")
+    move_x = mover(gamma, "gamma")
 
     def init(problem, x0, y0):
-        common.unconstrained_lower(problem, "saba", "bilevel.implicit or bilevel.lv_hba")
-        x, y = common.start(problem, x0, y0)
+        unconstrained_lower(problem, "saba", "bilevel.implicit or bilevel.lv_hba")
+        x, y = start(problem, x0, y0)
         v = jax.tree.map(jnp.zeros_like, y)
         n, m = lower_samples, upper_samples
         tables = (_empty(n, y), _empty(n, y), _empty(n, x), _empty(m, y), _empty(m, x))
         return SABAState(problem, jnp.zeros((), jnp.int32), x, y, v, move_x.init(x), *tables)
 
     def step(state, batch):
-        problem, k, x, y, v, opt_x, *tables = state
-        (upper_ids, upper_parts), (lower_ids, lower_parts) = map(_checked, common.batches(batch))
+        problem, k, x, y, v = state.problem, state.count, state.x, state.y, state.v
+        (upper_ids, upper_parts), (lower_ids, lower_parts) = map(_checked, batches(batch))
         # The table needs each component's own directions, so nothing is averaged here.
         own = parallel.vary((x, y, v), axis_name)
         lower_of = hessian_products(problem, None)
-        upper_of = common.oracle(problem, "upper", (0, 1), None)
+        upper_of = oracle(problem, "upper", (0, 1), None)
 
         lower, *lower_rows = _each(lambda b: lower_of(*own, b), lower_ids, lower_parts)
         upper, upper_rows = _each(lambda b: upper_of(*own[:2], b), upper_ids, upper_parts)
-        lower_ids, *lower_rows = _gather((lower_ids.reshape(-1), *lower_rows), axis_name)
+        rows = _gather((lower_ids.reshape(-1), *lower_rows), axis_name)
+        lower_ids, f_y, f_yy_v, f_xy_v = rows
         upper_ids, F_x, F_y = _gather((upper_ids.reshape(-1), *upper_rows), axis_name)
-        tables, directions = zip(
-            *(_saga(t, lower_ids, rows) for t, rows in zip(tables[:3], lower_rows, strict=True)),
-            *(_saga(t, upper_ids, rows) for t, rows in zip(tables[3:], (F_y, F_x), strict=True)),
-            strict=True,
-        )
-        f_y, f_yy_v, f_xy_v, F_y, F_x = directions
-        d_v, d_x = (common.axpy(1, a, b) for a, b in ((f_yy_v, F_y), (f_xy_v, F_x)))
+        f_y_table, f_y = _saga(state.f_y, lower_ids, f_y)
+        f_yy_v_table, f_yy_v = _saga(state.f_yy_v, lower_ids, f_yy_v)
+        f_xy_v_table, f_xy_v = _saga(state.f_xy_v, lower_ids, f_xy_v)
+        F_y_table, F_y = _saga(state.F_y, upper_ids, F_y)
+        F_x_table, F_x = _saga(state.F_x, upper_ids, F_x)
+        d_v, d_x = (optax.tree.add(a, b) for a, b in ((f_yy_v, F_y), (f_xy_v, F_x)))
 
-        project_x, rho_k = common.maybe(problem.project_x), common.at(rho, k)
-        new_x, opt_x = move_x.move(x, d_x, opt_x, k)
+        project_x, rho_k = maybe(problem.project_x), at(rho, k)
+        new_x, opt_x = move_x.move(x, d_x, state.opt_x, k)
         metrics = {
             "upper": parallel.pmean(jnp.mean(upper), axis_name),
             "lower": parallel.pmean(jnp.mean(lower), axis_name),
             "hypergradient": optax.tree.norm(d_x),
-            "residual": common.distance(x, project_x(common.axpy(-1, d_x, x))),
+            "residual": projected_gradient(problem.project_x, x, d_x),
             "lower_residual": optax.tree.norm(f_y),
             "linear_residual": optax.tree.norm(d_v),
         }
-        y, v = common.axpy(-rho_k, f_y, y), common.axpy(-rho_k, d_v, v)
-        return SABAState(problem, k + 1, project_x(new_x), y, v, opt_x, *tables), metrics
+        y, v = axpy(-rho_k, f_y, y), axpy(-rho_k, d_v, v)
+        state = state._replace(
+            count=k + 1, x=project_x(new_x), y=y, v=v, opt_x=opt_x, f_y=f_y_table,
+            f_yy_v=f_yy_v_table, f_xy_v=f_xy_v_table, F_y=F_y_table, F_x=F_x_table,
+        )  # fmt: skip
+        return state, metrics
 
-    return common.Solver(init, step, axis_name)
+    return Solver(init, step, axis_name)
 
 
-def _empty(n, like) -> Table:
+def _empty(n, like) -> SABATable:
     rows = jax.tree.map(lambda a: jnp.zeros((n, *a.shape), a.dtype), like)
-    return Table(rows, jax.tree.map(jnp.zeros_like, like))
+    return SABATable(rows, jax.tree.map(jnp.zeros_like, like))
 
 
 def _checked(part):
@@ -189,7 +225,7 @@ def _gather(tree, axis_name):
     return jax.tree.map(join, tree)
 
 
-def _saga(table: Table, ids, new) -> tuple[Table, Any]:
+def _saga(table: SABATable, ids, new) -> tuple[SABATable, Any]:
     """Returns the table with ``new`` at ``ids``, and the SAGA direction."""
     # A component that was drawn twice replaces its row, and moves the mean, once.
     share = 1 / jnp.sum(ids[:, None] == ids[None, :], 1)
@@ -204,4 +240,4 @@ def _saga(table: Table, ids, new) -> tuple[Table, Any]:
     rows, mean, direction = jax.tree.transpose(
         jax.tree.structure(table.mean), jax.tree.structure((0, 0, 0)), leaves
     )
-    return Table(rows, mean), direction
+    return SABATable(rows, mean), direction

@@ -1,27 +1,47 @@
 """SOBA: one stochastic step each for the lower variable, the linear system and the upper one."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from bilevel import problem as common
+from bilevel._common import (
+    Rate,
+    StepSize,
+    at,
+    axpy,
+    batches,
+    maybe,
+    mover,
+    oracle,
+    projected_gradient,
+    start,
+    unconstrained_lower,
+)
 from bilevel._solver._hessian import hessian_products
+from bilevel.problem import Problem, Solver
 from bilevel.schedules import power
 from optim import _checks
 
 __all__ = ["SOBAState", "soba"]
 
-Rate = float | Callable[[Any], Any]
 _DEFAULT = power(0.1, -0.5)
 
 
 class SOBAState(NamedTuple):
-    """State of :func:`soba`; ``v`` follows the solution of the linear system."""
+    """State of :func:`soba`.
 
-    problem: common.Problem
+    Attributes:
+      problem: The problem.
+      count: Number of iterations made, an int32 scalar.
+      x: Upper variable.
+      y: Lower variable.
+      v: Follows the solution of the linear system, like ``y``.
+      opt_x: State of the optax transform that moves ``x``; ``()`` for a step size.
+    """
+
+    problem: Problem
     count: jax.Array
     x: Any
     y: Any
@@ -31,10 +51,10 @@ class SOBAState(NamedTuple):
 
 def soba(
     rho: Rate = _DEFAULT,
-    gamma: common.StepSize = _DEFAULT,
+    gamma: StepSize = _DEFAULT,
     *,
     axis_name: str | None = None,
-) -> common.Solver:
+) -> Solver:
     r"""Stochastic Bilevel Algorithm (SOBA).
 
     .. math::
@@ -81,34 +101,34 @@ def soba(
       and global variance reduction algorithms <https://arxiv.org/abs/2201.13409>`_, 2022
     """
     _checks.number("rho", rho, 0, open_low=True, schedule=True)
-    move_x = common.mover(gamma, "gamma")
+    move_x = mover(gamma, "gamma")
 
     def init(problem, x0, y0):
-        common.unconstrained_lower(problem, "soba", "bilevel.implicit or bilevel.lv_hba")
-        x, y = common.start(problem, x0, y0)
+        unconstrained_lower(problem, "soba", "bilevel.implicit or bilevel.lv_hba")
+        x, y = start(problem, x0, y0)
         v = jax.tree.map(jnp.zeros_like, y)
         return SOBAState(problem, jnp.zeros((), jnp.int32), x, y, v, move_x.init(x))
 
     def step(state, batch):
-        problem, k, x, y, v, opt_x = state
-        upper_batch, lower_batch = common.batches(batch)
+        problem, k, x, y, v = state.problem, state.count, state.x, state.y, state.v
+        upper_batch, lower_batch = batches(batch)
         products = hessian_products(problem, axis_name)
         lower, f_y, f_yy_v, f_xy_v = products(x, y, v, lower_batch)
-        gradients = common.oracle(problem, "upper", (0, 1), axis_name)
+        gradients = oracle(problem, "upper", (0, 1), axis_name)
         upper, (F_x, F_y) = gradients(x, y, upper_batch)
-        d_v, d_x = (common.axpy(1, a, b) for a, b in ((f_yy_v, F_y), (f_xy_v, F_x)))
+        d_v, d_x = (optax.tree.add(a, b) for a, b in ((f_yy_v, F_y), (f_xy_v, F_x)))
 
-        project_x, rho_k = common.maybe(problem.project_x), common.at(rho, k)
-        new_x, opt_x = move_x.move(x, d_x, opt_x, k)
+        project_x, rho_k = maybe(problem.project_x), at(rho, k)
+        new_x, opt_x = move_x.move(x, d_x, state.opt_x, k)
         metrics = {
             "upper": upper,
             "lower": lower,
             "hypergradient": optax.tree.norm(d_x),
-            "residual": common.distance(x, project_x(common.axpy(-1, d_x, x))),
+            "residual": projected_gradient(problem.project_x, x, d_x),
             "lower_residual": optax.tree.norm(f_y),
             "linear_residual": optax.tree.norm(d_v),
         }
-        y, v = common.axpy(-rho_k, f_y, y), common.axpy(-rho_k, d_v, v)
-        return SOBAState(problem, k + 1, project_x(new_x), y, v, opt_x), metrics
+        y, v = axpy(-rho_k, f_y, y), axpy(-rho_k, d_v, v)
+        return state._replace(count=k + 1, x=project_x(new_x), y=y, v=v, opt_x=opt_x), metrics
 
-    return common.Solver(init, step, axis_name)
+    return Solver(init, step, axis_name)

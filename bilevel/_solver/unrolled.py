@@ -1,23 +1,45 @@
 """Unrolled differentiation (ITD): the hypergradient of a fixed number of lower steps."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from bilevel import problem as common
-from bilevel._solver._hessian import hessian_products, no_coupling
+from bilevel._common import (
+    Rate,
+    StepSize,
+    at,
+    axpy,
+    fresh,
+    maybe,
+    mover,
+    oracle,
+    projected_gradient,
+    samples,
+    start,
+    uncoupled,
+)
+from bilevel._solver._hessian import hessian_products
+from bilevel.problem import Problem, Samples, Solver
 from optim import _checks
 
 __all__ = ["UnrolledState", "unrolled"]
 
 
 class UnrolledState(NamedTuple):
-    """State of :func:`unrolled`; ``y`` is where the next unrolled run starts."""
+    """State of :func:`unrolled`.
 
-    problem: common.Problem
+    Attributes:
+      problem: The problem.
+      count: Number of iterations made, an int32 scalar.
+      x: Upper variable.
+      y: End of the last unrolled run, and where the next one starts.
+      y0: Where each run starts with ``warm_start=False``; otherwise ``None``.
+      opt_x: State of the optax transform that moves ``x``; ``()`` for a step size.
+    """
+
+    problem: Problem
     count: jax.Array
     x: Any
     y: Any
@@ -27,12 +49,12 @@ class UnrolledState(NamedTuple):
 
 def unrolled(
     steps: int = 10,
-    alpha: common.StepSize = 0.1,
-    gamma: float | Callable[[Any], Any] = 0.1,
+    alpha: StepSize = 0.1,
+    gamma: Rate = 0.1,
     *,
     warm_start: bool = True,
     axis_name: str | None = None,
-) -> common.Solver:
+) -> Solver:
     r"""Differentiates the upper value through ``steps`` projected steps of the lower level.
 
     .. math::
@@ -87,41 +109,41 @@ def unrolled(
     """
     _checks.count("steps", steps)
     _checks.number("gamma", gamma, 0, open_low=True, schedule=True)
-    move_x = common.mover(alpha, "alpha")
+    move_x = mover(alpha, "alpha")
 
     def init(problem, x0, y0):
-        no_coupling(problem, "unrolled")
-        x, y = common.start(problem, x0, y0)
+        uncoupled(problem, "unrolled")
+        x, y = start(problem, x0, y0)
         # A cold start needs its point again; a warm one must not pay for a copy.
-        again = None if warm_start else common.fresh(y)
+        again = None if warm_start else fresh(y)
         return UnrolledState(problem, jnp.zeros((), jnp.int32), x, y, again, move_x.init(x))
 
     def step(state, batch):
         problem, k, x = state.problem, state.count, state.x
-        s, many = common.samples(batch), isinstance(batch, common.Samples)
-        project_x, project_y = map(common.maybe, (problem.project_x, problem.project_y))
-        lower_y = common.oracle(problem, "lower", 1, axis_name)
+        s, many = samples(batch), isinstance(batch, Samples)
+        project_x, project_y = maybe(problem.project_x), maybe(problem.project_y)
+        lower_y = oracle(problem, "lower", 1, axis_name)
         products = hessian_products(problem, axis_name)
-        gamma_k = common.at(gamma, k)
+        gamma_k = at(gamma, k)
 
         def forward(y, b):
             value, f_y = lower_y(x, y, b if many else s.g_z)
-            return project_y(common.axpy(-gamma_k, f_y, y)), (y, value)
+            return project_y(axpy(-gamma_k, f_y, y)), (y, value)
 
         def backward(carry, at_t):
             (p, h), (y, b) = carry, at_t
             # w needs the point that was projected, hence the gradient at y again.
             w = p
             if problem.project_y is not None:
-                point = common.axpy(-gamma_k, lower_y(x, y, b if many else s.g_z)[1], y)
+                point = axpy(-gamma_k, lower_y(x, y, b if many else s.g_z)[1], y)
                 w = jax.vjp(project_y, point)[1](p)[0]
             _, _, f_yy_w, f_xy_w = products(x, y, w, b if many else s.g_z)
-            return (common.axpy(-gamma_k, f_yy_w, w), common.axpy(-gamma_k, f_xy_w, h)), None
+            return (axpy(-gamma_k, f_yy_w, w), axpy(-gamma_k, f_xy_w, h)), None
 
         inner = s.g_z if many else None
-        start = state.y if warm_start else state.y0
-        y, (path, values) = jax.lax.scan(forward, start, inner, length=steps)
-        upper, (F_x, F_y) = common.oracle(problem, "upper", (0, 1), axis_name)(x, y, s.f_x)
+        first = state.y if warm_start else state.y0
+        y, (path, values) = jax.lax.scan(forward, first, inner, length=steps)
+        upper, (F_x, F_y) = oracle(problem, "upper", (0, 1), axis_name)(x, y, s.f_x)
         (_, d), _ = jax.lax.scan(backward, (F_y, F_x), (path, inner), length=steps, reverse=True)
 
         new_x, opt_x = move_x.move(x, d, state.opt_x, k)
@@ -130,9 +152,9 @@ def unrolled(
             "upper": upper,
             "lower": values[-1],
             "hypergradient": optax.tree.norm(d),
-            "residual": common.distance(x, project_x(common.axpy(-1, d, x))),
-            "lower_residual": common.distance(y, before) / gamma_k,
+            "residual": projected_gradient(problem.project_x, x, d),
+            "lower_residual": optax.tree.norm(optax.tree.sub(y, before)) / gamma_k,
         }
-        return UnrolledState(problem, k + 1, project_x(new_x), y, state.y0, opt_x), metrics
+        return state._replace(count=k + 1, x=project_x(new_x), y=y, opt_x=opt_x), metrics
 
-    return common.Solver(init, step, axis_name)
+    return Solver(init, step, axis_name)

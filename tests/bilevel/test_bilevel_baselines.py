@@ -298,10 +298,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match="normal_cg or neumann"):
         bilevel.implicit("cg").init(boxed, x, x)
     for make, text in (
-        (
-            lambda: bilevel.implicit("lu"),
-            "linear_solver must be one of cg, normal_cg, neumann",
-        ),
+        (lambda: bilevel.implicit("lu"), "linear_solver must be one of cg, normal_cg, neumann"),
         (lambda: bilevel.implicit(ridge=-1.0), "ridge must be >= 0, got -1"),
         (lambda: bilevel.implicit(inner_steps=0), "inner_steps must be an integer >= 1"),
         (lambda: bilevel.unrolled(2.5), "steps must be an integer >= 1"),

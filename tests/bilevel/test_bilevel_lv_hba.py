@@ -35,6 +35,7 @@ def check(states, r, fields=("x", "y", "theta"), full=("lam", "z"), tolerance=1e
         assert records.relative_error(getattr(states, name), r[name]) <= tolerance, name
 
 
+@pytest.mark.fidelity
 @pytest.mark.parametrize("run", ["official", "tuned", "n10_random"])
 def test_llc(run):
     with jax.enable_x64(True):
@@ -58,6 +59,7 @@ def test_llc(run):
         assert abs(distance / r["relx"][-1] - 1) <= 1e-8
 
 
+@pytest.mark.fidelity
 @pytest.mark.parametrize("run", ["clean", "official"])
 def test_llsc(run):
     with jax.enable_x64(True):
@@ -92,6 +94,7 @@ def test_llsc(run):
             check(states, r, ("x", "y", "theta", "lam", "z"), ())
 
 
+@pytest.mark.fidelity
 @pytest.mark.parametrize("data", ["diabetes", "fourclass"])
 def test_svm(data):
     with jax.enable_x64(True):
@@ -115,6 +118,7 @@ def test_svm(data):
         assert np.max(metrics["feasibility"][1:]) <= 1e-9
 
 
+@pytest.mark.fidelity
 def test_toy_inequality():
     with jax.enable_x64(True):
         r = records.load("lvhba_toy_ineq_s0")
@@ -128,6 +132,7 @@ def test_toy_inequality():
             assert abs(states.x[-1] - r["final"][i, 0]) <= 1e-9
 
 
+@pytest.mark.fidelity
 @pytest.mark.parametrize("data", ["diabetes", "fourclass"])
 def test_svm_official_step_by_step(data):
     """One step from each recorded state of the authors' float32 run, with its peculiarities.

@@ -16,6 +16,7 @@ def check(states, record, prefix, names, tolerance=1e-12):
         assert records.relative_error(got, record[prefix + name]) <= tolerance, name
 
 
+@pytest.mark.fidelity
 @pytest.mark.parametrize(("noise", "prefix"), [("none", "f2sa_det_"), ("both", "f2sa_sto_")])
 def test_f2sa_replays(noise, prefix):
     with jax.enable_x64(True):
@@ -29,6 +30,7 @@ def test_f2sa_replays(noise, prefix):
         assert all(np.all(np.isfinite(m)) for m in metrics.values())
 
 
+@pytest.mark.fidelity
 def test_f2sa_replays_benchopt():
     with jax.enable_x64(True):
         r = records.load("f2sa_benchopt_P1s0")
@@ -50,6 +52,7 @@ def test_f2sa_replays_benchopt():
             assert records.relative_error(last, r[f"benchopt_final_{name}"]) <= 1e-12
 
 
+@pytest.mark.fidelity
 def test_f3sa_replays():
     with jax.enable_x64(True):
         r = records.load("penalty_stoch_s0")
@@ -61,6 +64,7 @@ def test_f3sa_replays():
         check(states, r, "f3sa_", ("x", "y", "z"))
 
 
+@pytest.mark.fidelity
 def test_algorithm_2_replays():
     with jax.enable_x64(True):
         r = records.load("penalty_stoch_s0")
@@ -78,6 +82,7 @@ def test_algorithm_2_replays():
         check(states, r, "alg2_", ("x", "y", "z", "wy", "wz"))
 
 
+@pytest.mark.fidelity
 @pytest.mark.parametrize("name", ["P1", "P2a", "P2b", "P3", "P4", "P5"])
 def test_algorithm_1_replays(name):
     with jax.enable_x64(True):
