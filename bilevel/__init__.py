@@ -14,7 +14,7 @@ from bilevel._solver.penalty import penalty
 from bilevel._solver.saba import SABAState, SABATable, saba
 from bilevel._solver.soba import SOBAState, soba
 from bilevel._solver.unrolled import UnrolledState, unrolled
-from bilevel.problem import Problem, Samples, Solver
+from bilevel.problem import Gradients, Problem, Samples, Solver
 from bilevel.pruning import (
     Gradual,
     Report,
@@ -46,6 +46,7 @@ __all__ = [
     "Diagnosis",
     "F2SAState",
     "F3SAState",
+    "Gradients",
     "Gradual",
     "HypergradientCheck",
     "ImplicitState",

@@ -13,7 +13,7 @@ import jax
 
 from optim import _checks
 
-__all__ = ["Problem", "Samples", "Solver"]
+__all__ = ["Gradients", "Problem", "Samples", "Solver"]
 
 
 @jax.tree_util.register_static
@@ -89,19 +89,63 @@ class Problem:
             raise ValueError("multiplier_bound and equality need a constraint, got constraint=None")
 
 
+class Gradients(NamedTuple):
+    """How many derivatives a step takes.
+
+    Attributes:
+      upper: Gradients of the upper function.
+      lower: Gradients of the lower function.
+      products: Hessian-vector products of the lower function.
+      constraint: Gradients of the constraint.
+    """
+
+    upper: int = 0
+    lower: int = 0
+    products: int = 0
+    constraint: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them in units of a gradient: a Hessian-vector product counts as two."""
+        return self.upper + self.lower + 2 * self.products + self.constraint
+
+
 class Solver(NamedTuple):
-    """A bilevel method: a pair of pure functions.
+    """A method: a pair of pure functions, and what their caller must know.
 
     Attributes:
       init: ``init(problem, x0, y0) -> state``. Projects an infeasible start, with a warning. The
-        state is a NamedTuple with fields ``problem``, ``count``, ``x``, ``y`` and the method's own.
+        state is a NamedTuple with fields ``problem``, ``count``, ``x``, ``y`` and the method's
+        own. A pruning method takes the parameters for ``y0`` and its scores or masks for ``x0``,
+        or ``None``.
       step: ``step(state, batch) -> (state, metrics)``; metrics are a flat dict of scalars.
       axis_name: The mapped axis over which ``step`` averages, or ``None``.
+      name: Name of the method, as that of the function that made the solver.
+      gradients: What a step costs.
+      batch: What ``step`` takes. ``"pair"``: ``(upper_batch, lower_batch)``; ``"samples"``: the
+        pair, or :class:`Samples`; ``"components"``: numbered components of both levels, see
+        :func:`bilevel.saba`; ``"one"``: one batch for both levels.
+      inner_steps: Length of the leading axis of the inner batches of :class:`Samples`, or of the
+        lower batch; 0 where they have none.
+      lower: What the method's theory asks of the lower level in y: ``"strongly convex"``,
+        ``"convex"`` or ``"nonconvex"``, which still has a condition, named in its docstring.
+      constraints: Which of ``"project_x"``, ``"project_y"``, ``"project_xy"`` and
+        ``"constraint"`` of a problem it keeps. ``init`` refuses a problem with another.
+      step_names: Names of its step sizes among the arguments of the function that made it.
+      export: ``export(state) -> result``; ``None`` where ``x`` and ``y`` are the result.
     """
 
     init: Callable[..., Any]
     step: Callable[[Any, Any], tuple[Any, dict[str, Any]]]
     axis_name: str | None = None
+    name: str = ""
+    gradients: Gradients = Gradients()
+    batch: str = "pair"
+    inner_steps: int = 0
+    lower: str = "nonconvex"
+    constraints: tuple[str, ...] = ()
+    step_names: tuple[str, ...] = ()
+    export: Callable[[Any], Any] | None = None
 
 
 class Samples(NamedTuple):

@@ -48,7 +48,7 @@ def conjugate_gradient(
     def body(_, carry):
         v, r, p, rr = carry
         ap = matvec(p)
-        curvature = optax.tree.vdot(p, ap)
+        curvature = jnp.asarray(optax.tree.vdot(p, ap))
         going = (rr > tiny) & (curvature > 0)
         a = jnp.where(going, rr / jnp.where(going, curvature, 1), 0)
         v, r_new = axpy(a, p, v), axpy(-a, ap, r)
