@@ -232,7 +232,7 @@ def run_set(
 
 def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
     """Runs what ``workdir`` does not hold yet, and writes table, numbers and picture there."""
-    runs.claim(workdir, config)
+    runs.claim(workdir, config, "logreg")
     file = workdir / "results.json"
     results = json.loads(file.read_text()) if file.exists() else {}
     given = np.load(flags.FLAGS.pilot_norms) if flags.FLAGS.pilot_norms else {}

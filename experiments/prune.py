@@ -16,11 +16,11 @@ from ml_collections import ConfigDict
 import bilevel
 import optim
 from experiments import data, models, pruning_plots
-from experiments.common import checkpoints, launch, runs
+from experiments.common import launch, runs
+from experiments.common.runs import Result
 from experiments.pruning import methods, saved_model
 from experiments.pruning.methods import Job, Stage
 from experiments.supervised import training
-from experiments.train import Result
 
 # Last states of stages of this process: methods share their dense training, and IMP to a tenth
 # its rounds with IMP to a fiftieth.
@@ -47,25 +47,29 @@ def run(
       data_dir: Folder of the data sets.
       quiet: No progress line.
       stop: ``stop(step)``, polled between device calls; once true the state is saved and
-        ``runtime.Preempted`` raised.
+        ``launch.Preempted`` raised.
 
     Returns:
       Final numbers and history. ``test/accuracy`` is of the pruned model; ``seconds`` (of the
       processor, all cores added, without compilation) and ``gradients`` (gradient evaluations) are
       those after dense training; methods that prune at the start train once and count that.
     """
+    folder = None if workdir is None else Path(workdir)
     job = methods.job_of(config, data_dir)
     dataset, evaluate = methods.data_of(config, data_dir)
     state, stages = methods.plan(job, config, dataset)
-    folder = None if workdir is None else Path(workdir)
-    if folder is not None:
-        runs.claim(folder, config)
+    with runs.claimed(folder, [config], "prune"):
+        return _prune(job, dataset, evaluate, state, stages, config, folder, data_dir, quiet, stop)
+
+
+def _prune(job, dataset, evaluate, state, stages, config, folder, data_dir, quiet, stop) -> Result:
+    """Runs the stages and writes what they leave."""
     rows, costs = [], []
     chain = (methods.identity(config, data_dir),)
     total, before = sum(s.steps - s.start for s in stages), 0
-    bar = runs.progress(total, 0, f"{config.data.name} {config.prune.method}", quiet)
+    label = f"{config.data.name} {config.prune.method}"
     dense = None
-    try:
+    with runs.progress(total, 0, label, quiet) as bar:
         for i, stage in enumerate(stages):
             chain = (*chain, stage.key)
             if folder is None and chain in _done:
@@ -89,8 +93,6 @@ def run(
                 dense = numbers
             density = float(bilevel.masks.density(masks))
             rows.append({"step": before, "stage": i, "density": density, **numbers, **cost})
-    finally:
-        bar.close()
     after = [c for c, s in zip(costs, stages, strict=True) if s.method]
     spent = {k: sum(c[k] for c in after) for k in ("seconds", "gradients")}
     final = {**numbers, "density": density, **spent}
@@ -146,50 +148,39 @@ def _train(
             **options,
         )
 
-    start, spent, store = stage.start, 0.0, None
-    stopped: list[int] = []
-    if place is not None:
-        store = checkpoints.Checkpoints(place, keep=config.keep)
-        found = store.restore((state, jax.numpy.float32(0.0)))
-        if found is not None:
-            (state, spent), start = found
-            spent = float(spent)
-    if start < stage.steps and (stage.step, prepare, mesh) not in _compiled:
-        few = min(stage.steps, start + config.log_every)
-        loop(jax.tree.map(jax.numpy.copy, state), few, start)
-        _compiled.add((stage.step, prepare, mesh))
-    clock = time.process_time()
+    with runs.Run(
+        [],
+        place,
+        steps=stage.steps,
+        keep=config.keep,
+        stop=stop,
+        bar=bar,
+        before=before - stage.start,
+    ) as run:
+        state, spent = run.restore((state, jax.numpy.float32(0.0)), stage.start)
+        if run.start < stage.steps and (stage.step, prepare, mesh) not in _compiled:
+            few = min(stage.steps, run.start + config.log_every)
+            loop(jax.tree.map(jax.numpy.copy, state), few, run.start)
+            _compiled.add((stage.step, prepare, mesh))
+        clock = time.process_time()
 
-    def seconds():
-        return jax.numpy.float32(spent + time.process_time() - clock)
+        def timed(state):
+            return state, jax.numpy.float32(spent + time.process_time() - clock)
 
-    def save(step, state):
-        if store is not None:
-            store.save(step, (state, seconds()))
+        def save(step, state):
+            run.save(step, timed(state))
 
-    def show(first, values):
-        bar.update(before + first + len(values["density"]) - stage.start - bar.n)
+        def show(first, values):
+            run.advance(first + len(values["density"]))
 
-    def stop_here(step):
-        if stop is not None and stop(before + step):
-            stopped.append(step)
-        return bool(stopped)
-
-    hooks = [] if store is None else [(config.save_every or job.epoch, save)]
-    try:
-        state = loop(state, stage.steps, start, hooks=hooks, on_metrics=show, stop=stop_here)
+        hooks = [] if place is None else [(config.save_every or job.epoch, save)]
+        state = loop(state, stage.steps, run.start, hooks=hooks, on_metrics=show, stop=run.stop)
         jax.block_until_ready(state)
-        cost = {
-            "seconds": float(seconds()),
-            "gradients": float(stage.cost * (stage.steps - stage.start)),
-        }
-        save(stopped[0] if stopped else stage.steps, state)
-    finally:
-        if store is not None:
-            store.close()
-    if stopped:
-        raise launch.Preempted(before + stopped[0])
-    return state, cost
+        _, seconds = timed(state)
+        run.finish((state, seconds))
+        save(stage.steps, state)
+    steps = stage.steps - stage.start
+    return state, {"seconds": float(seconds), "gradients": float(stage.cost * steps)}
 
 
 def exported(job: Job, config: ConfigDict, stage: Stage, state: Any) -> tuple[Any, Any, Any]:

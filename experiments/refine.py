@@ -148,7 +148,7 @@ def draw(norms, smoothed, multipliers, fit, path: Path, source: str) -> None:
 
 def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
     """Pilot, refinement, picture, retraining, comparison; a second start resumes."""
-    runs.claim(workdir, config)
+    runs.claim(workdir, config, "refine")
     options = {"norm": config.norm, "tau": config.tau, "method": config.method}
     steps = training.job_of(config.train, data_dir).steps
     given = flags.FLAGS.norms

@@ -3,8 +3,6 @@
 python -m experiments.solve --config=configs/bilevel/cleaning_digits.py:soba
 """
 
-import contextlib
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,9 +15,9 @@ from ml_collections import ConfigDict
 
 import optim
 from experiments import problems
-from experiments.common import checkpoints, launch, runs
+from experiments.common import config_files, launch, runs
+from experiments.common.runs import Result
 from experiments.solving import curves, solvers
-from experiments.train import Result
 from optim import _checks
 
 SHOWN = ("objective", "test/accuracy", "residual")
@@ -41,18 +39,18 @@ def run(
       data_dir: Folder of the data sets.
       quiet: No progress line.
       stop: ``stop(step)``, polled between device calls; once true the state is saved and
-        ``runtime.Preempted`` raised.
+        ``launch.Preempted`` raised.
 
     Returns:
       The last evaluation with ``seconds`` (of the solver alone: neither compilation nor
       evaluation), ``gradients`` and ``steps``; and a line for each log point.
     """
     with jax.enable_x64(bool(config.x64)):
-        return _run(config, workdir, data_dir, quiet, stop)
+        return _run(config, None if workdir is None else Path(workdir), data_dir, quiet, stop)
 
 
 def _run(config, workdir, data_dir, quiet, stop) -> Result:
-    launch.check_counts(config, "steps", "log_every", "eval_every", "save_every", "keep")
+    config_files.check_counts(config, "steps", "log_every", "eval_every", "save_every", "keep")
     _checks.count("batch_size (0: all samples)", config.batch_size, 0)
     name, options = config.solver.name, dict(config.solver.options)
     task = problems.build(
@@ -72,17 +70,6 @@ def _run(config, workdir, data_dir, quiet, stop) -> Result:
     data = jax.tree.map(jnp.asarray, task.data)
     measure = jax.jit(task.evaluate)
 
-    lead, folder, store, start = jax.process_index() == 0, None, None, 0
-    if workdir is not None:
-        folder = Path(workdir)
-        runs.claim(folder, config)
-        store = checkpoints.Checkpoints(
-            folder / "checkpoints", keep=config.keep, best="objective", mode="min"
-        )
-        state, start = store.restore(state) or (state, 0)
-    file = runs.MetricsFile(folder / "metrics.jsonl" if folder and lead else None, start)
-    latest: dict[str, float] = {}
-
     def loop(state, steps, start, **more):
         return optim.loop.run(
             solver.step,
@@ -97,88 +84,67 @@ def _run(config, workdir, data_dir, quiet, stop) -> Result:
             **more,
         )
 
-    if start < config.steps:  # Compiles, so that the clock does not show it.
-        jax.block_until_ready(loop(jax.tree.map(jnp.copy, state), start + 1, start))
-    elif lead and not quiet:
-        print(f"already complete: {workdir}")
-    clock = _Clock(file.rows)
-    bar = runs.progress(config.steps, start, f"{config.problem.name} {name}", quiet)
+    with (
+        runs.claimed(workdir, [config], "solve") as (folder,),
+        runs.Run(
+            [folder],
+            None if folder is None else folder / "checkpoints",
+            steps=config.steps,
+            log_every=config.log_every,
+            label=f"{config.problem.name} {name}",
+            shown=SHOWN,
+            per_step={"gradients": price},
+            keep=config.keep,
+            best="objective",
+            mode="min",
+            quiet=quiet,
+            stop=stop,
+        ) as run,
+    ):
+        state = run.restore(state)
+        clock = run.clock
+        if run.start < config.steps:  # Compiles, so that the clock does not show it.
+            with clock.paused():
+                jax.block_until_ready(loop(jax.tree.map(jnp.copy, state), run.start + 1, run.start))
 
-    def write(step, values):
-        values = {k: float(v) for k, v in values.items()}
-        file.write(step=step, **values, seconds=clock.read(), gradients=step * price)
-        latest.update(values)
-        bar.set_postfix({k: f"{v:.4g}" for k, v in latest.items() if k in SHOWN}, refresh=False)
+        def evaluate(step, state):
+            jax.block_until_ready(state)
+            with clock.paused():
+                scores = jax.device_get(measure(data, state.x, state.y))
+                names = {k: k if k == "objective" else f"eval/{k}" for k in scores}
+                run.log(step, {names[k]: v for k, v in scores.items()})
 
-    def on_metrics(first, values):
-        step = first + len(values["upper"])
-        bar.update(step - bar.n)
-        if step % config.log_every == 0 or step == config.steps:
-            write(step, {k: v.mean() for k, v in values.items()})
+        def save(step, state):
+            with clock.paused():
+                run.save(step, state)
 
-    def evaluate(step, state):
-        jax.block_until_ready(state)
-        with clock.paused():
-            scores = jax.device_get(measure(data, state.x, state.y))
-            write(step, {k if k == "objective" else f"eval/{k}": v for k, v in scores.items()})
+        def stop_here(step):
+            over = config.seconds is not None and clock.read() > config.seconds
+            return run.stop(step) or over
 
-    def save(step, state):
-        with clock.paused():
-            if store is not None:
-                store.save(step, state, {"objective": latest["objective"]})
-
-    stopped = []
-
-    def stop_here(step):
-        if stop is not None and stop(step):
-            stopped.append(step)
-        return bool(stopped) or (config.seconds is not None and clock.read() > config.seconds)
-
-    every = config.eval_every or config.log_every
-    try:
-        if start == 0:
+        every = config.eval_every or config.log_every
+        if run.start == 0:
             evaluate(0, state)
-        hooks = [(every, evaluate), (config.save_every or every, save)]
-        state = loop(state, config.steps, start, on_metrics=on_metrics, hooks=hooks, stop=stop_here)
-        if stopped:
-            save(stopped[0], state)
-            raise launch.Preempted(stopped[0])
+        state = loop(
+            state,
+            config.steps,
+            run.start,
+            on_metrics=run.log_mean,
+            hooks=[(every, evaluate), (config.save_every or every, save)],
+            stop=stop_here,
+        )
+        run.finish(state)
         jax.block_until_ready(state)
+        seconds, steps = clock.read(), int(state.count)
         final = {k: float(v) for k, v in jax.device_get(measure(data, state.x, state.y)).items()}
-        steps = int(state.count)
-        final |= {"seconds": clock.read(), "gradients": steps * price, "steps": steps}
-    finally:
-        bar.close()
-        if store is not None:
-            store.close()
-        file.close()
-    if folder is not None and lead:
-        groups = None
-        if task.groups is not None:
-            groups = task.groups(data, *jax.device_get((state.x, state.y)))
-        curves.draw(file.rows, groups, folder / "curves.png", str(folder))
-    return Result(final, file.rows)
-
-
-class _Clock:
-    """Seconds of the solver, those of a run before a resume included."""
-
-    def __init__(self, rows):
-        self._start = time.perf_counter() - max((row["seconds"] for row in rows), default=0.0)
-        self._held: float | None = None
-
-    def read(self) -> float:
-        now = time.perf_counter() if self._held is None else self._held
-        return round(now - self._start, 4)
-
-    @contextlib.contextmanager
-    def paused(self):
-        self._held = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._start += time.perf_counter() - self._held
-            self._held = None
+        final |= {"seconds": seconds, "gradients": steps * price, "steps": steps}
+        rows = run.files[0].rows
+        if folder is not None and jax.process_index() == 0:
+            groups = None
+            if task.groups is not None:
+                groups = task.groups(data, *jax.device_get((state.x, state.y)))
+            curves.draw(rows, groups, folder / "curves.png", str(folder))
+    return Result(final, rows)
 
 
 def summary(finals: list[dict[str, float]]) -> str:

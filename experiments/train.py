@@ -3,11 +3,8 @@
 python -m experiments.train --config=configs/digits.py --config.optimizer.name=lion
 """
 
-import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,18 +12,15 @@ from absl import flags
 from ml_collections import ConfigDict
 
 import optim
-from experiments.common import checkpoints, launch, runs
-from experiments.supervised import training
+from experiments.common import config_files, launch, runs
+from experiments.common.runs import Result
+from experiments.supervised import curves, training
 from experiments.tables import sweep
 
-shared_part = training.shared_part  # Equal for configs that can be one population.
 
-
-class Result(NamedTuple):
-    """What a run gives: its last metrics, and a line for each log point as in metrics.jsonl."""
-
-    final: dict[str, float]
-    history: list[dict[str, Any]]
+def shared_part(config: ConfigDict) -> str:
+    """Returns the part of a config that all runs of one population have in common."""
+    return config_files.text(config, without=training.OWN)
 
 
 def run(
@@ -57,134 +51,87 @@ def run_population(
       data_dir: Folder of the data sets.
       quiet: No progress line.
       stop: ``stop(step)``, polled between device calls; once true the state is saved and
-        ``runtime.Preempted`` raised.
+        ``launch.Preempted`` raised.
 
     Returns:
       A :class:`Result` for each config. Of a run that diverged the metrics are NaN, unless it is
       the only one left: then ``optim.loop.NonFiniteError`` is raised.
     """
-    config = configs[0]
-    for other in configs[1:]:
-        if shared_part(other) != shared_part(config):
-            raise ValueError(
-                "the configs of a population may differ in seed, optimizer.learning_rate and "
-                "optimizer.weight_decay only"
-            )
-    job = training.job_of(config, data_dir)
-    alone, many = len(configs) == 1, len(configs)
-    mesh = optim.parallel.data_mesh() if jax.device_count() > 1 else None
-    state, key = training.start(job, configs)
-    folders: list[Path | None] = [None] * many
-    if workdir is not None:
-        workdir = Path(workdir)
-        folders = [*runs.claim_all(workdir, configs)]
-    feeds = [job.batches(c.seed) for c in configs]
-    if alone:
-        feeds, vmap = feeds[0], False
-    else:
-        shared = len({c.seed for c in configs}) == 1
-        feeds = feeds[0] if shared else feeds
-        vmap = optim.loop.prefers_vmap(state, many, shared=shared)
-
-    store, start = None, 0
-    if workdir is not None:
-        store = checkpoints.Checkpoints(
-            workdir / "checkpoints", keep=config.keep, best="valid/accuracy"
+    config, many = configs[0], len(configs)
+    if len({shared_part(c) for c in configs}) > 1:
+        raise ValueError(
+            "the configs of a population may differ in seed, optimizer.learning_rate and "
+            "optimizer.weight_decay only"
         )
-        state, start = store.restore(state) or (state, 0)
-    lead = jax.process_index() == 0
-    if start >= job.steps and lead and not quiet:
-        print(f"already complete: {workdir}")
-    files = [
-        runs.MetricsFile(f / "metrics.jsonl" if f is not None and lead else None, start)
-        for f in folders
-    ]
-    clock = runs.Clock(files[0].rows, config.batch_size * many)
-    bar = runs.progress(job.steps, start, f"{config.data.name} {config.model.name}", quiet)
-    latest: dict[str, Any] = {}
+    workdir = None if workdir is None else Path(workdir)
 
-    def write(step, values, **fields):
-        for r, file in enumerate(files):
-            own = {k: float(v[r] if np.ndim(v) else v) for k, v in values.items()}
-            file.write(step=step, **own, **fields)
-        latest.update({k: float(np.mean(v)) for k, v in values.items()})
-        bar.set_postfix({k: f"{v:.4g}" for k, v in latest.items() if k in SHOWN}, refresh=False)
+    # What is trained.
+    job = training.job_of(config, data_dir)
+    state, key = training.start(job, configs)
+    batches, vmap = training.feeds(job, configs, state)
+    mesh = optim.parallel.data_mesh() if jax.device_count() > 1 else None
 
-    def on_metrics(first, values):
-        step = first + len(values["loss"])
-        bar.update(step - bar.n)
-        if step % config.log_every == 0 or step == job.steps:
-            means = {k: v.mean(0) for k, v in values.items()} | {"lr": values["lr"][-1]}
-            write(step, means, examples=step * config.batch_size, **clock.read(step))
+    with (
+        runs.claimed(workdir, configs, "train") as folders,
+        runs.Run(
+            folders,
+            None if workdir is None else workdir / "checkpoints",
+            steps=job.steps,
+            log_every=config.log_every,
+            label=f"{config.data.name} {config.model.name}",
+            shown=("loss", "accuracy", "valid/accuracy"),
+            per_step={"examples": config.batch_size},
+            keep=config.keep,
+            best="valid/accuracy",
+            quiet=quiet,
+            stop=stop,
+        ) as run,
+    ):
 
-    def evaluate(step, state):
-        if "valid" in job.splits:
-            means = job.evaluate(state, "valid", mesh, vmap)
-            write(step, {f"valid/{k}": v for k, v in means.items()})
+        def validate(step, state):
+            if "valid" in job.splits:
+                means = job.evaluate(state, "valid", mesh, vmap)
+                run.log(step, {f"valid/{k}": v for k, v in means.items()})
 
-    def save(step, state):
-        if store is not None:
-            store.save(step, state, {"valid/accuracy": latest.get("valid/accuracy", 0.0)})
-
-    stopped = []
-
-    def stop_here(step):
-        if stop is not None and stop(step):
-            stopped.append(step)
-        return bool(stopped)
-
-    try:
+        # Training, from the newest checkpoint if there is one.
+        eval_every = config.eval_every or job.epoch
+        state = run.restore(state)
         state = optim.loop.run(
             job.step,
             state,
-            feeds,
+            batches,
             job.steps,
             key=key,
             data=job.resident,
             prepare=job.prepare,
-            start=start,
+            start=run.start,
             mesh=mesh,
             steps_per_call=config.log_every,
-            replicas=None if alone else many,
-            vmap=None if alone else vmap,
-            on_metrics=on_metrics,
-            hooks=[
-                (config.eval_every or job.epoch, evaluate),
-                (config.save_every or config.eval_every or job.epoch, save),
-            ],
-            stop=stop_here,
+            replicas=many if many > 1 else None,
+            vmap=vmap if many > 1 else None,
+            on_metrics=run.log_mean,
+            hooks=[(eval_every, validate), (config.save_every or eval_every, run.save)],
+            stop=run.stop,
         )
-        if stopped:
-            save(stopped[0], state)
-            if store is not None:
-                store.close()
-            raise launch.Preempted(stopped[0])
-        finals = {
+        run.finish(state)
+
+        # Results.
+        scores = {
             f"{split}/{k}": v
             for split in job.splits
             for k, v in job.evaluate(state, split, mesh, vmap).items()
         }
-    finally:
-        bar.close()
-        for file in files:
-            file.close()
-        # With another process dead, to wait for a save would be to wait forever.
-        if store is not None and (jax.process_count() == 1 or sys.exception() is None):
-            store.close()
-    sizes = training.sizes(state, many)
-    results = []
-    for r, (file, folder) in enumerate(zip(files, folders, strict=True)):
-        # Only the first process has the lines of a run that was already complete.
-        last = next((row for row in reversed(file.rows) if "loss" in row), {})
-        final = {f"train/{k}": float(last.get(k, "nan")) for k in ("loss", "accuracy")}
-        final |= {k: float(v[r] if np.ndim(v) else v) for k, v in finals.items()} | sizes
-        if folder is not None and lead:
-            runs.draw_curves(file.rows, folder / "curves.png", str(folder))
-        results.append(Result(final, file.rows))
+        sizes = training.sizes(state, many)
+        results = []
+        for r, (file, folder) in enumerate(zip(run.files, folders, strict=True)):
+            # Only the first process has the lines of a run that was already complete.
+            last = next((row for row in reversed(file.rows) if "loss" in row), {})
+            final = {f"train/{k}": float(last.get(k, "nan")) for k in ("loss", "accuracy")}
+            final |= {k: float(v[r] if np.ndim(v) else v) for k, v in scores.items()} | sizes
+            if folder is not None and jax.process_index() == 0:
+                curves.draw_curves(file.rows, folder / "curves.png", str(folder))
+            results.append(Result(final, file.rows))
     return results
-
-
-SHOWN = ("loss", "accuracy", "valid/accuracy")
 
 
 def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
@@ -193,7 +140,7 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
     points = sweep.configs(config, flags.FLAGS.sweep)
     for name, point in points[1:]:  # The first stops before anything runs by itself.
         try:
-            jax.eval_shape(partial(training.start, training.job_of(point, data_dir), [point]))
+            training.job_of(point, data_dir)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
     for name, point in points:
@@ -210,8 +157,8 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
             if flags.FLAGS.tensorboard:
                 for i, result in enumerate(results):
                     run_folder = folder if len(results) == 1 else folder / f"run_{i}"
-                    runs.write_events(result.history, run_folder)
-            print(runs.summary([r.final for r in results]))
+                    curves.write_events(result.history, run_folder)
+            print(curves.summary([r.final for r in results]))
             print(f"config, metrics, checkpoints and curves: {folder}")
     return 0
 

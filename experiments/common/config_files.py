@@ -1,17 +1,30 @@
 """Config files with their argument, and what the command line changes in them."""
 
 import ast
+import copy
+import functools
 import importlib.util
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_collections
+from ml_collections import ConfigDict
 
-from experiments.tables import sweep
+from optim import _checks
 
-__all__ = ["load", "module", "override_texts", "overrides"]
+__all__ = [
+    "cached",
+    "check_counts",
+    "load",
+    "module",
+    "override",
+    "override_texts",
+    "overrides",
+    "text",
+]
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,14 +41,14 @@ def module(path: Path):
     return found
 
 
-def load(text: str) -> ml_collections.ConfigDict:
+def load(name: str) -> ConfigDict:
     """Returns the config of ``FILE`` or ``FILE:argument``; FILE may be relative to the repository.
 
     Raises:
       ValueError: There is no such file, or it does not know the argument.
     """
-    name, _, argument = text.partition(":")
-    path = Path(name) if Path(name).exists() else ROOT / name
+    file, _, argument = name.partition(":")
+    path = Path(file) if Path(file).exists() else ROOT / file
     get_config = getattr(module(path), "get_config", None)
     if get_config is None:
         raise ValueError(f"config file {path} has no get_config")
@@ -62,23 +75,142 @@ def overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     return rest, found
 
 
-def override_texts(
-    config: ml_collections.ConfigDict, texts: dict[str, str]
-) -> ml_collections.ConfigDict:
+def override_texts(config: ConfigDict, texts: Mapping[str, str]) -> ConfigDict:
     """Returns ``config`` with these keys set to what the texts say: literals, or plain strings.
 
     Raises:
-      ValueError: As ``sweep.override``.
+      ValueError: As :func:`override`.
     """
-    types = {key: sweep.type_of(config, key) for key in texts}
-    return sweep.override(config, {k: _value(text, types[k]) for k, text in texts.items()})
+    return override(config, {key: _value(value, config, key) for key, value in texts.items()})
 
 
-def _value(text: str, kind: Any) -> Any:
-    if kind is str and text != "None":
-        return text
+def _value(value: str, config: ConfigDict, key: str) -> Any:
+    parent, _, name = key.rpartition(".")
+    kind = _node(config, parent).get_type(name) if key in _keys(config) else None
+    if kind is str and value != "None":
+        return value
     try:
-        value = ast.literal_eval(text.capitalize() if text in ("true", "false") else text)
+        read = ast.literal_eval(value.capitalize() if value in ("true", "false") else value)
     except (ValueError, SyntaxError):
-        return text
-    return (value,) if kind is tuple and not isinstance(value, tuple | list) else value
+        return value
+    return (read,) if kind is tuple and not isinstance(read, tuple | list) else read
+
+
+def override(config: ConfigDict, point: Mapping[str, Any]) -> ConfigDict:
+    """Returns a copy of ``config`` with the keys of ``point`` set.
+
+    Args:
+      config: Any config; it stays as it is.
+      point: Dotted keys and values. A number for a field that holds a float becomes a float. A
+        group named ``options``, and one that declares it (``configs.common.Open``), takes new
+        keys: they are checked by what it is passed to. Another ``model.name`` starts from no
+        ``model.options``.
+
+    Returns:
+      A copy, locked if ``config`` is.
+
+    Raises:
+      ValueError: If a key does not exist (the nearest existing one is named), or a value does not
+        fit the type of the field.
+    """
+    known = _keys(config)
+    result = copy.deepcopy(config)
+    for key, value in point.items():
+        if re.search(r"(^|\.)model\.name$", key) and key in known:
+            model = _node(result, key.rpartition(".")[0])
+            if model.name != value and "options" in model:
+                with model.unlocked():
+                    model.options = ConfigDict()
+    for key, value in point.items():
+        parent, _, name = key.rpartition(".")
+        if key not in known and not _is_open(config, parent):
+            raise ValueError(f"the config has no key {key!r}; nearest: {_nearest(key, known)}")
+        node = _node(result, parent)
+        try:
+            with node.unlocked():
+                node[name] = value
+        except TypeError as error:
+            raise ValueError(
+                f"{key} holds {node[name]!r} and cannot be set to {value!r}"
+            ) from error
+    return result
+
+
+def _keys(config: ConfigDict, prefix: str = "") -> list[str]:
+    """Dotted names of all fields that can be set; of groups, only those named ``options``."""
+    names = []
+    for key, value in config.items():
+        group = isinstance(value, ConfigDict)
+        if not group or key == "options":
+            names.append(f"{prefix}{key}")
+        if group:
+            names += _keys(value, f"{prefix}{key}.")
+    return names
+
+
+def _is_open(config: Any, dotted: str) -> bool:
+    """Whether the group of that name exists and takes new keys."""
+    if not dotted:
+        return False
+    for part in dotted.split("."):
+        if not isinstance(config, ConfigDict) or part not in config:
+            return False
+        config = config[part]
+    declared = getattr(type(config), "takes_new_keys", False) or dotted.split(".")[-1] == "options"
+    return isinstance(config, ConfigDict) and declared
+
+
+def _node(config: Any, dotted: str) -> Any:
+    for part in filter(None, dotted.split(".")):
+        config = config[part]
+    return config
+
+
+def _nearest(key: str, names: list[str]) -> str:
+    """A key of that last name, or in a group of that name, before the most similar one."""
+    like = [k for k in names if k.rpartition(".")[2] == key.rpartition(".")[2]]
+    like += [k for k in names if k.startswith(f"{key}.")]
+    return like[0] if like else _checks.nearest(key, names).removeprefix("nearest: ")
+
+
+def check_counts(config: Any, *keys: str) -> None:
+    """Raises ``ValueError`` for one of these keys, where the config has it, that is no count."""
+    for key in keys:
+        value = config.get(key, 1)
+        if value is not None or key not in ("steps", "eval_every", "save_every"):
+            _checks.count(key, value)
+
+
+def text(config: ConfigDict, without: Mapping[str, Any] | None = None) -> str:
+    """Returns ``config`` as JSON, with the values of the dotted keys ``without`` in its place.
+
+    A key that the config lacks, or whose value is ``None``, stays as it is.
+    """
+    tree = json.loads(config.to_json_best_effort())
+    for key, value in (without or {}).items():
+        *groups, name = key.split(".")
+        node = functools.reduce(lambda node, group: node.get(group, {}), groups, tree)
+        if node.get(name) is not None:
+            node[name] = value
+    return json.dumps(tree, sort_keys=True)
+
+
+def cached(without: Mapping[str, Any] | None = None, maxsize: int = 16) -> Callable[[Any], Any]:
+    """Decorates ``build(config, *arguments)`` so that equal configs get the same object.
+
+    The loop compiles a step once per function object: runs that differ in the keys of ``without``
+    only, which ``build`` sees with the values given here, then share one program.
+    """
+
+    def decorate(build):
+        @functools.lru_cache(maxsize=maxsize)
+        def by_text(content, *arguments):
+            return build(ml_collections.ConfigDict(json.loads(content)), *arguments)
+
+        @functools.wraps(build)
+        def by_config(config, *arguments):
+            return by_text(text(config, without), *arguments)
+
+        return by_config
+
+    return decorate

@@ -15,16 +15,6 @@ from absl import app, flags, logging
 from jax.experimental import multihost_utils
 
 from experiments.common import config_files
-from optim import _checks
-
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator",
-    None,
-    "Several processes: 'host:port' of process 0 (give the next two flags too), or 'auto' to read "
-    "the cluster's environment (TPU pods, SLURM, Kubernetes, MPI).",
-)
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
 
 # A process that does not come up, or stops answering, ends the others after this many seconds.
 START_TIMEOUT, HEARTBEAT_TIMEOUT, SHUTDOWN_TIMEOUT = 120, 10, 30
@@ -68,18 +58,18 @@ def connect() -> None:
     From then on an uncaught exception ends this process at once. Without that, Python waits at
     exit for peers that wait for it: minutes of silence.
     """
-    address = _COORDINATOR.value
+    address = flags.FLAGS.coordinator
     if address is None:
         return
     if address == "auto":
         where: dict[str, Any] = {}
     else:
-        if _NUM_PROCESSES.value is None or _PROCESS_ID.value is None:
+        if flags.FLAGS.num_processes is None or flags.FLAGS.process_id is None:
             raise ValueError("--coordinator=host:port needs --num_processes and --process_id")
         where = {
             "coordinator_address": address,
-            "num_processes": _NUM_PROCESSES.value,
-            "process_id": _PROCESS_ID.value,
+            "num_processes": flags.FLAGS.num_processes,
+            "process_id": flags.FLAGS.process_id,
             "cluster_detection_method": "deactivate",
         }
     jax.distributed.initialize(
@@ -116,14 +106,6 @@ def stopped(step: int, workdir: Path) -> int:
     return 128 + (_told[0] if _told else signal.SIGTERM)
 
 
-def check_counts(config: Any, *keys: str) -> None:
-    """Raises ``ValueError`` for one of these keys, where the config has it, that is below 1."""
-    for key in keys:
-        value = config.get(key, 1)
-        if value is not None or key not in ("steps", "eval_every", "save_every"):
-            _checks.count(key, value)
-
-
 def launch(main: Callable[[Any, Path, str | None], int], config: str, *identity: str) -> None:
     """Runs ``main(config, workdir, data_dir)`` on the flags; ends the process with its status.
 
@@ -144,7 +126,15 @@ def launch(main: Callable[[Any, Path, str | None], int], config: str, *identity:
     flags.DEFINE_string(
         "workdir", None, "Where the run is left and resumed from; default: runs/NAME-HASH."
     )
-    flags.DEFINE_string("data_dir", None, "Folder that holds one folder a data set.")
+    flags.DEFINE_string("data_dir", None, "Folder that holds one folder per data set.")
+    flags.DEFINE_string(
+        "coordinator",
+        None,
+        "Several processes: 'host:port' of process 0 (give the next two flags too), or 'auto' to "
+        "read the cluster's environment (TPU pods, SLURM, Kubernetes, MPI).",
+    )
+    flags.DEFINE_integer("num_processes", None, "Number of processes.")
+    flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
     for name in SHARED_FLAGS:  # --help shows the flags of the main module alone.
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     argv, texts = config_files.overrides(sys.argv)

@@ -1,29 +1,57 @@
-"""What a run leaves in its folder: config.json, metrics.jsonl, curves.png, TensorBoard events."""
+"""What a run leaves in its folder, and the skeleton that train, solve and prune share."""
 
 import contextlib
 import json
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import jax
-import ml_collections
 import numpy as np
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from experiments.common import files
+from experiments.common import checkpoints, files, launch
 
 TIME_FIELDS = ("seconds", "examples_per_second")
 
 
-# A top-level key of its config tells the main.
-_MAINS = {"solver": "solve", "prune": "prune", "compare": "refine", "sets": "logreg"}
+class Result(NamedTuple):
+    """What a run gives: its last numbers, and a line per log point as in metrics.jsonl."""
+
+    final: dict[str, float]
+    history: list[dict[str, Any]]
 
 
-def claim_all(workdir: Path, configs: Sequence[ml_collections.ConfigDict]) -> list[Path]:
+@contextlib.contextmanager
+def claimed(
+    workdir: Path | None, configs: Sequence[ConfigDict], main: str
+) -> Iterator[list[Path | None]]:
+    """Holds the folder of a run, or of the runs of a population, while they are made.
+
+    Args:
+      workdir: The folder; ``None`` holds nothing and leaves nothing.
+      configs: One per run.
+      main: The name of the main, ``train`` for ``experiments.train``.
+
+    Yields:
+      The folder of each run: ``workdir`` itself, or its ``run_0``, ``run_1``, ...
+
+    Raises:
+      ValueError: Another process holds the folder, or it is the folder of other runs, as in
+        :func:`claim_all`.
+    """
+    if workdir is None:
+        yield [None] * len(configs)
+        return
+    with files.locked(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+        yield [*claim_all(workdir, configs, main)]
+
+
+def claim_all(workdir: Path, configs: Sequence[ConfigDict], main: str) -> list[Path]:
     """Returns the folders of one run, or of the runs of a population, each claimed.
 
     Raises:
@@ -39,46 +67,41 @@ def claim_all(workdir: Path, configs: Sequence[ml_collections.ConfigDict]) -> li
         )
     folders = [workdir] if many == 1 else [workdir / f"run_{i}" for i in range(many)]
     for folder, config in zip(folders, configs, strict=True):
-        claim(folder, config)
+        claim(folder, config, main)
     return folders
 
 
-def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
-    """Makes ``workdir`` the folder of a run of ``config``.
+def claim(workdir: Path, config: ConfigDict, main: str) -> None:
+    """Makes ``workdir`` the folder of a run of ``config``, by its config.json.
 
     Raises:
-      ValueError: The folder holds a run of another config; the message shows the difference.
+      ValueError: The folder holds a run of another config or of another main; the message shows
+        the difference.
       OSError: The folder cannot be written.
     """
     file = workdir / "config.json"
-    new = json.loads(config.to_json_best_effort())
+    new = {"main": main, **json.loads(config.to_json_best_effort())}
+    old = None
     if file.exists():
-        try:
-            old = json.loads(file.read_text())
-        except ValueError:
-            old = None  # Cut short by a kill at the first moment; nothing else was written yet.
-        if old is not None and old != new:
-            mains = [
-                next((main for key, main in _MAINS.items() if key in tree), "train")
-                for tree in (old, new)
-            ]
-            if mains[0] != mains[1]:
-                raise ValueError(
-                    f"{workdir} holds a run of experiments.{mains[0]}, not of {mains[1]}; "
-                    "choose another --workdir, or remove it"
-                )
-            old, new = _flatten(old), _flatten(new)
-            keys = sorted(k for k in old | new if old.get(k) != new.get(k))
-            changes = "; ".join(f"{k}: {old.get(k)} there, {new.get(k)} now" for k in keys)
-            raise ValueError(
-                f"{workdir} holds a run of another config ({changes}); "
-                "choose another --workdir, or remove it"
-            )
-        if old is not None:
-            return
-    if jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
-        files.write(file, json.dumps(new, indent=2, sort_keys=True) + "\n")
+        with contextlib.suppress(ValueError):  # Cut short by a kill before anything else.
+            old = {"main": main, **json.loads(file.read_text(encoding="utf-8"))}
+    if old is None:
+        if jax.process_index() == 0:
+            files.write(file, json.dumps(new, indent=2, sort_keys=True) + "\n")
+        return
+    if old["main"] != main:
+        raise ValueError(
+            f"{workdir} holds a run of experiments.{old['main']}, not of {main}; "
+            "choose another --workdir, or remove it"
+        )
+    if old != new:
+        old, new = _flatten(old), _flatten(new)
+        keys = sorted(k for k in old | new if old.get(k) != new.get(k))
+        changes = "; ".join(f"{k}: {old.get(k)} there, {new.get(k)} now" for k in keys)
+        raise ValueError(
+            f"{workdir} holds a run of another config ({changes}); "
+            "choose another --workdir, or remove it"
+        )
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -87,8 +110,156 @@ def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     return {k: v for name, x in tree.items() for k, v in _flatten(x, f"{prefix}{name}.").items()}
 
 
+class Run:
+    """One run, or a population of runs in one loop: where it starts, what it writes, when it stops.
+
+    A main restores, loops with this object's methods as callbacks, and finishes::
+
+      with Run(folders, folders[0] / "checkpoints", steps=1000) as run:
+          state = run.restore(state)
+          state = optim.loop.run(step, state, ..., start=run.start, on_metrics=run.log_mean,
+                                 hooks=[(100, run.save)], stop=run.stop)
+          run.finish(state)
+
+    On leaving the block every line is written and every save is whole.
+
+    Args:
+      folders: Of each run; ``None`` for one that leaves nothing.
+      saves: Folder of the checkpoints, or ``None``.
+      steps: Number of the last step.
+      log_every: Steps between two lines of :meth:`log_mean`.
+      label: Stands before the progress line.
+      shown: Names of the metrics in the progress line.
+      per_step: What a step counts, such as ``{"examples": 64}``; each line has its sum.
+      keep: How many checkpoints to keep.
+      best: Metric whose best checkpoint is kept too.
+      mode: ``"max"`` or ``"min"``: which value of ``best`` is better.
+      quiet: No progress line.
+      stop: ``stop(step)``, polled between device calls; once true the run saves and ends.
+      bar: The progress line of a run in several parts, instead of one of its own.
+      before: Steps of the parts before this one.
+
+    Attributes:
+      start: The step from which the run goes on, once it is restored.
+      clock: Of this run.
+      files: The :class:`MetricsFile` of each run.
+    """
+
+    def __init__(
+        self,
+        folders: Sequence[Path | None],
+        saves: Path | None,
+        *,
+        steps: int,
+        log_every: int = 1,
+        label: str = "",
+        shown: Sequence[str] = (),
+        per_step: Mapping[str, float] | None = None,
+        keep: int = 2,
+        best: str | None = None,
+        mode: str = "max",
+        quiet: bool = False,
+        stop: Callable[[int], bool] | None = None,
+        bar: tqdm | None = None,
+        before: int = 0,
+    ):
+        self._folders, self._steps, self._log_every = folders, steps, log_every
+        self._shown, self._per_step, self._label = shown, per_step or {}, label
+        self._best, self._stop, self._quiet, self._before = best, stop, quiet, before
+        self._store = None
+        if saves is not None:
+            self._store = checkpoints.Checkpoints(saves, keep=keep, best=best, mode=mode)
+        self._bar, self._own_bar = bar, bar is None
+        self._told: int | None = None  # The step after which it was told to stop.
+        self._latest: dict[str, float] = {}
+        self.start, self.files, self.clock = 0, [], Clock([])
+
+    def restore(self, state: Any, start: int = 0) -> Any:
+        """Returns the state of the newest whole checkpoint, or ``state``, of step ``start``."""
+        self.start = start
+        if self._store is not None:
+            state, self.start = self._store.restore(state) or (state, start)
+        lead = jax.process_index() == 0
+        if self.start >= self._steps and lead and self._own_bar and not self._quiet:
+            print(f"already complete: {self._folders[0]}")
+        for folder in self._folders:
+            file = folder / "metrics.jsonl" if folder is not None and lead else None
+            self.files.append(MetricsFile(file, self.start))
+        self.clock = Clock(self.files[0].rows if self.files else [])
+        if self._bar is None:
+            self._bar = progress(self._steps, self.start, self._label, self._quiet)
+        return state
+
+    def log(self, step: int, values: Mapping[str, Any], **fields: Any) -> None:
+        """Writes a line per run: ``values`` are numbers, or arrays with a number per run."""
+        counts = {name: step * each for name, each in self._per_step.items()}
+        fields = {**counts, "seconds": self.clock.read(), **fields}
+        for r, file in enumerate(self.files):
+            own = {k: float(v[r] if np.ndim(v) else v) for k, v in values.items()}
+            file.write(step=step, **own, **fields)
+        self._latest |= {k: float(np.mean(v)) for k, v in values.items()}
+        shown = {k: f"{v:.4g}" for k, v in self._latest.items() if k in self._shown}
+        if self._bar is not None:
+            self._bar.set_postfix(shown, refresh=False)
+
+    def log_mean(self, first: int, values: Mapping[str, np.ndarray]) -> None:
+        """Writes a line at each log point: the mean of the last metrics, but the last ``lr``."""
+        step = first + len(next(iter(values.values())))
+        self.advance(step)
+        if step % self._log_every == 0 or step == self._steps:
+            means = {k: v[-1] if k == "lr" else v.mean(0) for k, v in values.items()}
+            self.log(step, means, **self._speed(step))
+
+    def _speed(self, step: int) -> dict[str, float]:
+        if "examples" not in self._per_step:
+            return {}
+        rate = self.clock.rate(step) * self._per_step["examples"] * len(self.files)
+        return {"examples_per_second": round(rate, 1)}
+
+    def advance(self, step: int) -> None:
+        """Moves the progress line to a step."""
+        if self._bar is not None:
+            self._bar.update(self._before + step - self._bar.n)
+
+    def save(self, step: int, state: Any) -> None:
+        """Saves the state after a step."""
+        if self._store is not None:
+            best = None if self._best is None else {self._best: self._latest.get(self._best, 0.0)}
+            self._store.save(step, state, best)
+
+    def stop(self, step: int) -> bool:
+        """Whether the run was told to stop; it is asked between device calls."""
+        if self._told is None and self._stop is not None and self._stop(self._before + step):
+            self._told = step
+        return self._told is not None
+
+    def finish(self, state: Any) -> None:
+        """Saves the state and raises ``launch.Preempted`` if the run was told to stop."""
+        if self._told is not None:
+            self.save(self._told, state)
+            self._close_store()
+            raise launch.Preempted(self._before + self._told)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._own_bar and self._bar is not None:
+            self._bar.close()
+        for file in self.files:
+            file.close()
+        # With another process dead, to wait for a save would be to wait forever.
+        if jax.process_count() == 1 or sys.exception() is None:
+            self._close_store()
+
+    def _close_store(self) -> None:
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+
 class MetricsFile:
-    """``metrics.jsonl``: one JSON object a line, each with ``step``, written at once.
+    """``metrics.jsonl``: one JSON object per line, each with ``step``, written at once.
 
     Numbers that are not finite are written as strings, as JSON has none.
 
@@ -130,19 +301,38 @@ def _finite(value: Any) -> bool:
 
 
 class Clock:
-    """Seconds and examples per second of a run, earlier parts of a resumed one included."""
+    """Seconds of a run, earlier parts of a resumed one included.
 
-    def __init__(self, rows: list[dict[str, Any]], examples_per_step: int):
-        self._start = time.perf_counter() - (rows[-1].get("seconds", 0.0) if rows else 0.0)
-        self._examples = examples_per_step
+    Args:
+      rows: Lines of the earlier parts.
+    """
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]]):
+        before = max((row.get("seconds", 0.0) for row in rows), default=0.0)
+        self._start = time.perf_counter() - before
+        self._held: float | None = None
         self._last = (time.perf_counter(), rows[-1]["step"] if rows else 0)
 
-    def read(self, step: int) -> dict[str, float]:
-        """Returns the time fields of a line at ``step``; the speed is since the last reading."""
+    def read(self) -> float:
+        """Returns the seconds until now."""
+        now = time.perf_counter() if self._held is None else self._held
+        return round(now - self._start, 4)
+
+    def rate(self, step: int) -> float:
+        """Returns the steps per second since the last call."""
         now, (before, earlier) = time.perf_counter(), self._last
         self._last = (now, step)
-        speed = (step - earlier) * self._examples / max(now - before, 1e-9)
-        return {"seconds": round(now - self._start, 3), "examples_per_second": round(speed, 1)}
+        return (step - earlier) / max(now - before, 1e-9)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stands still during a block, such as compilation or evaluation."""
+        self._held = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._start += time.perf_counter() - self._held
+            self._held = None
 
 
 def progress(steps: int, start: int, label: str, quiet: bool) -> tqdm:
@@ -157,73 +347,3 @@ def progress(steps: int, start: int, label: str, quiet: bool) -> tqdm:
         dynamic_ncols=True,
         disable=quiet or jax.process_index() != 0,
     )
-
-
-def draw_curves(rows: list[dict[str, Any]], file: Path, title: str) -> None:
-    """Draws loss, accuracy, learning rate and norms against the step."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    panels = [
-        ("loss", ("loss", "valid/loss")),
-        ("accuracy", ("accuracy", "valid/accuracy")),
-        ("learning rate", ("lr",)),
-        ("norms", ("gradient_norm", "update_norm", "parameter_norm")),
-    ]
-    present = {k for row in rows for k in row}
-    panels = [(name, [k for k in keys if k in present]) for name, keys in panels]
-    panels = [(name, keys) for name, keys in panels if keys]
-    figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3.2), squeeze=False)
-    for axis, (name, keys) in zip(axes[0], panels, strict=True):
-        for key, style in zip(keys, ("-", "--", ":"), strict=False):
-            points = [(r["step"], r[key]) for r in rows if isinstance(r.get(key), float | int)]
-            marker = "o" if key.startswith("valid/") else None
-            axis.plot(*zip(*points, strict=True), style, label=key, marker=marker, markersize=3)
-        axis.set_xlabel("step")
-        axis.set_title(name, fontsize=10)
-        axis.grid(alpha=0.3)
-        if name in ("loss", "norms"):
-            axis.set_yscale("log")
-        if len(keys) > 1:
-            axis.legend(fontsize=8)
-    figure.suptitle(title, fontsize=11)
-    figure.tight_layout()
-    part = file.with_name(f".{file.name}")
-    figure.savefig(part, format="png", dpi=110)
-    plt.close(figure)
-    part.replace(file)
-
-
-def summary(finals: list[dict[str, float]]) -> str:
-    """Returns the table at the end of a run: loss and accuracy on each split, mean ± std.
-
-    Those on the training set are means over the last logged steps.
-    """
-    lines = [f"{'':8}{'loss':>18}{'accuracy':>18}"]
-    for split in ("train", "valid", "test"):
-        cells = []
-        for name in ("loss", "accuracy"):
-            values = [final[f"{split}/{name}"] for final in finals if f"{split}/{name}" in final]
-            if values:
-                scale, digits = (100, 2) if name == "accuracy" else (1, 4)
-                mean, std = scale * np.mean(values), scale * np.std(values, ddof=len(values) > 1)
-                spread = f" ± {std:.{digits}f}" if len(values) > 1 else ""
-                cells.append(f"{mean:.{digits}f}{spread}{' %' if scale == 100 else ''}")
-        if cells:
-            lines.append(f"{split:8}" + "".join(f"{cell:>18}" for cell in cells))
-    return "\n".join(lines)
-
-
-def write_events(rows: list[dict[str, Any]], folder: Path) -> None:
-    """Writes every line as TensorBoard scalars; events of an earlier part are replaced."""
-    from tensorboardX import SummaryWriter
-
-    for old in folder.glob("events.out.tfevents.*"):
-        old.unlink()
-    with SummaryWriter(str(folder)) as writer:
-        for row in rows:
-            for key, value in row.items():
-                if key != "step" and isinstance(value, float | int):
-                    writer.add_scalar(key, value, row["step"])

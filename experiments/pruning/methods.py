@@ -110,7 +110,8 @@ def _job(text: str, data_dir: str | None) -> Job:
     optimizers.check_rates(config.optimizer)
     options = {k: v for k, v in config.optimizer.items() if v is not None and k != "clip_norm"}
     peak = options.pop("learning_rate")
-    optimizers.check(lambda count: 1.0, options)
+    tx = optimizers.make(peak, lambda count: 1.0, **options)
+    optimizers.check(options["name"], tx, jax.eval_shape(model.init, jax.random.key(0))[0])
 
     @functools.cache
     def optimizer(factor):

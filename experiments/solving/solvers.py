@@ -71,7 +71,7 @@ def _value(key: str, value: Any) -> Any:
     arguments = [float(a) for a in np.atleast_1d(arguments)]
     if kind == "power":
         return bilevel.power(*arguments)
-    known = optimizers.optimizers()
+    known = optimizers.OPTIMIZERS
     if kind not in known:
         names = {**known, "power": None}
         raise ValueError(f"{key}: unknown {kind!r}; {_checks.nearest(kind, names)}")

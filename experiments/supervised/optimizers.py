@@ -1,17 +1,112 @@
 """Optimizers, schedules and parameter groups by name, from a config."""
 
-import functools
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from optax import contrib
 
 import optim
 from optim import _checks
+
+# Every optimizer by name: functions of a learning rate and further arguments. Ours stand before
+# those of optax that have the same name. Add your own here.
+OPTIMIZERS: dict[str, Callable[..., Any]] = {
+    "acprop": contrib.acprop,
+    "adabelief": optax.adabelief,
+    "adadelta": optax.adadelta,
+    "adafactor": optax.adafactor,
+    "adagrad": optax.adagrad,
+    "adam": optax.adam,
+    "adamax": optax.adamax,
+    "adamaxw": optax.adamaxw,
+    "adamp": optim.adamp,
+    "adamw": optax.adamw,
+    "adan": optax.adan,
+    "ademamix": contrib.ademamix,
+    "adopt": contrib.adopt,
+    "amsgrad": optax.amsgrad,
+    "badam": optim.badam,
+    "cocob": contrib.cocob,
+    "dadapt_adamw": contrib.dadapt_adamw,
+    "diffgrad": optim.diffgrad,
+    "dog": contrib.dog,
+    "dowg": contrib.dowg,
+    "fromage": optax.fromage,
+    "frugal": optim.frugal,
+    "galore": optim.galore,
+    "lamb": optax.lamb,
+    "lars": optax.lars,
+    "lbfgs": optax.lbfgs,
+    "lion": optim.lion,
+    "lion_k": optim.lion_k,
+    "madgrad": contrib.madgrad,
+    "momo": contrib.momo,
+    "momo_adam": contrib.momo_adam,
+    "muon": contrib.muon,
+    "nadam": optax.nadam,
+    "nadamw": optax.nadamw,
+    "noisy_sgd": optax.noisy_sgd,
+    "novograd": optax.novograd,
+    "optimistic_adam": optax.optimistic_adam,
+    "optimistic_adam_v2": optax.optimistic_adam_v2,
+    "optimistic_gradient_descent": optax.optimistic_gradient_descent,
+    "prodigy": contrib.prodigy,
+    "radam": optax.radam,
+    "rmsprop": optax.rmsprop,
+    "rprop": optax.rprop,
+    "schedule_free_adamw": contrib.schedule_free_adamw,
+    "schedule_free_sgd": contrib.schedule_free_sgd,
+    "sgd": optax.sgd,
+    "sgdp": optim.sgdp,
+    "sign_sgd": optax.sign_sgd,
+    "signum": optax.signum,
+    "simplified_ademamix": contrib.simplified_ademamix,
+    "sm3": optax.sm3,
+    "sophia": contrib.sophia,
+    "yogi": optax.yogi,
+}
+
+# Every schedule but the profiles by name, which stands without "_schedule" too.
+SCHEDULES: dict[str, Callable[..., Any]] = {
+    "constant_schedule": optax.constant_schedule,
+    "cosine_decay_schedule": optax.cosine_decay_schedule,
+    "cosine_onecycle_schedule": optax.cosine_onecycle_schedule,
+    "linear_onecycle_schedule": optax.linear_onecycle_schedule,
+    "linear_schedule": optax.linear_schedule,
+    "onecycle_momentum_schedule": optim.onecycle_momentum_schedule,
+    "piecewise_constant_schedule": optax.piecewise_constant_schedule,
+    "piecewise_interpolate_schedule": optax.piecewise_interpolate_schedule,
+    "polynomial_schedule": optax.polynomial_schedule,
+    "refined_schedule": optim.refined_schedule,
+    "rex_schedule": optim.rex_schedule,
+    "sampled_schedule": optim.sampled_schedule,
+    "sgdr_schedule": optax.sgdr_schedule,
+    "table_schedule": optim.table_schedule,
+    "warmup_constant_schedule": optax.warmup_constant_schedule,
+    "warmup_cosine_decay_schedule": optax.warmup_cosine_decay_schedule,
+    "warmup_exponential_decay_schedule": optax.warmup_exponential_decay_schedule,
+    "warmup_polynomial_schedule": optim.warmup_polynomial_schedule,
+}
+
+# The profiles of optim.profiles, and the functions that make one from arguments.
+PROFILES: dict[str, Callable[..., Any]] = {
+    "constant": lambda: optim.profiles.constant,
+    "cosine": lambda: optim.profiles.cosine,
+    "delayed_linear": optim.profiles.delayed_linear,
+    "exponential": optim.profiles.exponential,
+    "inverse_sqrt": lambda: optim.profiles.inverse_sqrt,
+    "inverse_time": lambda: optim.profiles.inverse_time,
+    "linear": lambda: optim.profiles.linear,
+    "onecycle": lambda: optim.profiles.onecycle,
+    "polynomial": optim.profiles.polynomial,
+    "rex": optim.profiles.rex,
+    "step": optim.profiles.step,
+}
 
 # The arguments by which schedules name what the config gives: the peak and the number of steps.
 _PEAKS = ("init_value", "peak_value", "value")
@@ -49,6 +144,7 @@ def build(config: Any, steps: int) -> Optimizer:
       ValueError: An unknown name (with the nearest), an argument the optimizer does not take, a
         parameter that no rule matches, or a rule that matches no parameter.
     """
+    check_rates(config.optimizer)
     schedule = build_schedule(config.schedule, steps)
     options = {k: v for k, v in config.optimizer.items() if v is not None}
     base = {k: v for k, v in options.items() if k not in ("learning_rate", *_AROUND)}
@@ -60,9 +156,8 @@ def build(config: Any, steps: int) -> Optimizer:
     norm = options.get("record_norms")
     record = optax.identity() if norm is None else optim.record_norms(steps, norm)
     rules = [_rule(rule) for rule in config.get("groups", ())]
-    check(schedule, base)
-    for _, overrides in rules:
-        _make_group(0.1, None, schedule, base, overrides)
+    for overrides in ({}, *(overrides for _, overrides in rules)):
+        _make_group(0.1, None, schedule, base, overrides)  # Wrong options stop here.
 
     def factory(learning_rate, weight_decay):
         decay = weight_decay if "weight_decay" in base else None
@@ -99,17 +194,29 @@ def build(config: Any, steps: int) -> Optimizer:
     return Optimizer(init, update, learning_rate)
 
 
-def check(schedule, options) -> None:
-    """Stops wrong options of :func:`make` before a run, not inside a traced step of it."""
-    tx = optax.with_extra_args_support(make(0.1, schedule, **options))
-    weights = {"kernel": jnp.zeros((2, 2))}
+def check(name: str, tx: Any, params: Any) -> None:
+    """Raises ``ValueError`` if the optimizer cannot make a step of these parameters.
+
+    Nothing is computed: the step is traced, so that a run fails before it begins.
+
+    Args:
+      name: Of the optimizer, for the message.
+      tx: A transformation whose ``update`` takes the loss as ``value``, or an
+        :class:`Optimizer`.
+      params: Arrays or ``jax.ShapeDtypeStruct`` leaves.
+    """
+
+    def step(params):
+        if isinstance(tx, Optimizer):
+            state = tx.init(params, 0.1, 0.0)
+            return tx.update(params, state, params, jnp.float32(0.0))
+        extra = optax.with_extra_args_support(tx)
+        return extra.update(params, extra.init(params), params, value=jnp.float32(0.0))
+
     try:
-        state = jax.eval_shape(tx.init, weights)
-        jax.eval_shape(tx.update, weights, state, weights, value=jnp.float32(0.0))
-    except TypeError as error:
-        raise ValueError(f"optimizer {options['name']!r} cannot be used here: {error}") from error
-    except ValueError:
-        pass  # These weights may be too small for it; the real ones tell.
+        jax.eval_shape(step, params)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"optimizer {name!r} cannot be used here: {error}") from error
 
 
 def check_rates(options: Any) -> None:
@@ -148,13 +255,14 @@ def make(learning_rate, schedule, *, name: str, weight_decay=None, **options):
 
     Where it has no ``weight_decay`` of its own, ``weight_decay`` is added to the gradient (L2).
     """
-    known = optimizers()
-    if name not in known:
-        raise ValueError(f"unknown optimizer {name!r}; {_checks.nearest(name, known)}")
-    taken = inspect.signature(known[name]).parameters
+    if name not in OPTIMIZERS:
+        raise ValueError(f"unknown optimizer {name!r}; {_checks.nearest(name, OPTIMIZERS)}")
+    build_it = OPTIMIZERS[name]
+    taken = inspect.signature(build_it).parameters
     for key in options:
         if key not in taken:
-            raise ValueError(f"optimizer {name!r} takes no {key!r}; {_checks.nearest(key, taken)}")
+            hint = _checks.nearest(key, ["name", *_AROUND, *taken])
+            raise ValueError(f"optimizer {name!r} takes no optimizer.{key}; {hint}")
     for key, parameter in list(taken.items())[1:]:
         if parameter.default is parameter.empty and key not in options and key != "weight_decay":
             raise ValueError(f"optimizer {name!r} needs optimizer.{key}")
@@ -162,7 +270,6 @@ def make(learning_rate, schedule, *, name: str, weight_decay=None, **options):
         options["kappa"] = _kappa(options["kappa"])
     if weight_decay is not None and "weight_decay" in taken:
         options["weight_decay"] = weight_decay
-    build_it = known[name]
     if callable(options.get("momentum")):  # A schedule, which optax.sgd alone does not take.
         fixed = [key for key, value in options.items() if isinstance(value, bool)]
         build_it = optax.inject_hyperparams(build_it, static_args=fixed)
@@ -174,9 +281,9 @@ def make(learning_rate, schedule, *, name: str, weight_decay=None, **options):
 
 def _kappa(value: Any) -> Any:
     """Returns the kappa of ``"spectral"`` or ``("huber", 0.1)``; any other value as it is."""
-    name, *arguments = (value,) if isinstance(value, str) else value
     if isinstance(value, optim.kappas.Kappa):
         return value
+    name, *arguments = (value,) if isinstance(value, str) else value
     known = {k: getattr(optim.kappas, k) for k in optim.kappas.__all__ if k.islower()}
     if name not in known:
         raise ValueError(f"unknown optimizer.kappa {name!r}; {_checks.nearest(name, known)}")
@@ -188,93 +295,66 @@ def _kappa(value: Any) -> Any:
         raise ValueError(f"optimizer.kappa {value!r}: {error}") from error
 
 
-def optimizers() -> dict[str, Callable[..., optax.GradientTransformation]]:
-    """Returns every optimizer by name; ours come before optax's of the same name."""
-    found = {}
-    for module in (optax.contrib, optax, optim):
-        for name in dir(module):
-            value = getattr(module, name)
-            if name.islower() and not name.startswith(("_", "scale_by")) and callable(value):
-                try:
-                    parameters = list(inspect.signature(value).parameters)
-                except (TypeError, ValueError):
-                    continue
-                if parameters[:1] == ["learning_rate"]:
-                    found[name] = value
-    return found
-
-
-@functools.cache
-def arguments(group: str) -> frozenset[str]:
-    """Names of all arguments that an ``optimizer`` or a ``schedule`` may have, but the rate's."""
-    known = {"optimizer": optimizers, "schedule": schedules}.get(group, dict)()
-    found = {name for fun in known.values() for name in inspect.signature(fun).parameters}
-    return frozenset(found) - {"learning_rate"}
-
-
 def build_schedule(config: Any, steps: int) -> Callable[[Any], Any]:
     """Returns the schedule ``config.name`` with peak 1 over ``steps`` steps.
 
-    Names are functions of ``optim`` and ``optax`` with or without ``_schedule``, and the profiles
-    of ``optim.profiles``. ``config.warmup`` steps of linear warm-up come first, inside ``steps``.
-    Other keys of ``config`` are arguments of the schedule.
+    Names are those of :data:`SCHEDULES`, with or without ``_schedule``, and of :data:`PROFILES`.
+    ``config.warmup`` steps of linear warm-up come first, inside ``steps``. Other keys of
+    ``config`` are arguments of the schedule.
+
+    Raises:
+      ValueError: An unknown name or argument (with the nearest), or a warm-up out of range.
     """
     options = {k: v for k, v in config.items() if v is not None and k not in ("name", "warmup")}
     warmup = config.get("warmup") or 0
     if not 0 <= warmup < max(steps, 1):
         raise ValueError(f"schedule.warmup must be in [0, {steps}) steps, got {warmup}")
-    known = schedules()
-    if config.name not in known:
-        raise ValueError(f"unknown schedule {config.name!r}; {_checks.nearest(config.name, known)}")
-    fun = known[config.name]
-    taken = inspect.signature(fun).parameters
-    for key in options:
-        if key not in taken:
-            raise ValueError(f"schedule {config.name!r} takes no {key!r}; it takes {list(taken)}")
-    length = steps - warmup
+    name, length = config.name, steps - warmup
+    short = {k.removesuffix("_schedule").removesuffix("_decay"): f for k, f in SCHEDULES.items()}
+    known = {**short, **SCHEDULES}
+    try:
+        if name in PROFILES:
+            schedule = _sampled(name, length, **options)
+        elif name in known:
+            schedule = _filled(name, known[name], length, options)
+        else:
+            hint = _checks.nearest(name, {**known, **PROFILES})
+            raise ValueError(f"unknown schedule {name!r}; {hint}")
+    except TypeError as error:
+        raise ValueError(f"schedule {name!r}: {error}") from error
+    if not warmup:
+        return schedule
+    return optax.join_schedules([optax.linear_schedule(0.0, 1.0, warmup), schedule], [warmup])
+
+
+def _sampled(name, length, *, decay_steps=None, sampling="every", end_value=0.0, **options):
+    """The schedule of a profile; ``options`` are arguments of the profile."""
+    taken = inspect.signature(PROFILES[name]).parameters
+    _check_taken(name, options, (*taken, "decay_steps", "sampling", "end_value"))
+    steps = length if decay_steps is None else decay_steps
+    profile = PROFILES[name](**options)
+    return optim.sampled_schedule(profile, 1.0, steps, sampling=sampling, end_value=end_value)
+
+
+def _filled(name, build_it, length, options):
+    """A schedule whose peak and length, where ``options`` lack them, are the config's."""
+    taken = inspect.signature(build_it).parameters
+    _check_taken(name, options, taken)
     fill = {**dict.fromkeys(_PEAKS, 1.0), **dict.fromkeys(_LENGTHS, length), "end_value": 0.0}
     if {"init_value", "peak_value"} <= set(taken):
         fill["init_value"] = 0.0
     for key, parameter in taken.items():
         required = parameter.default is parameter.empty
         if key in fill and key not in options and (required or key in _LENGTHS):
-            options[key] = fill[key]
-    try:
-        schedule = fun(**options)
-    except TypeError as error:
-        raise ValueError(f"schedule {config.name!r}: {error}") from error
-    if not warmup:
-        return schedule
-    return optax.join_schedules([optax.linear_schedule(0.0, 1.0, warmup), schedule], [warmup])
+            options = {**options, key: fill[key]}
+    return build_it(**options)
 
 
-def schedules() -> dict[str, Callable[..., Any]]:
-    """Returns every schedule by name, long (``cosine_decay_schedule``) and short (``cosine``)."""
-    found: dict[str, Callable[..., Any]] = {}
-    for module in (optax, optim):
-        for name in dir(module):
-            if name.endswith("_schedule") and not name.startswith(("scale_by", "inject", "add")):
-                short = name.removesuffix("_schedule").removesuffix("_decay")
-                found[name] = found[short] = getattr(module, name)
-    return found | {name: _sampled(name) for name in optim.profiles.__all__ if name.islower()}
-
-
-def _sampled(name: str) -> Callable[..., Any]:
-    """Returns the schedule of a profile, with the arguments of both."""
-    profile = getattr(optim.profiles, name)
-    parameters = inspect.signature(profile).parameters.values()
-    is_profile = [p.name for p in parameters][:2] == ["t", "T"]
-
-    def schedule(decay_steps, sampling="every", end_value=0.0, **options):
-        chosen = profile if is_profile else profile(**options)
-        return optim.sampled_schedule(
-            chosen, 1.0, decay_steps, sampling=sampling, end_value=end_value
-        )
-
-    own = list(inspect.signature(schedule).parameters.values())[:-1]
-    further = [] if is_profile else [p.replace(kind=p.KEYWORD_ONLY) for p in parameters]
-    schedule.__signature__ = inspect.Signature(own + further)  # pyrefly: ignore
-    return schedule
+def _check_taken(name: str, options: Mapping[str, Any], taken: Any) -> None:
+    for key in options:
+        if key not in taken:
+            hint = _checks.nearest(key, ["name", "warmup", *taken])
+            raise ValueError(f"schedule {name!r} takes no schedule.{key}; {hint}")
 
 
 def label(params: Any, patterns: list[str]) -> Any:

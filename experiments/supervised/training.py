@@ -5,7 +5,6 @@ have in common.
 """
 
 import functools
-import json
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from ml_collections import ConfigDict
 
 import optim
 from experiments import data, models
-from experiments.common import launch
+from experiments.common import config_files
 from experiments.supervised import optimizers
 
 
@@ -138,23 +137,13 @@ def processes() -> dict[str, Any]:
     return {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
 
+# What may differ between the runs of a population: all else is built once, and compiled once.
+OWN = {"seed": 0, "optimizer.learning_rate": 1.0, "optimizer.weight_decay": 0.0}
+
+
+@config_files.cached(without=OWN)
 def job_of(config: ConfigDict, data_dir: str | None) -> Job:
     """Returns the functions of a run: the same objects for configs that can share a program."""
-    return _job(shared_part(config), data_dir)
-
-
-def shared_part(config: ConfigDict) -> str:
-    """Returns ``config`` as text, without what may differ between the runs of a population."""
-    tree = json.loads(config.to_json_best_effort())
-    tree["seed"], tree["optimizer"]["learning_rate"] = 0, 1.0
-    if tree["optimizer"]["weight_decay"] is not None:
-        tree["optimizer"]["weight_decay"] = 0.0
-    return json.dumps(tree, sort_keys=True)
-
-
-@functools.lru_cache(maxsize=16)
-def _job(text: str, data_dir: str | None) -> Job:
-    config = ConfigDict(json.loads(text))
     dataset = load(config, data_dir)
     length: Any = config.data.length if "tokens" in dataset.train else None
     model = models.build(
@@ -165,6 +154,8 @@ def _job(text: str, data_dir: str | None) -> Job:
     )
     epoch, steps = lengths(config, dataset, length)
     tx = optimizers.build(config, steps)
+
+    step = make_step(model, tx)
 
     def init(key, learning_rate, weight_decay):
         params, stats = model.init(key)
@@ -182,9 +173,22 @@ def _job(text: str, data_dir: str | None) -> Job:
         to_augment, to_drop = jax.random.split(key)
         return {**make(arrays, inputs, to_augment), "key": to_drop}
 
+    # One step on shapes: what cannot run stops here, before it leaves anything.
+    state = jax.eval_shape(init, jax.random.key(0), 0.1, 0.0)
+    optimizers.check(config.optimizer.name, tx, state.params)
+    count = config.batch_size // jax.process_count()
+    inputs: Any = jax.ShapeDtypeStruct((count,), jnp.int32)
+    if config.data.stream:
+        inputs = {
+            k: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype)
+            for k, x in dataset.train.items()
+        }
+    batch = jax.eval_shape(prepare, dataset.train, inputs, jax.random.key(0))
+    jax.eval_shape(step, state, batch)
+
     return Job(
         init=init,
-        step=make_step(model, tx),
+        step=step,
         batches=batches,
         prepare=prepare,
         resident={} if config.data.stream else dataset.train,
@@ -198,7 +202,7 @@ def _job(text: str, data_dir: str | None) -> Job:
 def load(config: ConfigDict, data_dir: str | None) -> data.Dataset:
     """Returns the data of a config, once its counts are in their ranges."""
     counts = ("batch_size", "eval_batch_size", "steps", "log_every", "eval_every", "save_every")
-    launch.check_counts(config, *counts, "keep")
+    config_files.check_counts(config, *counts, "keep")
     dataset = data.load(config.data.name, data_dir, **config.data.options)
     if dataset.num_classes < 2:
         raise ValueError(f"data.name must have classes; the labels of {dataset.name} are numbers")
@@ -241,6 +245,15 @@ def start(job: Job, configs: Sequence[ConfigDict]) -> tuple[TrainState, jax.Arra
     if len(configs) == 1:
         return states[0], keys[0]
     return jax.tree.map(lambda *x: jnp.stack(x), *states), jnp.stack(keys)
+
+
+def feeds(job: Job, configs: Sequence[ConfigDict], state: TrainState) -> tuple[Any, bool]:
+    """Returns the batches of a run or a population for the loop, and whether to vectorize it."""
+    if len(configs) == 1:
+        return job.batches(configs[0].seed), False
+    shared = len({c.seed for c in configs}) == 1
+    batches = job.batches(configs[0].seed) if shared else [job.batches(c.seed) for c in configs]
+    return batches, optim.loop.prefers_vmap(state, len(configs), shared=shared)
 
 
 def sizes(state: TrainState, runs: int) -> dict[str, float]:

@@ -247,7 +247,7 @@ def plan(table: Table) -> list[Run]:
 def base_config(table: Table) -> ml_collections.ConfigDict:
     """The config that all runs of a table start from."""
     config = config_files.load(str(ROOT / table.config))
-    return sweep.override(config, table.base)
+    return config_files.override(config, table.base)
 
 
 def config_file(table: Table) -> Path:
@@ -266,7 +266,7 @@ def run(
     """One run of a table."""
     parts = [table.rows[row], table.columns[column], point, {table.seed_key: seed}]
     (keys,) = sweep.product(*([part] for part in parts))
-    config = sweep.override(base, keys)
+    config = config_files.override(base, keys)
     return Run(row, column, point, seed, config, cache.digest(table.main, config))
 
 

@@ -14,7 +14,6 @@ need no quotes), ``True``, ``False``, ``None``, or a tuple of values; ``range(n)
 """
 
 import ast
-import copy
 import itertools
 import re
 from collections.abc import Iterable, Mapping
@@ -22,13 +21,11 @@ from typing import Any
 
 import ml_collections
 
-from experiments.supervised import optimizers
-from optim import _checks
+from experiments.common.config_files import override
 
 __all__ = [
     "chain",
     "configs",
-    "override",
     "parse",
     "points",
     "product",
@@ -130,98 +127,14 @@ def text(point: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={_value_text(value)}" for key, value in point.items())
 
 
-def override(
-    config: ml_collections.ConfigDict, point: Mapping[str, Any]
-) -> ml_collections.ConfigDict:
-    """Returns a copy of ``config`` with the keys of ``point`` set.
-
-    Args:
-      config: Any config; it stays as it is.
-      point: Dotted keys and values. A number for a field that holds a float becomes a float. A
-        field named ``options`` takes new keys: they are checked by what it is passed to. So do
-        ``optimizer`` and ``schedule``, of the arguments that any of them has. Another
-        ``model.name`` starts from no ``model.options``.
-
-    Returns:
-      A copy, locked if ``config`` is.
-
-    Raises:
-      ValueError: If a key does not exist (the nearest existing one is named), or a value does not
-        fit the type of the field.
-    """
-    known, more = keys(config), _arguments(config)
-    result = copy.deepcopy(config)
-    for key, value in point.items():
-        if re.search(r"(^|\.)model\.name$", key) and key in known:
-            model = _node(result, key.rpartition(".")[0])
-            if model.name != value and "options" in model:
-                with model.unlocked():
-                    model.options = ml_collections.ConfigDict()
-    for key, value in point.items():
-        parent, _, name = key.rpartition(".")
-        is_free = parent.rpartition(".")[2] == "options" and parent in known
-        if key not in known and not is_free and key not in more:
-            raise ValueError(f"the config has no key {key!r}; {_nearest(key, known, more)}")
-        node = _node(result, parent)
-        try:
-            with node.unlocked():
-                node[name] = value
-        except TypeError as error:
-            raise ValueError(
-                f"{key} holds {node[name]!r} and cannot be set to {value!r}"
-            ) from error
-    return result
-
-
-def type_of(config: ml_collections.ConfigDict, key: str) -> Any:
-    """Type of the field, or ``None`` of one that does not exist yet."""
-    parent, _, name = key.rpartition(".")
-    return _node(config, parent).get_type(name) if key in keys(config) else None
-
-
-def keys(config: ml_collections.ConfigDict, prefix: str = "") -> list[str]:
-    """Dotted names of all fields that can be set; of groups, only those named ``options``."""
-    names = []
-    for key, value in config.items():
-        group = isinstance(value, ml_collections.ConfigDict)
-        if not group or key == "options":
-            names.append(f"{prefix}{key}")
-        if group:
-            names += keys(value, f"{prefix}{key}.")
-    return names
-
-
-def _node(config: Any, dotted: str) -> Any:
-    for part in filter(None, dotted.split(".")):
-        config = config[part]
-    return config
-
-
-def _arguments(config: ml_collections.ConfigDict, prefix: str = "") -> list[str]:
-    """Dotted names of the arguments that optimizers and schedules have, where there are such."""
-    names = []
-    for key, value in config.items():
-        if isinstance(value, ml_collections.ConfigDict):
-            names += _arguments(value, f"{prefix}{key}.")
-            names += [f"{prefix}{key}.{name}" for name in optimizers.arguments(key)]
-    return names
-
-
-def _nearest(key: str, known: list[str], more: list[str]) -> str:
-    """The hint: a key of that last name, or in a group of that name, before the most similar."""
-    names = known + more
-    like = [k for k in names if k.rpartition(".")[2] == key.rpartition(".")[2]]
-    like += [k for k in known if k.startswith(f"{key}.")]
-    return f"nearest: {like[0]}" if like else _checks.nearest(key, names)
-
-
 def configs(
     config: ml_collections.ConfigDict, expression: str
 ) -> list[tuple[str, ml_collections.ConfigDict]]:
     """Returns ``(text, config)`` for each point of the expression, for ``--sweep`` of one main.
 
     Raises:
-      ValueError: As :func:`parse` and :func:`override`, or if two points give equal configs.
+      ValueError: As :func:`parse` and ``config_files.override``, or if two points give equal
+        configs.
     """
     result: list[tuple[str, ml_collections.ConfigDict]] = []
     for point in parse(expression):

@@ -59,7 +59,7 @@ def test_another_model_starts_from_no_options():
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--config.optimizer.nam=lion", "no key 'optimizer.nam'; nearest: optimizer.name"),
+        ("--config.model.nam=cnn", "no key 'model.nam'; nearest: model.name"),
         ("--config.widths=(3,)", "no key 'widths'; nearest: "),
         ("--config.learning_rate=1", "nearest: optimizer.learning_rate"),
         ("--config.optimizer=1", "no key 'optimizer'; nearest: optimizer."),

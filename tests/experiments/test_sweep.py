@@ -4,6 +4,8 @@ import ml_collections
 import pytest
 from ml_collections import config_dict
 
+from configs import common
+from experiments.common import config_files
 from experiments.tables import sweep
 
 
@@ -11,11 +13,13 @@ def _config():
     return ml_collections.ConfigDict(
         {
             "seed": 0,
-            "optimizer": {
-                "name": "adamw",
-                "learning_rate": 1e-3,
-                "weight_decay": config_dict.placeholder(float),
-            },
+            "optimizer": common.Open(
+                {
+                    "name": "adamw",
+                    "learning_rate": 1e-3,
+                    "weight_decay": config_dict.placeholder(float),
+                }
+            ),
             "model": {"name": "mlp", "options": {}},
         }
     )
@@ -82,27 +86,29 @@ def test_text_parses_back(point):
 
 def test_override_copies_and_keeps_types():
     config = _config()
-    new = sweep.override(config, {"optimizer.learning_rate": 1, "optimizer.weight_decay": 2})
+    new = config_files.override(config, {"optimizer.learning_rate": 1, "optimizer.weight_decay": 2})
     assert new.optimizer.to_dict() == {"name": "adamw", "learning_rate": 1.0, "weight_decay": 2.0}
     assert type(new.optimizer.weight_decay) is float
     assert config.optimizer.to_dict() == _config().optimizer.to_dict()
 
 
 def test_options_take_new_keys():
-    new = sweep.override(_config().lock(), {"model.options.widths": (8,), "model.name": "x"})
+    new = config_files.override(_config().lock(), {"model.options.widths": (8,), "model.name": "x"})
     assert new.model.to_dict() == {"name": "x", "options": {"widths": (8,)}}
     assert new.is_locked
 
 
-def test_optimizers_take_the_arguments_of_any():
-    new = sweep.override(_config().lock(), {"optimizer.density": 0.25, "optimizer.name": "frugal"})
+def test_an_open_group_takes_new_keys():
+    new = config_files.override(
+        _config().lock(), {"optimizer.density": 0.25, "optimizer.name": "frugal"}
+    )
     assert (new.optimizer.density, new.is_locked) == (0.25, True)
 
 
 @pytest.mark.parametrize(
     ("point", "message"),
     [
-        ({"optimizer.lerning_rate": 1.0}, "no key 'optimizer.lerning_rate'; nearest: optimizer.le"),
+        ({"model.nam": 1.0}, "no key 'model.nam'; nearest: model.name"),
         ({"learning_rate": 1.0}, "nearest: optimizer.learning_rate"),
         ({"optimizer": 1}, "no key 'optimizer'"),
         ({"optimizer.options.x": 1}, "no key 'optimizer.options.x'"),
@@ -111,7 +117,7 @@ def test_optimizers_take_the_arguments_of_any():
 )
 def test_override_refuses(point, message):
     with pytest.raises(ValueError) as error:
-        sweep.override(_config(), point)
+        config_files.override(_config(), point)
     assert message in str(error.value)
 
 
