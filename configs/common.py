@@ -3,12 +3,6 @@
 from ml_collections import ConfigDict, config_dict
 
 
-class Open(ConfigDict):
-    """A group of keys that takes further ones: what it is passed to knows and checks them."""
-
-    takes_new_keys = True
-
-
 def supervised() -> ConfigDict:
     """Returns the default config of ``experiments.train``."""
     placeholder = config_dict.placeholder
@@ -27,23 +21,21 @@ def supervised() -> ConfigDict:
             "eval_batch_size": 256,
             "epochs": 30.0,  # Or give steps, which goes before.
             "steps": placeholder(int),
-            "optimizer": Open(
-                {
-                    "name": "adamw",  # Any optimizer of optim, optax or optax.contrib.
-                    "learning_rate": 1e-3,
-                    "weight_decay": placeholder(float),  # None: the optimizer's own default.
-                    "momentum": placeholder(float),
-                    "nesterov": placeholder(bool),
-                    "b1": placeholder(float),
-                    "b2": placeholder(float),
-                    "eps": placeholder(float),
-                    "clip_norm": placeholder(float),
-                    "momentum_schedule": placeholder(str),  # "onecycle": its opposite phase.
-                    "record_norms": placeholder(str),  # "l2" or "l1": kept for experiments.refine.
-                }
-            ),
+            "optimizer": {
+                "name": "adamw",  # Any optimizer of optim, optax or optax.contrib.
+                "learning_rate": 1e-3,
+                "weight_decay": placeholder(float),  # None: the optimizer's own default.
+                "momentum": placeholder(float),
+                "nesterov": placeholder(bool),
+                "b1": placeholder(float),
+                "b2": placeholder(float),
+                "eps": placeholder(float),
+                "clip_norm": placeholder(float),
+                "momentum_schedule": placeholder(str),  # "onecycle": its opposite phase.
+                "record_norms": placeholder(str),  # "l2" or "l1": kept for experiments.refine.
+            },
             # Any schedule of optim or optax, over the steps of the run; warm-up steps are inside.
-            "schedule": Open({"name": "cosine", "warmup": 0}),
+            "schedule": {"name": "cosine", "warmup": 0},
             # ((regex of parameter paths, {"lr_mult": 0.1, "weight_decay": 0.0, ...}), ...)
             "groups": (),
             "log_every": 50,

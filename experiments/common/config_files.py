@@ -27,6 +27,8 @@ __all__ = [
 ]
 
 ROOT = Path(__file__).parents[2]
+# Groups of keys that take further ones: what they are passed to knows and checks them.
+OPEN = ("options", "optimizer", "schedule")
 
 
 def module(path: Path):
@@ -102,8 +104,7 @@ def override(config: ConfigDict, point: Mapping[str, Any]) -> ConfigDict:
     Args:
       config: Any config; it stays as it is.
       point: Dotted keys and values. A number for a field that holds a float becomes a float. A
-        group named ``options``, and one that declares it (``configs.common.Open``), takes new
-        keys: they are checked by what it is passed to. Another ``model.name`` starts from no
+        group of :data:`OPEN` takes new keys. Another ``model.name`` starts from no
         ``model.options``.
 
     Returns:
@@ -156,8 +157,7 @@ def _is_open(config: Any, dotted: str) -> bool:
         if not isinstance(config, ConfigDict) or part not in config:
             return False
         config = config[part]
-    declared = getattr(type(config), "takes_new_keys", False) or dotted.split(".")[-1] == "options"
-    return isinstance(config, ConfigDict) and declared
+    return isinstance(config, ConfigDict) and dotted.split(".")[-1] in OPEN
 
 
 def _node(config: Any, dotted: str) -> Any:

@@ -4,7 +4,6 @@ import ml_collections
 import pytest
 from ml_collections import config_dict
 
-from configs import common
 from experiments.common import config_files
 from experiments.tables import sweep
 
@@ -13,13 +12,11 @@ def _config():
     return ml_collections.ConfigDict(
         {
             "seed": 0,
-            "optimizer": common.Open(
-                {
-                    "name": "adamw",
-                    "learning_rate": 1e-3,
-                    "weight_decay": config_dict.placeholder(float),
-                }
-            ),
+            "optimizer": {
+                "name": "adamw",
+                "learning_rate": 1e-3,
+                "weight_decay": config_dict.placeholder(float),
+            },
             "model": {"name": "mlp", "options": {}},
         }
     )
