@@ -4,7 +4,7 @@ from optim import kappas, loop, parallel, profiles, subspaces
 from optim._adamp import adamp
 from optim._cautious import cautious
 from optim._diffgrad import diffgrad, scale_by_diffgrad
-from optim._frugal.badam import badam
+from optim._frugal.presets import badam
 from optim._frugal.frugal import ScaleByFrugalState, frugal, scale_by_frugal
 from optim._frugal.galore import galore
 from optim._lion import lion, lion_k, lyapunov, scale_by_lion_k
