@@ -4,9 +4,8 @@ from optim import kappas, loop, parallel, profiles, subspaces
 from optim._adamp import adamp
 from optim._cautious import cautious
 from optim._diffgrad import diffgrad, scale_by_diffgrad
-from optim._frugal.presets import badam
 from optim._frugal.frugal import ScaleByFrugalState, frugal, scale_by_frugal
-from optim._frugal.galore import galore
+from optim._frugal.presets import badam, galore
 from optim._lion import lion, lion_k, lyapunov, scale_by_lion_k
 from optim._masked_update import masked_update
 from optim._momentum import MomentumState, scale_by_momentum

@@ -7,7 +7,7 @@ draws a basis :math:`B`, ``down`` gives the coordinates :math:`D = P_B G` and ``
 ================================  =================================  ==========================
 subspace                          kept                               basis in the state
 ================================  =================================  ==========================
-``block(order)``                  whole tensors                      one bit a tensor
+``block(order)``                  whole tensors                      one bool per tensor
 ``columns()``, ``rows()``         ``int(size * density)`` of them    the indices
 ``randk()``                       ``int(total * density)`` entries   the indices (4 bytes each)
 ``svd(side)``                     leading singular directions        a matrix
@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from optim import _checks
 
@@ -63,10 +64,34 @@ class Subspace(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Whole tensors: which of them are state-full is decided for all at once; see :func:`block`."""
+    """Whole tensors: which of them are state-full is decided for all at once.
+
+    Attributes:
+      order: As in :func:`block`.
+      stratify: As in :func:`block`.
+    """
 
     order: str | Callable[..., jax.Array]
     stratify: bool
+
+
+class Space(NamedTuple):
+    """A subspace of all projectable leaves together, as :func:`optim.frugal` uses it.
+
+    Attributes:
+      select: ``select(key, interval, step, grads) -> basis``.
+      down: ``down(leaves, basis) -> low``, coordinates in the subspace.
+      update: ``update(directions, low, basis, grads)``: the directions of ``low`` embedded, plus
+        the state-free rule on what ``low`` leaves of the gradients.
+      owners: ``owners(leaves)``: for each array of ``low`` the list of leaves it serves.
+      inner: The state-full direction on ``low``.
+    """
+
+    select: Callable[..., Any]
+    down: Callable[[Any, Any], Any]
+    update: Callable[..., Any]
+    owners: Callable[[Any], Any]
+    inner: optax.GradientTransformationExtraArgs
 
 
 def block(order: str | Callable[..., jax.Array] = "random", *, stratify: bool = True) -> Block:
@@ -90,6 +115,12 @@ def block(order: str | Callable[..., jax.Array] = "random", *, stratify: bool = 
         gets its share of ``k`` (by largest remainder; classes whose share is below one tensor are
         drawn from as one pool). So the state has the same size whatever is drawn. The authors draw
         from all tensors (``False``): the state must then hold the ``k`` largest ones.
+
+    Returns:
+      The choice of tensors, a :class:`Block`.
+
+    Raises:
+      ValueError: If ``order`` is neither a function nor one of these names.
 
     Example:
       >>> import optim
@@ -162,6 +193,9 @@ def columns(axis: int = -2) -> Subspace:
       axis: Along which to draw; -1 for weights stored as (out, in). Axes before the last two
         (convolution taps) are kept whole.
 
+    Returns:
+      The :class:`Subspace`; its basis are int32 indices [k].
+
     Example:
       >>> import jax, jax.numpy as jnp, optim
       >>> s = optim.subspaces.columns()
@@ -174,7 +208,14 @@ def columns(axis: int = -2) -> Subspace:
 
 
 def rows(axis: int = -1) -> Subspace:
-    """``int(size * density)`` random output features; see :func:`columns`."""
+    """``int(size * density)`` random output features; see :func:`columns`.
+
+    Args:
+      axis: Along which to draw; -2 for weights stored as (out, in).
+
+    Returns:
+      The :class:`Subspace`; its basis are int32 indices [k].
+    """
     return _slices(axis)
 
 
@@ -184,6 +225,9 @@ def randk() -> Subspace:
     For tensors of more than two axes the pairs of the last two axes are drawn, with everything
     before them (convolution taps) kept whole. The indices are part of the state: 4 bytes for each
     kept entry, beside the moments.
+
+    Returns:
+      The :class:`Subspace`; its basis are int32 indices [k] into the flattened last two axes.
     """
 
     def flat(x):
@@ -268,6 +312,13 @@ def svd(side: str = "std") -> Subspace:
         ``"left"``, ``"right"`` or ``"full"``. On a square matrix ``"std"`` rotates the last axis:
         inputs in PyTorch's layout, outputs in Flax's.
 
+    Returns:
+      The :class:`Subspace`; its basis is :math:`V_r^\top` [r, n] (right), :math:`U_r` [m, r]
+      (left), or both (full).
+
+    Raises:
+      ValueError: If ``side`` is not one of these names.
+
     References:
       Zhao et al., `GaLore <https://arxiv.org/abs/2403.03507>`_, 2024
     """
@@ -280,7 +331,17 @@ def svd(side: str = "std") -> Subspace:
 
 
 def random_orthogonal(side: str = "std") -> Subspace:
-    """Random orthonormal directions, uniform (QR of a Gaussian matrix); ``side`` as :func:`svd`."""
+    """Random orthonormal directions, uniform: the QR decomposition of a Gaussian matrix.
+
+    Args:
+      side: As in :func:`svd`.
+
+    Returns:
+      The :class:`Subspace`; its basis has the shapes of that of :func:`svd`.
+
+    Raises:
+      ValueError: If ``side`` is unknown.
+    """
 
     def orthonormal(key, size, rank):
         q, r = jnp.linalg.qr(jax.random.normal(key, (size, rank), jnp.float32))
@@ -300,6 +361,15 @@ def randperm(side: str = "std") -> Subspace:
     """Random columns (right), rows (left) or both (full); ``side`` and ranks as in :func:`svd`.
 
     The authors multiply with permutation matrices; indices give the same numbers.
+
+    Args:
+      side: As in :func:`svd`.
+
+    Returns:
+      The :class:`Subspace`; its basis are int32 indices [r], or a pair of them (full).
+
+    Raises:
+      ValueError: If ``side`` is unknown.
     """
     _checks.choice("side", side, SIDES)
 
@@ -344,7 +414,17 @@ _NAMES: dict[str, Callable[[], Subspace | Block]] = {
 
 
 def by_name(subspace: str | Subspace | Block) -> Subspace | Block:
-    """Returns the subspace of that name with its defaults; an object is returned as it is."""
+    """The subspace of that name with its defaults.
+
+    Args:
+      subspace: One of the names of the table above, or an object of this module.
+
+    Returns:
+      The subspace; an object is returned as it is.
+
+    Raises:
+      ValueError: If there is no such name, with the nearest one.
+    """
     if isinstance(subspace, Subspace | Block):
         return subspace
     _checks.choice("subspace", subspace, _NAMES, "an optim.subspaces.Subspace")

@@ -1,10 +1,10 @@
-"""Block subspaces of :func:`optim.frugal`: static storage, selection as data.
+"""Block subspaces of :func:`optim.frugal`: whole tensors, static storage, selection as data.
 
-Everything about shapes is decided before the first step. Tensors of one shape form a class with as
-many slots as can be active at once; which tensor fills which slot is data, so a change neither
-compiles anything nor moves a shape. A stacked leaf is a class of its own, its members its layers.
-Where so few tensors share a shape that slots would waste memory, all unstacked ones share a flat
-buffer instead, as long as the largest active set, with a dynamic offset per active tensor.
+Which tensors are active is a vector of bools; all shapes are decided before the first step, so a
+change of the subspace compiles nothing. Tensors of one shape share as many slots as can be active
+at once. A stacked leaf is a class of its own, its tensors its layers. Where so few tensors share a
+shape that slots would waste memory, all unstacked ones share a flat buffer instead, as long as the
+largest active set.
 """
 
 import math
@@ -15,12 +15,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from jax.sharding import NamedSharding
 
-from optim.subspaces import Block
+from optim._frugal.elementwise import is_elementwise
+from optim.subspaces import Block, Space
 
 
-class Member(NamedTuple):
-    """A tensor that is active or not: a leaf, or one layer of a stacked leaf."""
+class Tensor(NamedTuple):
+    """A tensor that is active or not: a leaf, by its number, or one layer of a stacked leaf."""
 
     leaf: int
     layer: int | None
@@ -29,19 +32,26 @@ class Member(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Storage of some members: slots of one shape, or entries of a flat buffer."""
+    """Storage that some tensors share: slots of their shape, or entries of a flat buffer."""
 
-    members: tuple[int, ...]
-    slots: int  # Of the members' shape; 0 for a flat buffer.
-    entries: int  # Of a flat buffer.
+    tensors: tuple[int, ...]
+    slots: int
+    entries: int  # 0 with slots.
 
 
-class Plan(NamedTuple):
-    """Static layout."""
+class Order(NamedTuple):
+    """Which of n tensors are active in an interval.
 
-    members: tuple[Member, ...]
-    groups: tuple[Group, ...]
-    choose: Callable[[jax.Array, jax.Array], jax.Array]  # (interval, key) -> active, bool [n]
+    Attributes:
+      choose: ``choose(interval, key)``: bools [n].
+      largest: ``largest(weights)``: the largest sum of the weights [n] of an active set.
+    """
+
+    choose: Callable[[Any, jax.Array], jax.Array]
+    largest: Callable[[np.ndarray], int]
+
+
+# Orders.
 
 
 def natural(path: str) -> list[Any]:
@@ -62,216 +72,266 @@ def positions(order: str, u: Any, n: int, k: int) -> Any:
     return i if order == "ascending" else n - 1 - i
 
 
-def _quotas(sizes: list[int], density: float, total: int) -> list[int]:
-    # Largest remainder: shares sum to ``total``, each within one of its exact value.
-    exact = [s * density for s in sizes]
+def _at(index: Any, n: int) -> jax.Array:
+    return jnp.zeros(n, bool).at[jnp.asarray(index, jnp.int32)].set(True)
+
+
+def _deterministic(order: str, n: int, k: int) -> Order:
+    sets = [np.asarray(positions(order, u, n, k), int) for u in range(n if k else 1)]
+    return Order(
+        lambda u, key: _at(positions(order, u, n, k), n),
+        lambda weights: int(max(weights[s].sum() for s in sets)),
+    )
+
+
+def _heaviest(weights: np.ndarray, k: int) -> int:
+    return int(np.sort(weights)[len(weights) - k :].sum())
+
+
+def _custom(order: Callable[..., jax.Array], n: int, k: int) -> Order:
+    return Order(
+        lambda u, key: _at(order(u, n, k, key), n),
+        lambda weights: _heaviest(weights, k),
+    )
+
+
+def _random(pools: list[tuple[list[int], int]], n: int) -> Order:
+    """From each pool of tensors that many, uniformly."""
+
+    def choose(u, key):
+        active = jnp.zeros(n, bool)
+        for i, (pool, k) in enumerate(pools):
+            drawn = jax.random.permutation(jax.random.fold_in(key, i), len(pool)) < k
+            active = active.at[np.array(pool, int)].set(drawn)
+        return active
+
+    return Order(choose, lambda weights: sum(_heaviest(weights[p], k) for p, k in pools))
+
+
+def _strata(classes: list[list[int]], density: float, k: int) -> list[tuple[list[int], int]]:
+    """Classes as pools; those whose share is below one tensor are one pool.
+
+    Shares are by largest remainder: they sum to ``k``, each within one of its exact value.
+    """
+    pools = [c for c in classes if len(c) * density >= 1]
+    small = sorted(i for c in classes if len(c) * density < 1 for i in c)
+    pools += [small] if small else []
+    exact = [len(p) * density for p in pools]
     share = [math.floor(x) for x in exact]
-    by_remainder = sorted(range(len(sizes)), key=lambda c: share[c] - exact[c])
-    for c in by_remainder[: total - sum(share)]:
-        share[c] += 1
-    return share
+    by_remainder = sorted(range(len(pools)), key=lambda i: share[i] - exact[i])
+    for i in by_remainder[: k - sum(share)]:
+        share[i] += 1
+    return list(zip(pools, share, strict=True))
 
 
-def _ordered(paths: list[str], leaves: list[Any], stacked: list[bool]) -> list[Member]:
-    members: list[Member] = []
-    layers: list[Member] = []
-    at = None
-    for i in sorted(range(len(paths)), key=lambda i: natural(paths[i])):
-        leaf = leaves[i]
-        if stacked[i]:
-            at = len(members) if at is None else at
-            layers += [Member(i, j, leaf.shape[1:], leaf.dtype) for j in range(leaf.shape[0])]
-        else:
-            members.append(Member(i, None, leaf.shape, leaf.dtype))
-    layers.sort(key=lambda m: m.layer or 0)  # Layer by layer, as the network is; stable.
-    return members if at is None else members[:at] + layers + members[at:]
-
-
-def plan(
-    block: Block,
-    density: float,
-    paths: list[str],
-    leaves: list[Any],
-    stacked: list[bool],
-    elementwise: bool,
-) -> Plan:
-    """Decides the layout for the projectable ``leaves``."""
-    members = _ordered(paths, leaves, stacked)
-    n = len(members)
+def _order(block: Block, density: float, classes: list[list[int]]) -> Order:
+    n = sum(len(c) for c in classes)
     k = round(n * density)
+    if callable(block.order):
+        return _custom(block.order, n, k)
+    if block.order == "random":
+        strata = _strata(classes, density, k) if block.stratify else [(list(range(n)), k)]
+        return _random(strata, n)
     if block.order == "mirror" and k % 2:
         raise ValueError(
             f"order='mirror' takes pairs and needs an even number of active tensors, got {k} "
             f"(round({n} tensors * density {density}))"
         )
-    classes: dict[Any, list[int]] = {}
-    for i, m in enumerate(members):
-        owner = m.leaf if m.layer is not None else None
-        classes.setdefault((m.shape, str(m.dtype), owner), []).append(i)
-    size = np.array([math.prod(m.shape) for m in members])
+    return _deterministic(block.order, n, k)
 
-    strata = [(list(range(n)), k)]
-    if block.order == "random" and block.stratify:
-        own = [c for c in classes.values() if len(c) * density >= 1]
-        rest = sorted(set(range(n)) - {i for c in own for i in c})
-        pools = [*own, rest] if rest else own
-        strata = list(zip(pools, _quotas([len(p) for p in pools], density, k), strict=True))
-    if block.order in ("random",) or callable(block.order):
-        # Any k of a stratum: its k largest, or k of one class, may be active.
-        def most(ids, weight):
-            ids = set(ids)
-            total = 0
-            for pool, take in strata:
-                inside = sorted((weight[i] for i in pool if i in ids), reverse=True)
-                total += sum(inside[:take])
-            return int(total)
-    else:
-        period = 1 if k == 0 else n
-        sets = [np.asarray(positions(block.order, u, n, k), int) for u in range(period)]
 
-        def most(ids, weight):
-            inside = np.zeros(n)
-            inside[ids] = [weight[i] for i in ids]
-            return int(max(inside[s].sum() for s in sets))
+# Storage.
 
-    ones = np.ones(n, int)
-    groups, loose = [], []
-    for (_, dtype, owner), ids in classes.items():
-        group = Group(tuple(ids), most(ids, ones), 0)
-        (groups if owner is not None else loose).append((dtype, group))
-    slots = sum(g.slots * int(size[g.members[0]]) for _, g in loose)
-    flat = []
-    for dtype in {d: None for d, _ in loose}:
-        ids = sorted(i for d, g in loose if d == dtype for i in g.members)
-        flat.append((dtype, Group(tuple(ids), 0, most(ids, size))))
-    if sum(g.entries for _, g in flat) < slots and elementwise:
-        loose = flat
-    kept = tuple(g for _, g in groups + loose if g.slots or g.entries)
 
-    def choose(u, key):
-        if block.order == "random":
-            active = jnp.zeros(n, bool)
-            for s, (ids, take) in enumerate(strata):
-                drawn = jax.random.permutation(jax.random.fold_in(key, s), len(ids)) < take
-                active = active.at[np.array(ids, int)].set(drawn)
-            return active
-        if callable(block.order):
-            index = block.order(u, n, k, key)
+def tensors_of(leaves: list[Any], xs: list[Any]) -> list[Tensor]:
+    """The tensors of the leaves ``xs`` in the order of their paths, stacked ones by layer."""
+    whole, layers, first = [], [], None
+    for i in sorted(range(len(leaves)), key=lambda i: natural(leaves[i].path)):
+        x = xs[i]
+        if leaves[i].stacked:
+            first = len(whole) if first is None else first
+            layers += [Tensor(i, j, x.shape[1:], x.dtype) for j in range(x.shape[0])]
         else:
-            index = positions(block.order, u, n, k)
-        return jnp.zeros(n, bool).at[jnp.asarray(index, jnp.int32)].set(True)
-
-    return Plan(tuple(members), kept, choose)
-
-
-def shapes(p: Plan) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """Low-dimensional shapes: (slots, *shape) or (entries,) of each group."""
-    low = []
-    for g in p.groups:
-        first = p.members[g.members[0]]
-        shape = (g.slots, *first.shape) if g.slots else (g.entries,)
-        low.append(jax.ShapeDtypeStruct(shape, first.dtype))
-    return tuple(low)
+            whole.append(Tensor(i, None, x.shape, x.dtype))
+    layers.sort(key=lambda t: t.layer)  # Layer by layer, as the network is; stable.
+    return whole[:first] + layers + whole[first:] if layers else whole
 
 
-def places(p: Plan, g: Group, active: jax.Array) -> list[tuple[int, jax.Array, jax.Array]]:
-    """(member, whether active, its slot or the offset of its first entry) of those that can fit."""
-    here = active[np.array(g.members)].astype(jnp.int32)
-    size = [math.prod(p.members[i].shape) for i in g.members]
-    weight = np.ones(len(size), np.int32) if g.slots else np.array(size, np.int32)
-    start = jnp.cumsum(here * weight) - here * weight
-    limit = g.slots - 1 if g.slots else g.entries
+def _classes(tensors: list[Tensor]) -> list[list[int]]:
+    classes: dict[Any, list[int]] = {}
+    for i, t in enumerate(tensors):
+        owner = None if t.layer is None else t.leaf
+        classes.setdefault((t.shape, str(t.dtype), owner), []).append(i)
+    return list(classes.values())
+
+
+def groups_of(tensors: list[Tensor], order: Order, may_be_flat: bool) -> list[Group]:
+    """The cheaper of slots and flat buffers for the unstacked tensors; slots for stacked ones."""
+
+    def most(ids, weights):
+        inside = np.zeros(len(tensors), int)
+        inside[ids] = weights[ids]
+        return order.largest(inside)
+
+    one = np.ones(len(tensors), int)
+    size = np.array([math.prod(t.shape) for t in tensors])
+    slots = [Group(tuple(ids), most(ids, one), 0) for ids in _classes(tensors)]
+    stacked = [g for g in slots if tensors[g.tensors[0]].layer is not None]
+    loose = [g for g in slots if tensors[g.tensors[0]].layer is None]
+    by_dtype: dict[str, list[int]] = {}
+    for i in sorted(i for g in loose for i in g.tensors):
+        by_dtype.setdefault(str(tensors[i].dtype), []).append(i)
+    flat = [Group(tuple(ids), 0, most(ids, size)) for ids in by_dtype.values()]
+    in_slots = sum(g.slots * size[g.tensors[0]] for g in loose)
+    if may_be_flat and sum(g.entries for g in flat) < in_slots:
+        loose = flat
+    return [g for g in stacked + loose if g.slots or g.entries]
+
+
+def may_share_a_buffer(inner: optax.GradientTransformationExtraArgs) -> bool:
+    """Whether tensors of several shapes may be one flat array to ``inner``.
+
+    Raises:
+      ValueError: If ``inner`` cannot work on a single array, which blocks need.
+    """
+    try:
+        return is_elementwise(inner)
+    except Exception as e:
+        raise ValueError(
+            "inner must work on a single array as a block subspace gives it, but on one it raised "
+            f"{type(e).__name__}: {e}"
+        ) from e
+
+
+# The subspace.
+
+
+def _places(group: Group, tensors: list[Tensor], active: jax.Array) -> list[tuple[Any, ...]]:
+    """(tensor, whether it is active, its slot or the offset of its first entry)."""
+    here = active[np.array(group.tensors)]
+    size = np.array([math.prod(tensors[i].shape) for i in group.tensors], np.int32)
+    weight = here * (np.ones_like(size) if group.slots else size)
+    start = jnp.minimum(jnp.cumsum(weight) - weight, max(group.slots, group.entries) - 1)
     return [
-        (i, here[j] > 0, jnp.minimum(start[j], limit))
-        for j, i in enumerate(g.members)
-        if g.slots or size[j] <= g.entries
+        (tensors[i], here[j], start[j])
+        for j, i in enumerate(group.tensors)
+        if group.slots or size[j] <= group.entries  # A larger one is never active.
     ]
 
 
-def layers_of(p: Plan, g: Group, active: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _layers(group: Group, tensors: list[Tensor], active: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Of a stacked leaf: the layer in each slot, and the slot of each layer (-1: none)."""
-    layer = np.array([p.members[i].layer for i in g.members])
-    here = jnp.zeros(len(layer), bool).at[layer].set(active[np.array(g.members)])
-    inside = jnp.nonzero(here, size=g.slots, fill_value=0)[0]
+    layer = np.array([tensors[i].layer for i in group.tensors])
+    here = jnp.zeros(len(layer), bool).at[layer].set(active[np.array(group.tensors)])
+    inside = jnp.nonzero(here, size=group.slots, fill_value=0)[0]
     return inside, jnp.where(here, jnp.cumsum(here) - 1, -1)
 
 
 def _write(low: jax.Array, x: jax.Array, here: jax.Array, start: jax.Array) -> jax.Array:
-    # low[start] = x where ``here``. On CPU a loop of one or no round: an inactive tensor costs
-    # nothing and the buffer stays where it is (a cond would copy it). Elsewhere a loop would make
-    # the host wait for its condition, so there every tensor rewrites its place.
-    def put(low, x, start):
-        return jax.lax.dynamic_update_slice_in_dim(low, x, start, 0)
-
-    def loop(low, x, here, start):
-        rounds = here.astype(jnp.int32)
-        body = lambda c: (c[0] + 1, put(c[1], x, start))  # noqa: E731
-        return jax.lax.while_loop(lambda c: c[0] < rounds, body, (jnp.int32(0), low))[1]
-
-    return jax.lax.platform_dependent(low, x, here, start, cpu=loop, default=masked_write)
-
-
-def masked_write(low: jax.Array, x: jax.Array, here: jax.Array, start: jax.Array) -> jax.Array:
-    """``low[start : start + len(x)] = x`` where ``here``, without control flow."""
-    old = jax.lax.dynamic_slice_in_dim(low, start, x.shape[0], 0)
+    # low[start : start + len(x)] = x where ``here``.
+    old = jax.lax.dynamic_slice_in_dim(low, start, len(x))
     return jax.lax.dynamic_update_slice_in_dim(low, jnp.where(here, x, old), start, 0)
 
 
-def down(p: Plan, leaves: list[Any], active: jax.Array) -> tuple[jax.Array, ...]:
-    """The active tensors of ``leaves`` in their places."""
+def _down(groups: list[Group], tensors: list[Tensor], xs: list[Any], active: jax.Array) -> Any:
+    """The active tensors of ``xs`` in their places: an array for each group."""
     out = []
-    for g, shape in zip(p.groups, shapes(p), strict=True):
-        low = jnp.zeros(shape.shape, shape.dtype)
-        first = p.members[g.members[0]]
+    for group in groups:
+        first = tensors[group.tensors[0]]
         if first.layer is not None:
-            inside, _ = layers_of(p, g, active)
-            low = jnp.take(leaves[first.leaf], inside, axis=0, mode="clip")
-        else:
-            for i, here, start in places(p, g, active):
-                x = leaves[p.members[i].leaf]
-                low = _write(low, x[None] if g.slots else x.reshape(-1), here, start)
+            inside, _ = _layers(group, tensors, active)
+            out.append(jnp.take(xs[first.leaf], inside, axis=0, mode="clip"))
+            continue
+        shape = (group.slots, *first.shape) if group.slots else (group.entries,)
+        low = jnp.zeros(shape, first.dtype)
+        for t, here, start in _places(group, tensors, active):
+            x = xs[t.leaf]
+            low = _write(low, x[None] if group.slots else x.reshape(-1), here, start)
         out.append(low)
     return tuple(out)
 
 
-def up(
-    p: Plan,
-    leaves: list[Any],
-    active: jax.Array,
-    free: Callable[[jax.Array], jax.Array],
-    direction: Callable[..., jax.Array],
+def _up(
+    groups: list[Group], tensors: list[Tensor], low: Any, active: jax.Array, xs: list[Any]
 ) -> list[Any]:
-    """``direction`` at the active tensors, ``free(gradient)`` at the others.
-
-    ``direction(n, gradient, pick)`` is that of a tensor, or of a stacked leaf, of group ``n``;
-    ``pick`` takes its part of an array that the group stores.
-    """
-    out = [free(x) for x in leaves]
-    for n, g in enumerate(p.groups):
-        first = p.members[g.members[0]]
+    """``xs`` with the active tensors replaced by ``low``."""
+    out = list(xs)
+    for group, x in zip(groups, low, strict=True):
+        first = tensors[group.tensors[0]]
         if first.layer is not None:
-            _, slot = layers_of(p, g, active)
-
-            def layers(x, slot=slot):
-                return jnp.take(x, jnp.maximum(slot, 0), axis=0, mode="clip")
-
-            kept = direction(n, leaves[first.leaf], layers)
+            _, slot = _layers(group, tensors, active)
+            kept = jnp.take(x, jnp.maximum(slot, 0), axis=0, mode="clip")
             slot = slot.reshape(-1, *(1,) * len(first.shape))
             out[first.leaf] = jnp.where(slot >= 0, kept, out[first.leaf])
             continue
-        for i, here, start in places(p, g, active):
-            m = p.members[i]
-
-            def tensor(x, here=here, start=start, m=m, slots=g.slots):
-                if x.ndim == 0:  # Shared by a flat buffer.
-                    return x
-                size = 1 if slots else math.prod(m.shape)
-                whole = x.shape[0] == size and x.shape != (1,)
-                x = jax.lax.dynamic_slice_in_dim(x, start, size, 0)
-                x = x[0] if slots else x.reshape(m.shape)
-                # Were it equal for all tensors, XLA would keep it instead of computing it twice.
-                return jnp.where(here, x, 0) if whole else x
-
-            kept = direction(n, leaves[m.leaf], tensor)
-            out[m.leaf] = jnp.where(here, kept, out[m.leaf])
+        for t, here, start in _places(group, tensors, active):
+            size = 1 if group.slots else math.prod(t.shape)
+            kept = jax.lax.dynamic_slice_in_dim(x, start, size).reshape(t.shape)
+            out[t.leaf] = jnp.where(here, kept, out[t.leaf])
     return out
+
+
+def _per_tensor(
+    inner: optax.GradientTransformationExtraArgs, groups: list[Group]
+) -> optax.GradientTransformationExtraArgs:
+    """``inner`` on the arrays of all groups; each slot is a tensor of its own to it."""
+
+    def init_fn(low):
+        states = []
+        for group, x in zip(groups, low, strict=True):
+            state = (jax.vmap(inner.init) if group.slots else inner.init)(x)
+            of = None if isinstance(x, jax.core.Tracer) else getattr(x, "sharding", None)
+            if isinstance(of, NamedSharding):  # vmap forgets it.
+                state = jax.tree.map(
+                    lambda s, x=x, of=of: jax.device_put(s, of) if s.shape == x.shape else s, state
+                )
+            states.append(state)
+        return tuple(states)
+
+    def update_fn(updates, state, params=None, **extra):
+        def one(g, s, p=None):
+            return inner.update(g, s, p, **extra)
+
+        columns = (updates, state) if params is None else (updates, state, params)
+        pairs = [
+            (jax.vmap(one) if group.slots else one)(*args)
+            for group, *args in zip(groups, *columns, strict=True)
+        ]
+        return tuple(u for u, _ in pairs), tuple(s for _, s in pairs)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def blockwise(
+    block: Block,
+    inner: optax.GradientTransformationExtraArgs,
+    free: Callable[[jax.Array], jax.Array],
+    density: float,
+    leaves: Any,
+    like: Any,
+    may_be_flat: bool,
+) -> Space:
+    """The space of whole tensors, selected among all ``leaves``, which are shaped ``like``."""
+    treedef = jax.tree.structure(leaves)
+    tensors = tensors_of(jax.tree.leaves(leaves), jax.tree.leaves(like))
+    order = _order(block, density, _classes(tensors))
+    groups = groups_of(tensors, order, may_be_flat)
+
+    def down(xs, active):
+        return _down(groups, tensors, jax.tree.leaves(xs), active)
+
+    def update(directions, low, active, grads):
+        rest = [free(g) for g in jax.tree.leaves(grads)]
+        return treedef.unflatten(_up(groups, tensors, directions, active, rest))
+
+    def owners(xs):
+        xs = jax.tree.leaves(xs)
+        return tuple([xs[tensors[i].leaf] for i in g.tensors] for g in groups)
+
+    return Space(
+        lambda key, interval, step, grads: order.choose(interval, key),
+        down,
+        update,
+        owners,
+        _per_tensor(inner, groups),
+    )

@@ -1,18 +1,21 @@
 """FRUGAL: a state-full optimizer on a small subspace, a state-free rule on the rest."""
 
+import dataclasses
 import functools
 import numbers
 import warnings
+import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from optim import _checks, _paths, _trees, subspaces
-from optim._frugal import elementwise, leafwise
-from optim.subspaces import Block, Subspace
+from optim._frugal import blocks
+from optim.subspaces import Block, Space, Subspace
 
 __all__ = ["ScaleByFrugalState", "frugal", "scale_by_frugal"]
 
@@ -27,10 +30,13 @@ class ScaleByFrugalState(NamedTuple):
     """State of :func:`scale_by_frugal`.
 
     Attributes:
-      count: Steps done, int32.
-      selection: Block: which tensors are active, bools in the order of their paths. Otherwise the
-        basis of every projectable leaf, by path.
-      inner: State of ``inner`` on the low-dimensional gradients.
+      count: Steps done, int32 scalar.
+      selection: The subspace of the present interval. Block: which tensors are active, bools [n]
+        in the order of their paths. Otherwise the basis of every projectable leaf, in the tree of
+        the parameters.
+      inner: State of ``inner`` on the low-dimensional gradients. Block: a tuple of states, one for
+        each set of tensors of one shape, whose arrays have a leading axis of slots, or for a flat
+        buffer. Otherwise one state, whose trees are like the parameters.
       regular: State of ``regular`` on the leaves that are not projectable.
     """
 
@@ -38,6 +44,72 @@ class ScaleByFrugalState(NamedTuple):
     selection: Any
     inner: optax.OptState
     regular: optax.OptState
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """What is known of a projectable leaf before it has values.
+
+    Attributes:
+      path: Its path, joined by slashes.
+      stacked: Whether its first axis stacks the layers of a network.
+    """
+
+    path: str
+    stacked: bool
+
+    def per_tensor(self, f: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of a tensor as one of this leaf."""
+        return jax.vmap(f) if self.stacked else f
+
+
+class Split(NamedTuple):
+    """A tree like the parameters in two parts; each has ``optax.MaskedNode`` where the other is."""
+
+    hidden: Any
+    others: Any
+
+
+def _leafwise(
+    subspace: Subspace,
+    inner: optax.GradientTransformationExtraArgs,
+    free: Callable[[jax.Array], jax.Array],
+    density: float,
+    leaves: Any,
+) -> Space:
+    """A subspace of one tensor, on every tensor of a tree."""
+
+    def select(key, interval, step, grads):
+        def one(leaf, g):
+            # Of the path alone: another tensor in the model changes nothing here.
+            k = jax.random.fold_in(key, zlib.crc32(leaf.path.encode()))
+
+            def draw(k, g):
+                return subspace.select(k, g, density=density, step=step, path=leaf.path)
+
+            return leaf.per_tensor(draw)(jax.random.split(k, len(g)) if leaf.stacked else k, g)
+
+        return jax.tree.map(one, leaves, grads)
+
+    def down(xs, bases):
+        return jax.tree.map(
+            lambda leaf, x, b: leaf.per_tensor(subspace.down)(x, b), leaves, xs, bases
+        )
+
+    def update(directions, low, bases, grads):
+        def one(leaf, u, d, b, g):
+            if subspace.merge is not None:
+                return leaf.per_tensor(subspace.merge)(u, b, free(g))
+            shape = g.shape[1:] if leaf.stacked else g.shape
+            up = leaf.per_tensor(lambda x, b: subspace.up(x, b, shape))
+            return up(u, b) + free(g - up(d, b))
+
+        return jax.tree.map(one, leaves, directions, low, bases, grads)
+
+    def owners(xs):
+        return jax.tree.map(lambda leaf, x: [x], leaves, xs)
+
+    return Space(select, down, update, owners, inner)
 
 
 def scale_by_frugal(
@@ -55,13 +127,38 @@ def scale_by_frugal(
     regular: optax.GradientTransformation | None = None,
     stacked: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Direction of :func:`frugal`, free of learning rate and decay, with the same arguments.
+    r"""Direction of :func:`frugal`, free of learning rate and decay.
+
+    .. math::
+      D_t = P_u G_t, \qquad
+      U_t = s \left( P_u^\top\, \mathrm{inner}(D_t)
+        + s_0\, \mathrm{free}(G_t - P_u^\top D_t) \right)
+
+    Args:
+      inner: State-full direction in the subspace, without a learning rate.
+      density: :math:`\rho` in [0, 1], the part of each tensor, or of the tensors, that is
+        state-full. A Python number: it decides shapes.
+      update_gap: Steps between changes of the subspace, >= 1.
+      subspace: A name or an object of :mod:`optim.subspaces`.
+      state_free: ``"sign_sgd"``, ``"sgd"`` or ``"none"``.
+      state_free_scale: :math:`s_0` >= 0, on the state-free part.
+      projectable_scale: :math:`s` >= 0, on the whole update of a projectable tensor.
+      projectable: Which leaves are split: a tree of bools or a function of (path, leaf).
+      seed: Seed of the random subspaces, an integer.
+      reset: Whether the state of ``inner`` starts again at a change of the subspace.
+      regular: Direction for the leaves that are not projectable; ``inner`` if ``None``.
+      stacked: Which leaves hold the layers of a network along their first axis: a tree of bools or
+        a function of (path, leaf).
 
     Returns:
       The transformation; its state is a :class:`ScaleByFrugalState`.
 
     Raises:
-      ValueError: If an argument is out of its range or a leaf does not suit the subspace.
+      ValueError: If an argument is out of its range, or ``inner`` cannot work on a single array;
+        at init, if a leaf does not suit the subspace.
+
+    Warns:
+      UserWarning: At init, if no leaf is projectable.
 
     Example:
       >>> import jax.numpy as jnp, optim
@@ -82,7 +179,8 @@ def scale_by_frugal(
     _checks.number("state_free_scale", state_free_scale, 0)
     _checks.number("projectable_scale", projectable_scale, 0)
     _checks.flag("reset", reset)
-    _checks.choice("state_free", state_free, _FREE)
+    if state_free not in _FREE:
+        raise ValueError(f"state_free must be one of {', '.join(_FREE)}, got {state_free!r}")
     chosen = subspaces.by_name(subspace)
     if isinstance(chosen, Block) and not reset:
         raise ValueError(
@@ -94,42 +192,34 @@ def scale_by_frugal(
         if not isinstance(tx, optax.GradientTransformation) and (tx, name) != (None, "regular"):
             raise ValueError(f"{name} must be an optax.GradientTransformation, got {tx!r}")
     density = float(density)
-    low_inner = optax.with_extra_args_support(inner)
-    rest_inner = low_inner if regular is None else optax.with_extra_args_support(regular)
-
-    traits = elementwise.traits(low_inner)
+    full_inner = optax.with_extra_args_support(inner)
+    rest_inner = full_inner if regular is None else optax.with_extra_args_support(regular)
+    flat = isinstance(chosen, Block) and blocks.may_share_a_buffer(full_inner)
 
     def free(g):
         return state_free_scale * _FREE[state_free](g)
 
-    def split(tree, warn=False):
-        flat, treedef = jax.tree_util.tree_flatten_with_path(tree)
+    def split(tree):
         hidden = _paths.resolve("projectable", projectable, tree)
-        layered = _paths.resolve("stacked", stacked, tree)
-        if warn and flat and not any(hidden):
-            paths = ", ".join(jax.tree_util.keystr(p) for p, _ in flat[:8])
-            warnings.warn(
-                f"frugal: no leaf is projectable, so all are updated by the state-full optimizer; "
-                f"projectable was asked about {paths}{', ...' if len(flat) > 8 else ''}",
-                stacklevel=3,
-            )
-        leaves = [
-            leafwise.Leaf(
-                jax.tree_util.keystr(_paths.of_variable(path), simple=True, separator="/"), s
-            )
-            for (path, _), s, h in zip(flat, layered, hidden, strict=True)
-            if h
-        ]
-        xs = [x for (_, x), h in zip(flat, hidden, strict=True) if h]
-        others = treedef.unflatten(
-            [optax.MaskedNode() if h else x for (_, x), h in zip(flat, hidden, strict=True)]
+        leaves, treedef = jax.tree.flatten(tree)
+        masked = optax.MaskedNode()
+        return Split(
+            treedef.unflatten([x if h else masked for x, h in zip(leaves, hidden, strict=True)]),
+            treedef.unflatten([masked if h else x for x, h in zip(leaves, hidden, strict=True)]),
         )
-        return leaves, xs, others, hidden, treedef
 
-    def space(leaves, xs):
+    def space_of(hidden) -> Space:
+        layered = iter(_paths.resolve("stacked", stacked, hidden))
+
+        def describe(path, x):
+            path = _paths.of_variable(path)
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            return Leaf(name, next(layered))
+
+        leaves = jax.tree_util.tree_map_with_path(describe, hidden)
         if isinstance(chosen, Block):
-            return leafwise.blockwise(chosen, low_inner, traits, free, leaves, xs, density)
-        return leafwise.leafwise(chosen, low_inner, free, leaves, density)
+            return blocks.blockwise(chosen, full_inner, free, density, leaves, hidden, flat)
+        return _leafwise(chosen, full_inner, free, density, leaves)
 
     def key_of(interval):
         return jax.random.fold_in(jax.random.key(seed), interval)
@@ -137,59 +227,109 @@ def scale_by_frugal(
     def init_fn(params):
         for path, leaf in jax.tree_util.tree_leaves_with_path(params):
             _checks.real_leaf(path, leaf)
-        leaves, xs, others, _, _ = split(params, warn=True)
-        s = space(leaves, xs)
+        hidden, others = split(params)
+        _warn_if_none(hidden, params)
+        space = space_of(hidden)
         zero = jnp.zeros([], jnp.int32)
-        like = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in xs]
-        shapes = jax.eval_shape(lambda xs: s.select(key_of(zero), zero, zero, xs), like)
-        selection = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        low = s.shapes(like, selection)
-        # Nothing of the low state is used before the first step sets it.
-        low = jax.tree.map(leafwise.zeros, low, s.owners(xs))
-        return ScaleByFrugalState(zero, selection, s.init(low), rest_inner.init(others))
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), hidden)
+        bases = jax.eval_shape(lambda xs: space.select(key_of(zero), zero, zero, xs), like)
+        low = jax.eval_shape(space.down, like, bases)
+        # No value of these is used before the first step sets it.
+        bases = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), bases)
+        low = jax.tree.map(_zeros, low, space.owners(hidden))
+        return ScaleByFrugalState(zero, bases, space.inner.init(low), rest_inner.init(others))
 
-    def update(updates, state, params, **extra):
-        leaves, grads, others, hidden, treedef = split(updates)
-        p_hidden = p_others = None
-        if params is not None:
-            _, p_hidden, p_others, _, _ = split(params)
-        s = space(leaves, grads)
+    def update_fn(updates, state, params=None, **extra):
+        grads = split(updates)
+        weights = Split(None, None) if params is None else split(params)
+        space = space_of(grads.hidden)
 
         change = state.count % update_gap == 0
         interval = state.count // update_gap
-        selection = jax.lax.cond(
+        basis = jax.lax.cond(
             change,
-            lambda: s.select(key_of(interval), interval, state.count, grads),
+            lambda: space.select(key_of(interval), interval, state.count, grads.hidden),
             lambda: state.selection,
         )
-        fresh = change if reset else state.count == 0
-        p_read = p_hidden if traits.reads_params else None
-        full, inner_state = s.step(grads, state.inner, selection, fresh, p_read, **extra)
-        full = [projectable_scale * u for u in full]
+        low = space.down(grads.hidden, basis)
+        low_weights = None if params is None else space.down(weights.hidden, basis)
 
-        others, regular_state = rest_inner.update(others, state.regular, p_others, **extra)
-        rest = iter(jax.tree.leaves(others))
-        out = treedef.unflatten([full.pop(0) if h else next(rest) for h in hidden])
+        fresh = change if reset else state.count == 0
+        begun = space.inner.init(low if params is None else low_weights)
+        inner_state = jax.tree.map(lambda a, b: jnp.where(fresh, a, b), begun, state.inner)
+        directions, inner_state = space.inner.update(low, inner_state, low_weights, **extra)
+        hidden = space.update(directions, low, basis, grads.hidden)
+        hidden = jax.tree.map(lambda u: projectable_scale * u, hidden)
+
+        others, rest_state = rest_inner.update(grads.others, state.regular, weights.others, **extra)
         count = jnp.asarray(optax.safe_increment(state.count))
-        return out, ScaleByFrugalState(count, selection, inner_state, regular_state)
+        return _joined(hidden, others), ScaleByFrugalState(count, basis, inner_state, rest_state)
+
+    tx = optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return _trees.checked(_in_dtype_of_params(_on_explicit_axes(tx)))
+
+
+def _zeros(low: jax.ShapeDtypeStruct, owners: list[Any]) -> jax.Array:
+    """Zeros sharded as their owners are, on the last axes, where both have the same size."""
+    shardings = {getattr(x, "sharding", None) for x in owners if not isinstance(x, jax.core.Tracer)}
+    shape, ndim = owners[0].shape, len(low.shape)
+    lead = ndim - len(shape)
+    of = shardings.pop() if len(shardings) == 1 else None
+    if not isinstance(of, NamedSharding) or lead < 0:
+        return jnp.zeros(low.shape, low.dtype)
+    spec = (*of.spec, *(None,) * (len(shape) - len(of.spec)))
+    spec = [a if n == k else None for a, n, k in zip(spec, shape, low.shape[lead:], strict=True)]
+    spec = PartitionSpec(*(None,) * lead, *spec)
+    return jnp.zeros(low.shape, low.dtype, device=NamedSharding(of.mesh, spec))
+
+
+def _joined(hidden: Any, others: Any) -> Any:
+    def is_masked(x):
+        return isinstance(x, optax.MaskedNode)
+
+    return jax.tree.map(lambda h, o: o if is_masked(h) else h, hidden, others, is_leaf=is_masked)
+
+
+def _warn_if_none(hidden: Any, params: Any) -> None:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if leaves and not jax.tree.leaves(hidden):
+        paths = ", ".join(jax.tree_util.keystr(path) for path, _ in leaves[:8])
+        warnings.warn(
+            f"frugal: no leaf is projectable, so all are updated by the state-full optimizer; "
+            f"projectable was asked about {paths}{', ...' if len(leaves) > 8 else ''}",
+            stacklevel=4,
+        )
+
+
+def _in_dtype_of_params(
+    tx: optax.GradientTransformationExtraArgs,
+) -> optax.GradientTransformationExtraArgs:
+    """Gradients of another dtype are cast to that of the parameters and state, updates back."""
+
+    def update_fn(updates, state, params=None, **extra):
+        if params is None:
+            return tx.update(updates, state, params, **extra)
+        cast = jax.tree.map(lambda g, p: g.astype(p.dtype), updates, params)
+        directions, state = tx.update(cast, state, params, **extra)
+        return jax.tree.map(lambda u, g: u.astype(g.dtype), directions, updates), state
+
+    return optax.GradientTransformationExtraArgs(tx.init, update_fn)
+
+
+def _on_explicit_axes(
+    tx: optax.GradientTransformationExtraArgs,
+) -> optax.GradientTransformationExtraArgs:
+    """On explicit mesh axes the compiler decides inside; the state stays as it is laid out."""
 
     def update_fn(updates, state, params=None, **extra) -> Any:
-        if params is not None:  # The state has the dtypes of the parameters.
-            dtypes = jax.tree.map(jnp.result_type, updates)
-            updates = jax.tree.map(lambda g, p: g.astype(p.dtype), updates, params)
-            updates, state = laid_out(updates, state, params, **extra)
-            return jax.tree.map(lambda u, d: u.astype(d), updates, dtypes), state
-        return laid_out(updates, state, params, **extra)
-
-    def laid_out(updates, state, params, **extra) -> Any:
-        # Where axes are explicit the compiler decides inside; the state stays as it is laid out.
         specs = jax.tree.map(lambda x: jax.typeof(x).sharding.spec, (updates, state))
         if not any(axis for spec in jax.tree.leaves(specs) for axis in spec):
-            return update(updates, state, params, **extra)
-        auto: Any = jax.sharding.auto_axes(functools.partial(update, **extra), out_sharding=specs)
+            return tx.update(updates, state, params, **extra)
+        update = functools.partial(tx.update, **extra)
+        auto: Any = jax.sharding.auto_axes(update, out_sharding=specs)
         return auto(updates, state, params)
 
-    return _trees.checked(optax.GradientTransformationExtraArgs(init_fn, update_fn))
+    return optax.GradientTransformationExtraArgs(tx.init, update_fn)
 
 
 def frugal(
@@ -221,7 +361,7 @@ def frugal(
         + s\, s_0\, \mathrm{free}(R_t) + \lambda X_t \right)
 
     with free the sign (signSGD), the identity (SGD) or zero. ``inner`` lives in the subspace alone,
-    so its state has the size of the subspace: for Adam :math:`8 \rho` bytes a float32 parameter
+    so its state has the size of the subspace: for Adam :math:`8 \rho` bytes per float32 parameter
     instead of 8. Leaves that are not projectable are updated by ``regular`` with full state. The
     step is one program: a change of the subspace changes data, it compiles nothing.
 
@@ -229,14 +369,11 @@ def frugal(
     equal shape share slots and the assignment is data; with the deterministic orders there are as
     many slots as can be active at once. If slots would cost more bytes than the largest active set
     (models whose tensors all differ) and ``inner`` is elementwise, the active tensors share one
-    flat buffer of that size. :func:`optim.state_bytes` says the result for a model.
+    flat buffer of that size. ``inner`` counts as elementwise if its program says so; to any other
+    one, each slot is a tensor of its own. :func:`optim.state_bytes` says the result for a model.
 
-    On CPU a donated step needs no temporary if ``inner`` is elementwise and its direction follows
-    from the gradient and the new state, as those of Adam, momentum and
-    :func:`optim.scale_by_lion_k` do (not of ``optax.scale_by_lion``, which reads the old one): 12
-    bytes a parameter for gradients and parameters, 8 for the directions at all tensors and
-    :math:`20 \rho` for the moments are moved, beside AdamW's 40. Otherwise the gradients of the
-    active tensors are gathered first, :math:`4 \rho` temporary bytes a parameter.
+    The gradients of the active tensors are gathered, which takes :math:`4 \rho` bytes of temporary
+    memory per float32 parameter; ``python -m benchmarks.frugal`` counts what a step moves.
 
     **Sharding.** State created outside of ``jit`` is sharded as its parameter on the axes that it
     shares with it: all axes of a tensor in a slot, the axis of ``columns`` and ``rows`` that is
@@ -272,8 +409,8 @@ def frugal(
       The optimizer.
 
     Raises:
-      ValueError: If an argument is out of its range, at construction; if a leaf does not suit the
-        subspace or the order, at init, with its path.
+      ValueError: If an argument is out of its range or ``inner`` cannot work on a single array, at
+        construction; if a leaf does not suit the subspace or the order, at init, with its path.
 
     Warns:
       UserWarning: At init, if no leaf is projectable.

@@ -1,4 +1,4 @@
-"""BAdam, as a special case of FRUGAL."""
+"""BAdam and GaLore, as special cases of FRUGAL."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import optax
 from optim import _paths, subspaces
 from optim._frugal.frugal import frugal
 
-__all__ = ["badam"]
+__all__ = ["badam", "galore"]
 
 
 def badam(
@@ -44,7 +44,13 @@ def badam(
       stacked: As in :func:`frugal`.
 
     Returns:
-      The optimizer.
+      The optimizer; its state is that of :func:`frugal`.
+
+    Raises:
+      ValueError: As :func:`frugal`.
+
+    Warns:
+      UserWarning: As :func:`frugal`.
 
     Example:
       >>> import jax.numpy as jnp, optim
@@ -67,5 +73,71 @@ def badam(
         weight_decay=weight_decay,
         projectable=projectable,
         seed=seed,
+        stacked=stacked,
+    )
+
+
+def galore(
+    learning_rate: optax.ScalarOrSchedule,
+    inner: optax.GradientTransformation = optax.scale_by_adam(),  # noqa: B008
+    *,
+    density: float = 0.25,
+    update_gap: int = 200,
+    side: str = "std",
+    projectable_scale: float = 0.25,
+    weight_decay: optax.ScalarOrSchedule = 0.0,
+    projectable: Any = _paths.is_hidden_matrix,
+    stacked: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""GaLore: ``inner`` on the leading singular directions of the gradient, nothing on the rest.
+
+    .. math::
+      D_t = U_r^\top G_t \ \text{or}\ G_t V_r, \qquad
+      X_{t+1} = X_t - \eta_t\left(s\, P^\top \mathrm{inner}(D_t) + \lambda X_t\right)
+
+    It is :func:`frugal` with ``subspace=svd(side)``, ``state_free="none"``, ``reset=False``: the
+    baseline of FRUGAL's authors, who train with learning rate 0.01. GaLore's own code gives a rank
+    for all layers instead of a density.
+
+    Args:
+      learning_rate: Step size, or a schedule.
+      inner: State-full direction in the subspace.
+      density: Rank relative to the side that is reduced, in [0, 1].
+      update_gap: Steps between singular value decompositions.
+      side: See :func:`optim.subspaces.svd`.
+      projectable_scale: Factor on the update of the projected tensors.
+      weight_decay: Decay times the learning rate.
+      projectable: As in :func:`frugal`.
+      stacked: As in :func:`frugal`.
+
+    Returns:
+      The optimizer; its state is that of :func:`frugal`.
+
+    Raises:
+      ValueError: As :func:`frugal`.
+
+    Warns:
+      UserWarning: As :func:`frugal`.
+
+    Example:
+      >>> import jax.numpy as jnp, optim
+      >>> tx = optim.galore(0.01, density=0.5)
+      >>> tx.init({"w": jnp.ones((6, 4))})[0].inner.mu["w"].shape
+      (6, 2)
+
+    References:
+      Zhao et al., `GaLore <https://arxiv.org/abs/2403.03507>`_, 2024
+    """
+    return frugal(
+        learning_rate,
+        inner,
+        density=density,
+        update_gap=update_gap,
+        subspace=subspaces.svd(side),
+        state_free="none",
+        projectable_scale=projectable_scale,
+        weight_decay=weight_decay,
+        projectable=projectable,
+        reset=False,
         stacked=stacked,
     )
