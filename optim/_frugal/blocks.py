@@ -276,9 +276,9 @@ def _per_tensor(
 ) -> optax.GradientTransformationExtraArgs:
     """``inner`` on the arrays of all groups; each slot is a tensor of its own to it."""
 
-    def init_fn(low):
+    def init_fn(params):
         states = []
-        for group, x in zip(groups, low, strict=True):
+        for group, x in zip(groups, params, strict=True):
             state = (jax.vmap(inner.init) if group.slots else inner.init)(x)
             of = None if isinstance(x, jax.core.Tracer) else getattr(x, "sharding", None)
             if isinstance(of, NamedSharding):  # vmap forgets it.

@@ -252,7 +252,7 @@ def scale_by_frugal(
             lambda: state.selection,
         )
         low = space.down(grads.hidden, basis)
-        low_weights = None if params is None else space.down(weights.hidden, basis)
+        low_weights: Any = None if params is None else space.down(weights.hidden, basis)
 
         fresh = change if reset else state.count == 0
         begun = space.inner.init(low if params is None else low_weights)
