@@ -209,13 +209,17 @@ def may_share_a_buffer(inner: optax.GradientTransformationExtraArgs) -> bool:
 def _places(group: Group, tensors: list[Tensor], active: jax.Array) -> list[tuple[Any, ...]]:
     """(tensor, whether it is active, its slot or the offset of its first entry)."""
     here = active[np.array(group.tensors)]
-    size = np.array([math.prod(tensors[i].shape) for i in group.tensors], np.int32)
-    weight = here * (np.ones_like(size) if group.slots else size)
-    start = jnp.minimum(jnp.cumsum(weight) - weight, max(group.slots, group.entries) - 1)
+    size = np.ones(len(group.tensors), np.int32)
+    if group.entries:
+        size = np.array([math.prod(tensors[i].shape) for i in group.tensors], np.int32)
+    # Where one is not active any place inside of the array will do. Outside of it, a sharded array
+    # would be read and written at different places.
+    last = (group.slots or group.entries) - size
+    start = jnp.minimum(jnp.cumsum(here * size) - here * size, last)
     return [
         (tensors[i], here[j], start[j])
         for j, i in enumerate(group.tensors)
-        if group.slots or size[j] <= group.entries  # A larger one is never active.
+        if last[j] >= 0  # A larger one is never active.
     ]
 
 

@@ -231,9 +231,13 @@ def scale_by_frugal(
         _warn_if_none(hidden, params)
         space = space_of(hidden)
         zero = jnp.zeros([], jnp.int32)
-        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), hidden)
-        bases = jax.eval_shape(lambda xs: space.select(key_of(zero), zero, zero, xs), like)
-        low = jax.eval_shape(space.down, like, bases)
+
+        def first(zero):
+            grads = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), hidden)
+            basis = space.select(key_of(zero), zero, zero, grads)
+            return basis, space.down(grads, basis)
+
+        bases, low = jax.eval_shape(first, zero)
         # No value of these is used before the first step sets it.
         bases = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), bases)
         low = jax.tree.map(_zeros, low, space.owners(hidden))
