@@ -82,7 +82,7 @@ TABLE = {
     "notes": (
         "Penalty, F2SA and SOBA gain 7.7 points over no cleaning on MNIST and 3.8 to 4.5 on "
         "Fashion-MNIST, at AUCs of .95 to .96, without second derivatives for the first two. "
-        "Implicit and unrolled differentiation are a point behind on MNIST.",
+        "Implicit and unrolled differentiation are a point behind on MNIST in the mean.",
         "The settings were found on seed 0 of MNIST, which is among the reported.",
     ),
     "scales": {"cpu": {"about": "one CPU core, needs MNIST and Fashion-MNIST", "minutes": 9}},

@@ -64,7 +64,8 @@ TABLE = {
                 "and head.",
                 "The rest of the paper's ranking does not hold here: GaLore, its last, is first, "
                 "at a learning rate thirty times AdamW's; BAdam is last, behind signSGD, as in 400 "
-                "steps it moves each block only 100 times.",
+                "steps it moves each block only 100 times. These two differ from AdamW "
+                "significantly, the others do not.",
             ),
         },
         "gpu": {

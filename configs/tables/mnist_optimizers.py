@@ -49,9 +49,10 @@ TABLE = {
             "minutes": 6,
             "notes_of": "b2d98307",
             "notes": (
-                "All but Lion are within 0.1 points of each other; Lion is 0.4 points behind, with "
-                "half of AdamW's state. Its learning rate is ten times lower than AdamW's, as its "
-                "rule says; its decay is the same, against the rule's 3 to 10 times.",
+                "All but Lion are within 0.1 points of each other; Lion is 0.4 points behind, the "
+                "one significant difference, with half of AdamW's state. Its learning rate is ten "
+                "times lower than AdamW's, as its rule says; its decay is the same, against the "
+                "rule's 3 to 10 times.",
                 "The network has no normalization, so AdamP and SGDP gain nothing from their "
                 "projection here.",
             ),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ class Cell(NamedTuple):
       values: The reported metric of the chosen point, by seed; runs that finished only.
       summary: Of ``values``.
       difference: To the baseline, seed by seed; ``None`` for the baseline itself.
+      p: Of the difference, corrected for all comparisons of the table (Holm); NaN without one.
       also: Summaries of the table's further numbers, by heading.
       diverged: Runs of the cell that diverged, tuning included.
       failed: Runs that failed.
@@ -38,6 +40,7 @@ class Cell(NamedTuple):
     values: dict[int, float]
     summary: stats.Summary
     difference: stats.Paired | None
+    p: float
     also: dict[str, stats.Summary]
     diverged: int
     failed: int
@@ -61,7 +64,9 @@ def cells(results: Results) -> list[Cell]:
             runs = [r for r in results["runs"] if (r["row"], r["column"]) == (row, column)]
             baseline = found.get((table["baseline"], column))
             found[row, column] = _cell(table, row, column, runs, baseline)
-    return [found[row, column] for row in table["rows"] for column in table["columns"]]
+    in_order = [found[row, column] for row in table["rows"] for column in table["columns"]]
+    corrected = stats.holm([c.difference.p if c.difference else math.nan for c in in_order])
+    return [c._replace(p=p) for c, p in zip(in_order, corrected, strict=True)]
 
 
 def chosen_point(table: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -116,6 +121,7 @@ def _cell(table, row, column, runs, baseline) -> Cell:
         values=values,
         summary=stats.summarize(list(values.values())),
         difference=difference,
+        p=math.nan,  # Known once all cells are.
         also=also,
         diverged=status.count("diverged"),
         failed=status.count("failed"),

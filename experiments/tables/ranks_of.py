@@ -3,6 +3,7 @@
 import numpy as np
 
 from experiments.common import markdown
+from experiments.tables import stats
 from experiments.tables.cells import Results, cells
 
 __all__ = ["ranks", "report"]
@@ -76,11 +77,26 @@ def report(all_results: list[Results], low: tuple[str, ...] = LOW) -> str:
             mean = np.mean([r for _, r in own])
             rows.append([method, *shares, f"{mean:.2f}", paper])
         lines += [*markdown.table(head, rows, "l" + "r" * 8), ""]
+        lines += _apart(entries, methods)
     lines.append(
         f"Low budgets: {', '.join(low)}. Methods with equal means share a rank. The paper's shares "
         "are over its own 28 experiments (RN20, RN50, WRN, VGG, VAE, YOLO, BERT)."
     )
     return "\n".join(lines) + "\n"
+
+
+def _apart(entries: list[tuple[str, str, int]], methods: list[str]) -> list[str]:
+    """How far apart mean ranks must be; experiments on one data set are not independent."""
+    places = [[r for row, _, r in entries if row == method] for method in methods]
+    if len(methods) < 3 or len(places[0]) < 2:
+        return []
+    test = stats.friedman(np.transpose(places))
+    p = "< 0.001" if test.p < 0.001 else f"{test.p:.3f}"
+    return [
+        f"Friedman's test: p {p}. Two methods differ at the 5 % level if their mean ranks are more"
+        f" than {test.critical_difference:.2f} apart (Nemenyi's critical difference).",
+        "",
+    ]
 
 
 def _share(places: list[int], k: int) -> str:

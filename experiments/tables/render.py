@@ -13,6 +13,8 @@ from experiments.tables.cells import Results, cells
 
 __all__ = ["csv_text", "json_text", "markdown", "path", "write"]
 
+LEVEL = 0.05
+
 
 def markdown(results: Results) -> str:
     """Returns the table as Markdown: the numbers, what they say, and how they were made."""
@@ -29,9 +31,9 @@ def markdown(results: Results) -> str:
         line = [row]
         for column in columns:
             cell = by_place[row, column]
-            text = _mean_std(table, cell.summary) + _marks(cell)
+            text = _mean_std(table, cell.summary)
+            text = (f"**{text}**" if row in best[column] else text) + _marks(cell)
             paper = table["paper"].get(row, {}).get(column)
-            text = f"**{text}**" if row in best[column] else text
             line.append(text if paper is None else f"{text} (paper {paper})")
         line += [_compact(by_place[row, c].also[a]) for c in columns for a in also]
         rows.append(line)
@@ -41,6 +43,7 @@ def markdown(results: Results) -> str:
         legend.append("† the best hyperparameter lies at the edge of the grid.")
     if any(c.diverged or c.failed for c in all_cells):
         legend.append("‡ runs of this cell diverged or failed, tuning included; see below.")
+    legend += _significance(table, all_cells)
     if legend:
         lines += [" ".join(legend), ""]
     if table["source"]:
@@ -75,7 +78,7 @@ def _reading(table, all_cells) -> str:
 def _details(table, all_cells) -> list[str]:
     settings = len(table["columns"]) > 1
     head = ["", *(["setting"] * settings), "chosen", "runs", "mean", "std", "95 % interval"]
-    head += [f"difference to {table['baseline']} [95 %]", "p", "diverged", "failed"]
+    head += [f"difference to {table['baseline']} [95 %]", "p", "p (Holm)", "diverged", "failed"]
     rows = []
     for c in all_cells:
         chosen = ", ".join(
@@ -95,7 +98,8 @@ def _details(table, all_cells) -> list[str]:
                 "–"
                 if d is None or not d.n
                 else f"{_number_text(table, d.mean, '+')} {_interval(table, d.low, d.high)}",
-                "–" if d is None or math.isnan(d.p) else _p_text(d.p),
+                "–" if d is None else _p_text(d.p),
+                _p_text(c.p),
                 f"{c.diverged} of {c.runs}",
                 f"{c.failed} of {c.runs}",
             ]
@@ -111,21 +115,24 @@ def _made_by(results) -> str:
     table = results["table"]
     return (
         f"`{results['command']}`, {len(results['runs'])} runs, seeds {_ranges(table['seeds'])},"
-        f" on {'; '.join(sorted(kinds))}. p: two-sided paired t-test over seeds, not corrected for"
-        " the number of comparisons. Every run's numbers are in the JSON file beside this one."
+        f" on {'; '.join(sorted(kinds))}. p: two-sided paired t-test over seeds; p (Holm):"
+        " corrected for the number of comparisons in this table. Every run's numbers are in the"
+        " JSON file beside this one."
     )
 
 
 def csv_text(results: Results) -> str:
     """Returns one line for each cell, in full precision."""
     table, out = results["table"], io.StringIO()
-    head = "row column metric n mean std low high difference difference_low difference_high p"
+    head = (
+        "row column metric n mean std low high difference difference_low difference_high p p_holm"
+    )
     keys = sorted({k for row in cells(results) for k in row.chosen})
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*head.split(), "diverged", "failed", "runs", "paper", *keys, *table["also"]])
     for c in cells(results):
         d = c.difference or stats.Paired(0, *[math.nan] * 4)
-        numbers = [c.summary.n, *c.summary[1:], *d[1:]]
+        numbers = [c.summary.n, *c.summary[1:], *d[1:], c.p]
         line = [c.row, c.column, table["metric"], *("" if v != v else v for v in numbers)]
         line += [c.diverged, c.failed, c.runs, table["paper"].get(c.row, {}).get(c.column, "")]
         line += [c.chosen.get(k, "") for k in keys] + [a.mean for a in c.also.values()]
@@ -180,7 +187,20 @@ def _best(table, column_cells) -> set[str]:
 
 def _marks(cell) -> str:
     marks = [" †"] * bool(cell.edge) + [" ‡"] * bool(cell.diverged or cell.failed)
-    return "".join(marks)
+    return "".join(marks + [" \\*"] * (cell.p < LEVEL))
+
+
+def _significance(table, all_cells) -> list[str]:
+    """What the corrected p-values say, in one sentence."""
+    compared = [c.p for c in all_cells if not math.isnan(c.p)]
+    if not compared:
+        return []
+    after = f"p < {LEVEL}"
+    if len(compared) > 1:
+        after += f" after Holm's correction for the {len(compared)} comparisons of this table"
+    if min(compared) < LEVEL:
+        return [f"\\* differs from {table['baseline']} with {after}."]
+    return [f"No difference to {table['baseline']} has {after}."]
 
 
 def _number_text(table, value, sign="") -> str:
@@ -212,6 +232,8 @@ def _compact(summary) -> str:
 
 
 def _p_text(p: float) -> str:
+    if math.isnan(p):
+        return "–"
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 

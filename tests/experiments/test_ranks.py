@@ -1,6 +1,11 @@
 """Ranks of the methods of a table, and the shares of first and of first three places."""
 
+import json
+from pathlib import Path
+
 from experiments.tables import ranks_of
+
+RESULTS = Path(__file__).parents[2] / "results"
 
 
 def _results(values, columns=("1%", "50%")):
@@ -70,3 +75,10 @@ def test_several_tables_are_one_list_of_experiments():
     text = ranks_of.report([first, second])
     assert "(4 experiments)" in text
     assert _shares(text, "test/accuracy")["a"][4] == "50 %"
+
+
+def test_the_committed_page_is_that_of_the_committed_tables():
+    page = (RESULTS / "rex_ranks.md").read_text(encoding="utf-8")
+    names = page.split("experiments.ranks ")[1].split("`")[0].split()
+    tables = [json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in names]
+    assert ranks_of.report(tables) == page

@@ -344,7 +344,7 @@ def test_configs_that_only_set_keys_are_no_code_of_ones_own():
     ("fields", "message"),
     [
         ({"rows": {"A": {}, "B": {}}}, "duplicate runs: 'A"),
-        ({"grid": {"optimizer.lr": 1}}, "no key 'optimizer.lr'; nearest: optimizer"),
+        ({"grid": {"stepz": 1}}, "no key 'stepz'; nearest: steps"),
         ({"grid": "zip(seed=[1, 2], steps=[1])"}, "equal length"),
         ({"grid": [{"steps": 1}, {"steps": 1}]}, "points 1 and 2 are the same: steps=1"),
         ({"grid": {"steps": []}}, "steps has an empty list of values"),

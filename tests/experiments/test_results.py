@@ -96,6 +96,14 @@ def test_every_column_is_that_of_the_runs(file):
         if d.std() > 1e-12:
             p = scipy.stats.ttest_1samp(d, 0.0).pvalue
             np.testing.assert_allclose(float(line["p"]), p, rtol=1e-6)
+    # Holm, by its definition: the smallest of m times m, the next times m - 1, never falling.
+    p = {place: float(line["p"]) for place, line in lines.items() if line["p"]}
+    largest, text = 0.0, file.with_suffix(".md").read_text(encoding="utf-8")
+    for i, place in enumerate(sorted(p, key=lambda k: p[k])):
+        largest = max(largest, min(1.0, (len(p) - i) * p[place]))
+        np.testing.assert_allclose(float(lines[place]["p_holm"]), largest, rtol=1e-12)
+    starred = text.partition("## Details")[0].count(" \\* |") + text.count(" \\* (paper")
+    assert starred == sum(float(line["p_holm"] or 1) < 0.05 for line in lines.values())
 
 
 @each_file
