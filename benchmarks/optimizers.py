@@ -20,15 +20,17 @@ import optax
 from absl import app, flags
 
 import optim
+from benchmarks._shapes import elements, transformer
+from benchmarks._timing import cost, donated_step, in_turns, ratio
 
 OUT = flags.DEFINE_string("out", None, "Markdown file to write beside printing.")
-ROUNDS = flags.DEFINE_integer("rounds", 25, "Rounds of the timing, one step of each a round.")
+ROUNDS = flags.DEFINE_integer("rounds", 25, "Rounds of the timing, one step of each per round.")
 ADAMP = flags.DEFINE_string("adamp_path", None, "Checkout of clovaai/AdamP.")
 DIFFGRAD = flags.DEFINE_string("diffgrad_path", None, "Checkout of shivram1987/diffGrad.")
 GPU_PARAMS = flags.DEFINE_float("gpu_params", 1e9, "Parameters of the GPU section.")
 MACHINE = flags.DEFINE_string("machine", "", "The machine, in words, for the header.")
 
-# Name: optimizer, least bytes a parameter (every array read and written once; AdamP and SGDP need
+# Name: optimizer, least bytes per parameter (every array read and written once; AdamP and SGDP need
 # the sums over p and g before the step: two passes), why the compiled step moves more on CPU.
 ONE_LOOP = "one loop for every output, so inputs are read once per output"
 CONTESTANTS = {
@@ -36,14 +38,14 @@ CONTESTANTS = {
     "optim.adamp": (
         optim.adamp(1e-3, weight_decay=1e-2),
         40,
-        ONE_LOOP + "; three sums, 16, and one where projected, 12",
+        ONE_LOOP + "; four sums and the direction between them and the step",
     ),
     "optim.diffgrad": (optim.diffgrad(1e-3), 36, ONE_LOOP),
     "optax.sgd momentum": (optax.sgd(1e-3, 0.9), 20, ONE_LOOP),
     "optim.sgdp": (
         optim.sgdp(1e-3, 0.9, weight_decay=1e-4),
         32,
-        ONE_LOOP + "; three sums, 16, and one where projected, 16",
+        ONE_LOOP + "; four sums and the direction between them and the step",
     ),
     "optax.lion": (optax.lion(1e-3), 20, ONE_LOOP + "; a copy of the momentum"),
     "optim.lion": (optim.lion(1e-3), 20, ONE_LOOP),
@@ -56,47 +58,15 @@ AUTHORS = {
 }
 
 
-def transformer(width: int, layers: int, vocabulary: int):
-    """Returns the shapes of a transformer, about ``12 width**2`` parameters a layer."""
-    matrices = {"q": (1, 1), "k": (1, 1), "v": (1, 1), "o": (1, 1), "up": (1, 4), "down": (4, 1)}
-    layer = {k: (a * width, b * width) for k, (a, b) in matrices.items()}
-    layer |= {"norm_1": (width,), "norm_2": (width,), "bias": (4 * width,)}
-    shapes = {"embedding": (vocabulary, width), **{f"layer_{i}": layer for i in range(layers)}}
-    return jax.tree.map(
-        lambda s: jax.ShapeDtypeStruct(s, np.float32),
-        shapes,
-        is_leaf=lambda s: isinstance(s, tuple),
-    )
-
-
-def count(tree) -> int:
-    """Returns the number of elements."""
-    return sum(x.size for x in jax.tree.leaves(tree))
-
-
-def make_step(tx):
-    """Returns the donated update."""
-
-    def step(params, state, grads):
-        updates, state = tx.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
-
-    return jax.jit(step, donate_argnums=(0, 1))
-
-
 def traffic(report) -> None:
-    """State, bytes accessed and temporary bytes a parameter, without running anything."""
+    """State, bytes accessed and temporary bytes per parameter, without running anything."""
     params = transformer(1024, 2, 256)
-    size = count(params)
-    report(f"\n## Memory of one donated update, {size / 1e6:.1f}M parameters, by the compiler\n")
-    report("| bytes a float32 parameter | state | accessed | temporary | floor | excess |")
+    size = elements(params) / 1e6
+    report(f"\n## Memory of one donated update, {size:.1f}M parameters, by the compiler\n")
+    report("| bytes per float32 parameter | state | accessed | temporary | floor | excess |")
     report("|---|---|---|---|---|---|")
     for name, (tx, floor, reason) in CONTESTANTS.items():
-        state = jax.eval_shape(tx.init, params)
-        compiled = make_step(tx).lower(params, state, params).compile()
-        accessed = compiled.cost_analysis()["bytes accessed"] / size
-        temporary = compiled.memory_analysis().temp_size_in_bytes / size
-        held = 4 * count(state) / size
+        held, accessed, temporary = cost(tx, params)
         excess = reason if accessed > floor + 0.5 else ""
         report(f"| {name} | {held:.1f} | {accessed:.1f} | {temporary:.2f} | {floor} | {excess} |")
 
@@ -110,7 +80,7 @@ def jax_runner(tx, shapes):
         return jax.tree.map(draw, shapes)
 
     params, grads = random(), random()
-    step, state = make_step(tx), jax.jit(tx.init)(params)
+    step, state = donated_step(tx), jax.jit(tx.init)(params)
 
     def run():
         nonlocal params, state
@@ -153,35 +123,19 @@ def torch_runners(shapes) -> dict:
 
 
 def timing(report, shapes, runners: dict, baseline: str, partners: dict) -> None:
-    """Rounds of one step of each, in random order; ratios are medians over rounds.
-
-    Order and pauses matter: who comes next pays for memory given back and for spinning threads.
-    """
-    times = {name: [] for name in runners}
-    rng = np.random.default_rng(0)
-    for round_ in range(ROUNDS.value + 3):
-        for name in rng.permutation(list(runners)):
-            time.sleep(0.02)
-            start = time.perf_counter()
-            runners[name]()
-            if round_ >= 3:
-                times[name].append(time.perf_counter() - start)
-
-    def ratio(a, b):
-        return statistics.median(x / y for x, y in zip(times[a], times[b], strict=True))
-
-    report(
-        f"\n## Time of one update, {count(shapes) / 1e6:.1f}M parameters, {ROUNDS.value} rounds\n"
-    )
+    """Rounds of one step of each, in random order; ratios are medians over rounds."""
+    times = in_turns(runners, ROUNDS.value, warm_up=3)
+    size = elements(shapes) / 1e6
+    report(f"\n## Time of one update, {size:.1f}M parameters, {ROUNDS.value} rounds\n")
     report(f"| | median ms | best ms | / {baseline} | / partner |")
     report("|---|---|---|---|---|")
     for name in runners:
         milliseconds = 1e3 * statistics.median(times[name]), 1e3 * min(times[name])
         partner = partners.get(name)
-        beside = f"{ratio(name, partner):.2f} of {partner}" if partner in runners else ""
+        beside = f"{ratio(times, name, partner):.2f} of {partner}" if partner in runners else ""
         report(
             f"| {name} | {milliseconds[0]:.1f} | {milliseconds[1]:.1f} "
-            f"| {ratio(name, baseline):.2f} | {beside} |"
+            f"| {ratio(times, name, baseline):.2f} | {beside} |"
         )
 
 
@@ -189,7 +143,7 @@ def bandwidth(report) -> None:
     """Share of the measured copy bandwidth that the least traffic of each update reaches."""
     width = 4096
     shapes = transformer(width, max(1, round(GPU_PARAMS.value / (12 * width**2))), 8)
-    size = count(shapes)
+    size = elements(shapes)
 
     def best(run, repeats=10):
         run()
@@ -211,12 +165,10 @@ def bandwidth(report) -> None:
     peak = 8 * size / seconds
     block = None
     report(f"\n## GPU, {size / 1e9:.2f}e9 parameters; copy {peak / 1e12:.2f} TB/s\n")
-    report("| | median ms | TB/s of the floor | share of copy | temporary bytes a parameter |")
+    report("| | median ms | TB/s of the floor | share of copy | temporary bytes per parameter |")
     report("|---|---|---|---|---|")
     for name, (tx, floor, _) in CONTESTANTS.items():
-        state = jax.eval_shape(tx.init, shapes)
-        compiled = make_step(tx).lower(shapes, state, shapes).compile()
-        temporary = compiled.memory_analysis().temp_size_in_bytes / size
+        temporary = cost(tx, shapes).temporary
         _, seconds = best(jax_runner(tx, shapes))
         rate = floor * size / seconds
         report(

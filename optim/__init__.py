@@ -6,7 +6,8 @@ from optim._cautious import cautious
 from optim._diffgrad import diffgrad, scale_by_diffgrad
 from optim._frugal.frugal import ScaleByFrugalState, frugal, scale_by_frugal
 from optim._frugal.presets import badam, galore
-from optim._lion import lion, lion_k, lyapunov, scale_by_lion_k
+from optim._lion import lion, lion_k, scale_by_lion_k
+from optim._lyapunov import lyapunov
 from optim._masked_update import masked_update
 from optim._momentum import MomentumState, scale_by_momentum
 from optim._paths import is_hidden_matrix

@@ -1,13 +1,12 @@
 """AdamP: Adam without the growth of scale-invariant weights."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 import optax
 
 from optim import _checks, _trees
-from optim._scale_invariant import Axis, Stacked, plain_product, projected
+from optim._scale_invariant import Axis, Stacked, project_scale_invariant
 
 __all__ = ["adamp"]
 
@@ -30,8 +29,7 @@ def _scale_by_adam(b1, b2, eps, nesterov, mu_dtype, nu_dtype) -> optax.GradientT
             _trees.check_gradient(path, g, mu, nu)
             g_wide, m, v = _trees.widen(g, mu, nu)
             m = b1 * m + (1 - b1) * g_wide
-            # Not the square of g, which the projection sums: XLA would keep it in memory for both.
-            v = b2 * v + ((1 - b2) * g_wide) * g_wide
+            v = b2 * v + (1 - b2) * jnp.square(g_wide)
             correction1 = _trees.bias_correction(b1, count, m.dtype)
             correction2 = _trees.bias_correction(b2, count, m.dtype)
             ahead = b1 * m + (1 - b1) * g_wide if nesterov else m
@@ -42,37 +40,6 @@ def _scale_by_adam(b1, b2, eps, nesterov, mu_dtype, nu_dtype) -> optax.GradientT
         return directions, optax.ScaleByAdamState(count, mu, nu)
 
     return optax.GradientTransformation(init_fn, update_fn)
-
-
-def _adam_products(b1, b2, eps, nesterov) -> Callable[..., Any]:
-    """Inner products of ``_scale_by_adam``'s directions, evaluated from its new state."""
-
-    def products(updates, old_state, state, directions):
-        del old_state
-
-        def product(path, g, mu, nu, u):
-            g, m, v = _trees.widen(g, mu, nu)
-            if mu.dtype != m.dtype or nu.dtype != v.dtype:
-                return (plain_product(u),)  # The state was rounded.
-            correction1 = _trees.bias_correction(b1, state.count, m.dtype)
-            correction2 = _trees.bias_correction(b2, state.count, m.dtype)
-
-            def sums(p, total, norm):
-                # A term in common with the step, or with another tensor of the same shape, would
-                # be stored between them: scale under the root, and make every number one of this
-                # tensor alone (they are positive, so the maximum is the number itself).
-                def own(x):
-                    return jnp.maximum(x, -norm).astype(p.dtype)
-
-                root = jnp.sqrt(v * own(1 / correction2)) + own(eps)
-                ahead = own(b1) * m + own(1 - b1) * g if nesterov else m
-                return total(p * (ahead / root)) / correction1
-
-            return (sums,)
-
-        return _trees.map_unzip(product, 1, updates, state.mu, state.nu, directions)[0]
-
-    return products
 
 
 def adamp(
@@ -149,15 +116,14 @@ def adamp(
     _checks.flag("nesterov", nesterov)
     _checks.float_dtype("mu_dtype", mu_dtype)
     _checks.float_dtype("nu_dtype", nu_dtype)
-    direction = projected(
+    direction = project_scale_invariant(
         _scale_by_adam(b1, b2, eps, nesterov, mu_dtype, nu_dtype),
-        weight_decay,
-        delta,
-        wd_ratio,
-        eps,
-        channel_axis,
-        stacked,
-        mask,
-        products=_adam_products(b1, b2, eps, nesterov),
+        weight_decay=weight_decay,
+        delta=delta,
+        wd_ratio=wd_ratio,
+        eps=eps,
+        channel_axis=channel_axis,
+        stacked=stacked,
+        mask=mask,
     )
     return optax.chain(direction, optax.scale_by_learning_rate(learning_rate))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim import _checks, _trees
+from optim import _checks, _trees, _xla_cpu
 
 __all__ = ["ScaleByDiffGradState", "diffgrad", "scale_by_diffgrad"]
 
@@ -185,5 +185,5 @@ def diffgrad(
         optax.scale_by_learning_rate(learning_rate),
     )
     if not authors_v1:
-        optimizer = _trees.write_last(optimizer, "ScaleByDiffGradState", "prev_grad")
+        optimizer = _xla_cpu.write_last(optimizer, position=1, field="prev_grad")
     return _trees.checked(optimizer)

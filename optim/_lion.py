@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim import _checks, _trees, kappas
+from optim import _checks, _trees, _xla_cpu, kappas
 from optim.kappas import Kappa
 
-__all__ = ["lion", "lion_k", "lyapunov", "scale_by_lion_k"]
+__all__ = ["lion", "lion_k", "scale_by_lion_k"]
 
 
 def scale_by_lion_k(
@@ -23,13 +23,6 @@ def scale_by_lion_k(
     .. math::
       c_t = \beta_1 m_{t-1} + (1-\beta_1) g_t, \qquad u_t = \nabla\mathcal K(c_t), \qquad
       m_t = \beta_2 m_{t-1} + (1-\beta_2) g_t
-
-    For ``b1 <= b2`` and a momentum of full precision :math:`c_t` is computed from the new one,
-    :math:`c_t = (\beta_1 m_t + (\beta_2-\beta_1) g_t)/\beta_2`. That is the same up to rounding (no
-    weight is negative, so nothing cancels that did not before), and the old momentum is read once:
-    on CPU 28 bytes a parameter, and no temporary. Otherwise, for ``b1 > b2``, for 16-bit momenta
-    (whose rounding would change signs) and for traced ``b1, b2`` (``optax.inject_hyperparams``;
-    ``static_args=("b1", "b2")`` avoids it), the recursion is evaluated as written: 32 bytes.
 
     Args:
       kappa: Convex function, one of :mod:`optim.kappas`.
@@ -72,14 +65,10 @@ def scale_by_lion_k(
         def moments(path, g, mu):
             _trees.check_gradient(path, g, mu)
             g_wide, m = _trees.widen(g, mu)
-            m_new = b2 * m + (1 - b2) * g_wide
-            if _from_new(b1, b2, mu):
-                c = (b1 / b2) * m_new + ((b2 - b1) / b2) * g_wide
-            else:
-                c = b1 * m + (1 - b1) * g_wide
-            if not kappa.joint:
-                c = kappa.grad(c).astype(g.dtype)
-            return c, m_new.astype(mu.dtype)
+            c = b1 * m + (1 - b1) * g_wide
+            m = b2 * m + (1 - b2) * g_wide
+            u = c if kappa.joint else kappa.grad(c).astype(g.dtype)
+            return u, m.astype(mu.dtype)
 
         directions, mu = _trees.map_unzip(moments, 2, updates, state.mu)
         if kappa.joint:
@@ -89,13 +78,6 @@ def scale_by_lion_k(
         return directions, optax.ScaleByLionState(optax.safe_increment(state.count), mu)
 
     return optax.GradientTransformation(init_fn, update_fn)
-
-
-def _from_new(b1: Any, b2: Any, mu: jax.Array) -> bool:
-    traced = isinstance(b1, jax.Array) or isinstance(b2, jax.Array)
-    return (
-        not traced and b2 > 0 and b1 <= b2 and jnp.promote_types(mu.dtype, jnp.float32) == mu.dtype
-    )
 
 
 def lion_k(
@@ -155,9 +137,7 @@ def lion_k(
         optax.add_decayed_weights(weight_decay, mask),
         optax.scale_by_learning_rate(learning_rate),
     )
-    return _trees.write_last(
-        optimizer, "ScaleByLionState", "mu", lambda mu: not _from_new(b1, b2, mu)
-    )
+    return _xla_cpu.write_last(optimizer, position=0, field="mu")
 
 
 def lion(
@@ -175,10 +155,8 @@ def lion(
       + \lambda x_{t-1}\right), \qquad m_t = \beta_2 m_{t-1} + (1-\beta_2) g_t
 
     It is :func:`lion_k` with :math:`\mathcal K=\|\cdot\|_1`, so it minimizes :math:`f` subject to
-    :math:`\|x\|_\infty\le 1/\lambda`. The sign argument is evaluated from the new momentum
-    (:func:`scale_by_lion_k` says when), so signs may differ from ``optax.lion`` where it is zero up
-    to rounding. The authors' default decay is 0, here it is optax's. Learning rates are 3 to 10
-    times smaller than those of Adam, decays larger by as much.
+    :math:`\|x\|_\infty\le 1/\lambda`. The authors' default decay is 0, here it is optax's. Learning
+    rates are 3 to 10 times smaller than those of Adam, decays larger by as much.
 
     Args:
       learning_rate: Step size :math:`\eta`, or a schedule.
@@ -207,73 +185,3 @@ def lion(
       https://arxiv.org/abs/2302.06675
     """
     return lion_k(learning_rate, kappas.l1, b1, b2, mu_dtype, weight_decay, mask)
-
-
-def lyapunov(
-    state: optax.OptState,
-    params: optax.Params,
-    value: jax.typing.ArrayLike,
-    kappa: Kappa = kappas.l1,
-    *,
-    learning_rate: jax.typing.ArrayLike,
-    weight_decay: jax.typing.ArrayLike,
-    b1: jax.typing.ArrayLike = 0.9,
-    b2: jax.typing.ArrayLike = 0.99,
-) -> jax.Array:
-    r"""Value that Lion-K decreases: the objective it minimizes plus a distance of its momentum.
-
-    .. math::
-      H = f(x) + \tfrac1\lambda\mathcal K^*(\lambda x) + \frac{\eta\beta_1}{1-\beta_2 +
-      \eta\lambda(1-\beta_1)}
-      \left(\mathcal K^*(\lambda x) + \mathcal K(m) + \lambda\, m^\top x\right)
-
-    In continuous time it never rises; in training with a small learning rate, up to noise. It is
-    infinite until the parameters are in the set that ``kappa`` implies. The bracket is >= 0 and 0
-    where the momentum is at rest. (Derived from the paper's function for the discrete coefficients,
-    divided by the weight of f.)
-
-    Args:
-      state: State of :func:`lion_k` or of any chain around it.
-      params: Parameters x.
-      value: Objective f(x).
-      kappa: The kappa of the optimizer.
-      learning_rate: Its learning rate, > 0.
-      weight_decay: Its decay on all leaves, >= 0; with 0 the second term is 0.
-      b1: Its ``b1``.
-      b2: Its ``b2``.
-
-    Returns:
-      The scalar H.
-
-    Example:
-      >>> import jax.numpy as jnp, optim
-      >>> tx, x = optim.lion(0.01, weight_decay=0.5), jnp.array([1.0, -2.0])
-      >>> optim.lyapunov(tx.init(x), x, (x**2).sum(), learning_rate=0.01, weight_decay=0.5)
-      Array(5., dtype=float32)
-
-    References:
-      Chen et al., Lion Secretly Solves Constrained Optimization, 2023,
-      https://arxiv.org/abs/2310.05898
-    """
-    mu = optax.tree.get(state, "mu", filtering=_trees.of_state("ScaleByLionState"))
-    total = kappa if kappa.joint else _leafwise(kappa)
-    dual = total.conjugate(jax.tree.map(lambda x: weight_decay * x, params))
-    positive = jnp.asarray(weight_decay) > 0
-    regularizer = jnp.where(positive, dual / jnp.where(positive, weight_decay, 1.0), 0.0)
-    coupling = sum(
-        (jnp.vdot(m, x) for m, x in zip(jax.tree.leaves(mu), jax.tree.leaves(params), strict=True)),
-        jnp.zeros(()),
-    )
-    weight = learning_rate * b1 / (1 - b2 + learning_rate * weight_decay * (1 - b1))
-    return (
-        jnp.asarray(value)
-        + regularizer
-        + weight * (dual + total.value(mu) + weight_decay * coupling)
-    )
-
-
-def _leafwise(kappa: Kappa) -> Kappa:
-    def total(f):
-        return lambda tree: sum((f(c) for c in jax.tree.leaves(tree)), jnp.zeros(()))
-
-    return kappa._replace(value=total(kappa.value), conjugate=total(kappa.conjugate))

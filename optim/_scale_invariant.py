@@ -56,8 +56,7 @@ def project_scale_invariant(
     decay. Tensors with fewer than two axes are not projected and decay fully.
 
     A gradient of zero passes the test (cosine 0), as in the authors' code. Nothing recompiles when
-    a tensor changes its branch; the sum that only the projection needs is skipped where no tensor
-    of a leaf passes.
+    a tensor changes its branch.
 
     Args:
       inner: Direction without learning rate, such as ``optax.scale_by_adam()``.
@@ -108,18 +107,9 @@ def projected(
     channel_axis: Axis,
     stacked: Stacked,
     mask: Any,
-    *,
-    products: Callable[..., Any] | None = None,
-    write_back: Callable[[Any, Any], Any] | None = None,
+    keep: Callable[[Any, Any], Any] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """:func:`project_scale_invariant` with two hooks for the optimizers of this package.
-
-    ``products(updates, old_state, new_state, directions)`` returns for each leaf a function
-    ``(p, total, norm) -> total(p * u)``, with ``total`` the sum of rows and ``norm`` a positive
-    number of each tensor. It evaluates the direction u again from the states: what both the sums
-    and the step read is else kept in memory between them.
-    ``write_back(inner_state, projected)`` returns the inner state to keep.
-    """
+    """:func:`project_scale_invariant`; ``keep(inner_state, projected)`` is the state to keep."""
     _checks.number("weight_decay", weight_decay, 0, schedule=True)
     _checks.number("delta", delta, 0)
     _checks.number("wd_ratio", wd_ratio, 0, 1)
@@ -150,20 +140,19 @@ def projected(
         else:
             decay = weight_decay
 
-        def project(path, g, decays, p, product, u):
+        def step(path, g, decays, p, u):
             _trees.check_gradient(path, g, p, u)
             axis, lead = _layout(channel_axis, stacked, path, p)
             dtype = jnp.result_type(u)
             g, p, u = _trees.widen(g, p, u)
-            u, ratio = _project(g, p, u, product, axis, lead, delta, wd_ratio, eps)
+            u, view = _project(g, p, u, axis, lead, delta, eps)
+            ratio = jnp.where(view > 0, wd_ratio, 1.0)
             decayed = u + (decay * ratio).astype(p.dtype) * p if decays and not no_decay else u
             return decayed.astype(dtype), u.astype(dtype)
 
         decays = _broadcast(True if mask is None else mask, params)
-        dots = (products or _plain_products)(updates, state.inner_state, inner_state, directions)
-        result, kept = _trees.map_unzip(project, 2, updates, decays, params, dots, directions)
-        if write_back is not None:
-            inner_state = write_back(inner_state, kept)
+        result, kept = _trees.map_unzip(step, 2, updates, decays, params, directions)
+        inner_state = inner_state if keep is None else keep(inner_state, kept)
         return result, ProjectScaleInvariantState(inner_state, count)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -203,67 +192,37 @@ def projection_branches(
     def branch(path, g, p):
         _trees.check_gradient(path, g, p)
         axis, lead = _layout(channel_axis, stacked, path, p)
-        if axis is None or jnp.size(p) == 0:
-            return (jnp.zeros(jnp.shape(p)[:lead], jnp.int32),)
         g, p = _trees.widen(g, p)
-        _, passed = _radial_part(g, p, plain_product(p), axis, lead, delta, eps)
-        return (passed.reshape(p.shape[:lead]),)
+        _, view = _project(g, p, p, axis, lead, delta, eps)
+        return (jnp.broadcast_to(view.ravel(), math.prod(p.shape[:lead])).reshape(p.shape[:lead]),)
 
     return _trees.map_unzip(branch, 1, grads, params)[0]
 
 
-def plain_product(u: jax.Array) -> Callable[..., jax.Array]:
-    """The product of a direction that is at hand."""
-    return lambda p, total, norm: total(p * u.astype(p.dtype))
-
-
-def _plain_products(updates, old_state, new_state, directions):
-    del updates, old_state, new_state
-    return jax.tree.map(plain_product, directions)
-
-
-def _project(g, p, u, product, axis, lead, delta, wd_ratio, eps):
-    """Returns the projected direction and the factor of the decay, one per stacked tensor."""
+def _project(g, p, u, axis, lead, delta, eps):
+    """Returns the projected u, and which view of each stacked tensor passed: 0 none, 1, 2."""
     if axis is None or p.size == 0:
-        return u, jnp.ones((), p.dtype)
+        return u, jnp.zeros((), jnp.int32)
     if not isinstance(axis, int):  # Traced, as under optax.inject_hyperparams.
+        views = [partial(_project, g, p, u, a, lead, delta, eps) for a in range(lead, p.ndim)]
+        return jax.lax.switch(axis % len(views), views)
 
-        def branch_of(a):
-            return lambda: _project(g, p, u, product, a, lead, delta, wd_ratio, eps)
-
-        branches = [branch_of(a) for a in range(lead, p.ndim)]
-        return jax.lax.switch(axis % (p.ndim - lead), branches)
-    part, branch = _radial_part(g, p, product, axis, lead, delta, eps)
-    return u - part * p, jnp.where(branch > 0, wd_ratio, 1.0).astype(p.dtype)
-
-
-def _radial_part(g, p, product, axis, lead, delta, eps):
-    """Returns what multiplies p in the radial part of u, and the view that passed: 0, 1 or 2."""
-    rows = tuple(a for a in range(lead, p.ndim) if a != axis)
-    total = partial(jnp.sum, axis=rows, keepdims=True)
-    whole = partial(jnp.sum, axis=axis, keepdims=True)
-    length = math.prod(p.shape[a] for a in rows)
-
-    def passes(sums, length):
-        gp, gg, pp = sums
+    def view(gp, gg, pp, pu, length):
+        """Whether all rows pass, and what multiplies p in the radial part of u."""
         cosine = jnp.abs(gp) / (jnp.maximum(jnp.sqrt(gg), eps) * jnp.maximum(jnp.sqrt(pp), eps))
-        return jnp.max(cosine, axis=axis, keepdims=True) < delta / math.sqrt(length)
-
-    def coefficient(pu, pp):
+        passes = jnp.max(cosine, axis, keepdims=True) < delta / math.sqrt(length)
         norm = jnp.sqrt(pp) + eps
-        return pu / norm / norm
+        return passes, pu / norm / norm
 
-    sums = [total(g * p), total(g * g), total(p * p)]
-    pp, whole_pp = sums[2], whole(sums[2])
-    channel = passes(sums, length)
-    layer = passes([whole(x) for x in sums], length * p.shape[axis])
-    # The costliest sum reads p and the state: only where a tensor needs it. Its stand-in is unread.
-    pu = jax.lax.cond(
-        jnp.any(channel | layer), lambda: product(p, total, whole_pp), lambda: sums[0]
-    )
-    by_channel, by_layer = coefficient(pu, pp), coefficient(whole(pu), whole_pp)
-    part = jnp.where(channel, by_channel, jnp.where(layer, by_layer, 0.0))
-    return part, jnp.where(channel, 1, jnp.where(layer, 2, 0))
+    rows = tuple(a for a in range(lead, p.ndim) if a != axis)
+    length = math.prod(p.shape[a] for a in rows)
+    pairs = (g, p), (g, g), (p, p), (p, u)
+    by_row = [jnp.sum(x * y, rows, keepdims=True) for x, y in pairs]
+    by_tensor = [jnp.sum(x, axis, keepdims=True) for x in by_row]
+    channel, radial = view(*by_row, length)
+    layer, whole_radial = view(*by_tensor, length * p.shape[axis])
+    radial = jnp.where(channel, radial, jnp.where(layer, whole_radial, 0.0))
+    return u - radial * p, jnp.where(channel, 1, jnp.where(layer, 2, 0))
 
 
 def _layout(channel_axis, stacked, path, leaf):

@@ -1,13 +1,12 @@
 """SGDP: SGD with momentum without the growth of scale-invariant weights."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import optax
 
 from optim import _checks, _trees
-from optim._scale_invariant import Axis, Stacked, plain_product, projected
+from optim._scale_invariant import Axis, Stacked, projected
 
 __all__ = ["sgdp"]
 
@@ -32,25 +31,6 @@ def _momentum(momentum, dampening, nesterov) -> optax.GradientTransformation:
         return directions, optax.TraceState(trace)
 
     return optax.GradientTransformation(init_fn, update_fn)
-
-
-def _momentum_products(momentum, dampening, nesterov) -> Callable[..., Any]:
-    """Inner products of ``_momentum``'s directions, term by term of its recursion."""
-
-    def products(updates, old_state, new_state, directions):
-        # Without nesterov the new buffer is only known after the projection.
-        state = new_state if nesterov else old_state
-        weight = 1 if nesterov else 1 - dampening
-
-        def product(path, g, trace, u):
-            g, b = _trees.widen(g, trace)
-            if trace.dtype != b.dtype:
-                return (plain_product(u),)  # The state was rounded.
-            return (lambda p, total, norm: weight * total(p * g) + momentum * total(p * b),)
-
-        return _trees.map_unzip(product, 1, updates, state.trace, directions)[0]
-
-    return products
 
 
 def _keep_projected(state: optax.TraceState, projected: optax.Updates) -> optax.TraceState:
@@ -149,7 +129,6 @@ def sgdp(
         channel_axis,
         stacked,
         mask,
-        products=_momentum_products(momentum, dampening, nesterov),
-        write_back=None if nesterov else _keep_projected,
+        keep=None if nesterov else _keep_projected,
     )
     return optax.chain(direction, optax.scale_by_learning_rate(learning_rate))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim import _checks, _xla_cpu
+from optim import _checks
 
 
 def zeros(params: optax.Params, dtype: Any = None) -> optax.Params:
@@ -77,40 +77,5 @@ def checked(
         if params is not None:
             map_unzip(lambda path, g, p: (check_gradient(path, g, p),), 1, updates, params)
         return tx.update(updates, state, params, **extra_args)
-
-    return optax.GradientTransformationExtraArgs(tx.init, update_fn)
-
-
-def of_state(name: str) -> Callable[[tuple, Any], bool]:
-    """Filter of ``optax.tree.get``: fields of the state ``name``, not parameters called alike."""
-    return lambda path, _: getattr(path[-1], "tuple_name", None) == name
-
-
-def write_last(
-    tx: optax.GradientTransformationExtraArgs,
-    name: str,
-    field: str,
-    which: Callable[[jax.Array], bool] = lambda x: True,
-) -> optax.GradientTransformationExtraArgs:
-    """Lets XLA overwrite a field of the state ``name`` in place, after its last reader.
-
-    On CPU the new parameters, which read the old state, are a loop of their own: see
-    :func:`ordering.after`. Only the leaves that are ``which`` wait. Where the updates are not
-    applied as they are, it has no effect.
-    """
-
-    def update_fn(updates, state, params=None, **extra_args):
-        updates, state = tx.update(updates, state, params, **extra_args)
-        if params is None:
-            return updates, state
-
-        def wait(path, u, p, x):
-            if not which(x):
-                return u, x
-            return u, _xla_cpu.after(x, optax.apply_updates(p, u))  # What the caller computes.
-
-        old = optax.tree.get(state, field, filtering=of_state(name))
-        _, written = map_unzip(wait, 2, updates, params, old)
-        return updates, optax.tree.set(state, of_state(name), **{field: written})
 
     return optax.GradientTransformationExtraArgs(tx.init, update_fn)

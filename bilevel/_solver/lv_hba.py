@@ -181,7 +181,6 @@ def lv_hba(
             return parallel.value_and_grad(fun, argnums, has_aux=True, axis_name=axis_name)
 
         (_, slack), d_theta = gradient(lagrangian, 1)(x, theta, lam)
-        d_theta = _xla_cpu.after(d_theta, d_theta)  # Whose leaves need all of the old theta.
         theta = jax.tree.map(
             lambda t, d, p: t - jnp.asarray(eta_k * (d + (t - p) / gamma1), t.dtype),
             theta, d_theta, y,
@@ -201,8 +200,7 @@ def lv_hba(
         d, residual = (d_x, d_y), None
         sets = problem.project_x, problem.project_y, problem.project_xy
         if sets == (None, None, None) and plain:
-            residual = optax.tree.norm(d)  # Of the move, before it overwrites x and y.
-            d = _xla_cpu.after(d, value, residual)
+            residual = optax.tree.norm(d)  # Of the move, which may overwrite x and y.
         moved, opt_xy = move.move((x, y), d, state.opt_xy, k)
         x_new, y_new = _project(problem, *moved)
         if residual is None:
@@ -220,6 +218,8 @@ def lv_hba(
             "multiplier": jnp.max(jnp.abs(lam), initial=0.0),
             "residual": residual,
         }
+        # Both read x and y, which the new ones may overwrite.
+        x_new, y_new = _xla_cpu.after((x_new, y_new), value, residual)
         new = {"x": x_new, "y": y_new, "theta": theta, "lam": lam, "z": z, "opt_xy": opt_xy}
         return state._replace(count=k + 1, **new), metrics
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from bilevel.pruning._select import count_true, drop_smallest, drop_smallest_on_host, on_host
-from optim import _checks
+from bilevel.pruning._select import drop_smallest, drop_smallest_on_host, on_host
+from optim import _checks, _xla_cpu
 
 __all__ = [
     "Cut",
@@ -442,7 +442,7 @@ def count(masks: Any) -> jax.Array:
       >>> int(bilevel.masks.count({"w": jnp.array([True, False, True]), "bias": None}))
       2
     """
-    return sum((count_true(jnp.asarray(m)) for m in jax.tree.leaves(masks)), jnp.int32(0))
+    return sum((_xla_cpu.count_true(jnp.asarray(m)) for m in jax.tree.leaves(masks)), jnp.int32(0))
 
 
 def density(masks: Any) -> jax.Array:
