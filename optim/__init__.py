@@ -3,15 +3,19 @@
 from optim import kappas, loop, parallel, profiles, subspaces
 from optim._adamp import adamp
 from optim._cautious import cautious
-from optim._diffgrad import diffgrad, scale_by_diffgrad
+from optim._diffgrad import ScaleByDiffGradState, diffgrad, scale_by_diffgrad
 from optim._frugal.frugal import ScaleByFrugalState, frugal, scale_by_frugal
 from optim._frugal.presets import badam, galore
 from optim._lion import lion, lion_k, scale_by_lion_k
 from optim._lyapunov import lyapunov
-from optim._masked_update import masked_update
+from optim._masked_update import MaskedUpdateState, masked_update
 from optim._momentum import MomentumState, scale_by_momentum
 from optim._paths import is_hidden_matrix
-from optim._scale_invariant import project_scale_invariant, projection_branches
+from optim._scale_invariant import (
+    ProjectScaleInvariantState,
+    project_scale_invariant,
+    projection_branches,
+)
 from optim._sgdp import sgdp
 from optim.memory import state_bytes
 from optim.schedules.budget import (
@@ -32,8 +36,11 @@ from optim.schedules.refinement import (
 )
 
 __all__ = [
+    "MaskedUpdateState",
     "MomentumState",
+    "ProjectScaleInvariantState",
     "RecordNormsState",
+    "ScaleByDiffGradState",
     "ScaleByFrugalState",
     "adamp",
     "badam",

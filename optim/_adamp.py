@@ -89,7 +89,7 @@ def adamp(
       nu_dtype: dtype of the second moment; ``None`` is that of the parameters.
 
     Returns:
-      The optimizer; 8 bytes of state a float32 parameter.
+      The optimizer; 8 bytes of state per float32 parameter.
 
     Raises:
       ValueError: If an argument is out of its range or a leaf is complex.

@@ -15,10 +15,11 @@ class ScaleByDiffGradState(NamedTuple):
     """State of :func:`scale_by_diffgrad`.
 
     Attributes:
-      count: Steps done.
-      mu: First moment.
-      nu: Second moment.
-      prev_grad: Gradient of the last step; ``None`` with ``authors_v1``.
+      count: Steps done, an int32 scalar.
+      mu: First moment, shaped like the parameters.
+      nu: Second moment, shaped like the parameters.
+      prev_grad: Gradient of the last step, shaped like the parameters; ``None`` with
+        ``authors_v1``.
     """
 
     count: jax.typing.ArrayLike
@@ -57,7 +58,7 @@ def scale_by_diffgrad(
         reference, so :math:`\xi_t` was 1/2 from the second step on. Needs no previous gradient.
 
     Returns:
-      The transformation; 12 bytes of state a float32 parameter (8 with ``authors_v1``).
+      The transformation; 12 bytes of state per float32 parameter (8 with ``authors_v1``).
 
     Raises:
       ValueError: If an argument is out of its range or a leaf is complex.
@@ -160,7 +161,7 @@ def diffgrad(
       authors_v1: Whether :math:`\xi_t` is 1/2 from the second step on (:func:`scale_by_diffgrad`).
 
     Returns:
-      The optimizer; 12 bytes of state a float32 parameter.
+      The optimizer; 12 bytes of state per float32 parameter.
 
     Raises:
       ValueError: If an argument is out of its range or a leaf is complex.

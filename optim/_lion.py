@@ -32,8 +32,8 @@ def scale_by_lion_k(
         float32 at least.
 
     Returns:
-      The transformation; its state is an ``optax.ScaleByLionState(count, mu)``: 4 bytes a float32
-      parameter.
+      The transformation; its state is an ``optax.ScaleByLionState(count, mu)``: 4 bytes per
+      float32 parameter.
 
     Raises:
       ValueError: If an argument is out of its range or a leaf is complex.
@@ -96,7 +96,7 @@ def lion_k(
       + \lambda x_{t-1}\right), \qquad m_t = \beta_2 m_{t-1} + (1-\beta_2) g_t
 
     ``kappa.problem`` says which problem that is. Where :math:`\mathcal K^*` is an indicator the
-    parameters approach their set by the factor :math:`1-\eta\lambda` a step and stay in it.
+    parameters approach their set by the factor :math:`1-\eta\lambda` per step and stay in it.
 
     Args:
       learning_rate: Step size :math:`\eta`, or a schedule.

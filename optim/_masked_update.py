@@ -11,7 +11,13 @@ __all__ = ["MaskedUpdateState", "masked_update"]
 
 
 class MaskedUpdateState(NamedTuple):
-    """``masks`` in force and the state of the wrapped optimizer."""
+    """State of :func:`masked_update`.
+
+    Attributes:
+      masks: Masks in force: bool arrays shaped like the parameters, ``None`` where a leaf is not
+        pruned.
+      inner_state: State of the wrapped optimizer.
+    """
 
     masks: Any
     inner_state: Any
@@ -59,10 +65,11 @@ def masked_update(
         a function ``params -> masks``. Default: nothing is pruned until ``update`` is given masks.
 
     Returns:
-      A transformation with the state :class:`MaskedUpdateState`.
+      The transformation; its state is a :class:`MaskedUpdateState`. ``update`` needs ``params``.
 
     Raises:
-      ValueError: At ``init`` or at trace time, when a mask does not fit its leaf (named).
+      ValueError: At ``init`` or at trace time, when a mask does not fit its leaf (named by its
+        path), or when ``params`` is missing.
 
     Example:
       >>> import jax.numpy as jnp, optax, optim

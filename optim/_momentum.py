@@ -12,9 +12,14 @@ __all__ = ["MomentumState", "scale_by_momentum"]
 
 
 class MomentumState(NamedTuple):
-    """Steps done, int32, and the momentum buffer."""
+    """State of :func:`scale_by_momentum`.
 
-    count: jax.Array
+    Attributes:
+      count: Steps done, an int32 scalar.
+      trace: Momentum buffer :math:`b_t`, shaped like the parameters.
+    """
+
+    count: jax.typing.ArrayLike
     trace: Any
 
 

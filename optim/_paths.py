@@ -31,6 +31,9 @@ def is_hidden_matrix(path: tuple[Any, ...], leaf: Any) -> bool:
         and a top-level out or output.
       leaf: The parameter, or anything with a shape.
 
+    Returns:
+      True for a hidden weight.
+
     Example:
       >>> import jax, jax.numpy as jnp, optim
       >>> params = {"attn": {"q": jnp.zeros((4, 4))}, "lm_head": jnp.zeros((4, 9))}

@@ -24,7 +24,8 @@ class ProjectScaleInvariantState(NamedTuple):
 
     Attributes:
       inner_state: State of the wrapped direction.
-      decay_count: Step count of a decay schedule; ``None`` when the decay is a number.
+      decay_count: Steps done, an int32 scalar, for a decay schedule; ``None`` when the decay is a
+        number.
     """
 
     inner_state: Any
@@ -178,7 +179,12 @@ def projection_branches(
       stacked: As in the optimizer.
 
     Returns:
-      A tree of integers: 0 no projection, 1 by channel, 2 the whole tensor; one per stacked tensor.
+      A tree of int32 arrays, one number for each stacked tensor (a scalar for a leaf that is not
+      stacked): 0 no projection, 1 by channel, 2 the whole tensor.
+
+    Raises:
+      ValueError: If a gradient does not fit its parameter or ``channel_axis`` is no axis of a leaf
+        (named by its path).
 
     Example:
       >>> import jax.numpy as jnp, optim

@@ -87,7 +87,7 @@ def sgdp(
       mask: Which leaves decay: a tree of bools (a prefix will do) or a function of the parameters.
 
     Returns:
-      The optimizer; 4 bytes of state a float32 parameter.
+      The optimizer; 4 bytes of state per float32 parameter.
 
     Raises:
       ValueError: If an argument is out of its range or a leaf is complex.

@@ -108,7 +108,20 @@ l2_squared = _elementwise(
 
 
 def huber(e: float) -> Kappa:
-    """Returns the Huber function of threshold ``e > 0``: quadratic below it, linear above.
+    r"""Returns the Huber function: quadratic below its threshold, linear above.
+
+    .. math::
+      \mathcal K(c) = \textstyle\sum_i h(c_i), \qquad
+      h(c) = \tfrac{c^2}{2e} \text{ where } |c| \le e \text{, else } |c| - \tfrac e2
+
+    Args:
+      e: Threshold > 0, in the units of the momentum.
+
+    Returns:
+      The kappa.
+
+    Raises:
+      ValueError: If ``e`` is not > 0.
 
     Example:
       >>> import jax.numpy as jnp, optim
@@ -126,7 +139,16 @@ def huber(e: float) -> Kappa:
 
 
 def dead_zone(e: float) -> Kappa:
-    """Returns ``sum(max(abs(c) - e, 0))``: entries up to ``e >= 0`` do not move.
+    r"""Returns :math:`\sum_i\max(|c_i| - e, 0)`: entries up to the threshold do not move.
+
+    Args:
+      e: Threshold >= 0, in the units of the momentum.
+
+    Returns:
+      The kappa.
+
+    Raises:
+      ValueError: If ``e`` is negative.
 
     Example:
       >>> import jax.numpy as jnp, optim
@@ -155,7 +177,16 @@ def _power(x: jax.Array, p: float) -> jax.Array:
 
 
 def lp(p: float) -> Kappa:
-    r"""Returns the norm :math:`\|c\|_p`, ``1 < p < inf``.
+    r"""Returns the norm :math:`\|c\|_p`.
+
+    Args:
+      p: Order of the norm, in (1, inf).
+
+    Returns:
+      The kappa.
+
+    Raises:
+      ValueError: If ``p`` is out of its range.
 
     Example:
       >>> import jax.numpy as jnp, optim
@@ -183,9 +214,18 @@ l2 = lp(2)._replace(name="l2")
 
 
 def top_k(k: int) -> Kappa:
-    """Returns the sum of the ``k >= 1`` largest absolute entries (ties: the first ones).
+    """Returns the sum of the ``k`` largest absolute entries.
 
     ``top_k(1)`` is the maximum norm: its problem is the ball of the 1-norm.
+
+    Args:
+      k: Number of entries >= 1 of a leaf that move; of equal ones the first.
+
+    Returns:
+      The kappa.
+
+    Raises:
+      ValueError: If ``k`` is no integer >= 1.
 
     Example:
       >>> import jax.numpy as jnp, optim
@@ -298,6 +338,12 @@ def _newton_schulz(c: jax.Array, steps: int) -> jax.Array:
 def over_tree(kappa: Kappa) -> Kappa:
     """Returns ``kappa`` acting on all leaves of the tree as one vector.
 
+    Args:
+      kappa: Any kappa that takes a pytree.
+
+    Returns:
+      The kappa, with ``joint`` true.
+
     Example:
       >>> import jax.numpy as jnp, optim
       >>> optim.kappas.over_tree(optim.kappas.l2).grad({"a": jnp.array([3.0]), "b": jnp.array(4.0)})
@@ -309,7 +355,13 @@ def over_tree(kappa: Kappa) -> Kappa:
 def over_axis(kappa: Kappa, axis: int) -> Kappa:
     """Returns ``kappa`` acting on every vector along ``axis`` of every leaf by itself.
 
-    For a matrix, ``-1`` takes its rows and ``0`` its columns. A leaf of fewer axes is one vector.
+    Args:
+      kappa: Any kappa of a vector.
+      axis: Axis along which the vectors lie: of a matrix -1 takes the rows, 0 the columns. A leaf
+        that has no such axis, or one axis, is one vector.
+
+    Returns:
+      The kappa.
 
     Example:
       >>> import jax.numpy as jnp, optim
@@ -343,7 +395,11 @@ def over_axis(kappa: Kappa, axis: int) -> Kappa:
 def stacked(kappa: Kappa) -> Kappa:
     """Returns ``kappa`` acting on each slice of the first axis: scan-stacked layers.
 
-    Leaves of fewer than two axes are taken whole.
+    Args:
+      kappa: Any kappa of one tensor. Leaves of fewer than two axes are taken whole.
+
+    Returns:
+      The kappa.
 
     Example:
       >>> import jax.numpy as jnp, optim

@@ -16,7 +16,13 @@ __all__ = ["data_mesh", "grad", "pmean", "value_and_grad", "vary"]
 
 
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns the one-axis mesh ``('data',)`` over ``devices`` (default: all, of all processes).
+    """Returns the mesh of one axis, ``'data'``, over which a batch is split.
+
+    Args:
+      devices: Devices of the mesh; by default all devices of all processes.
+
+    Returns:
+      The mesh, with the axis name ``'data'``.
 
     Example:
       >>> import optim
@@ -27,15 +33,50 @@ def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 
 def pmean(tree: Any, axis_name: str | None) -> Any:
-    """Returns ``tree`` averaged over ``axis_name``; unchanged when it is ``None``."""
+    """Averages a tree over a mapped axis.
+
+    Args:
+      tree: Pytree of arrays, such as gradients or metrics of this device's share of the batch.
+      axis_name: Name of the axis of the enclosing ``pmap``, ``shard_map`` or ``vmap``, or ``None``.
+
+    Returns:
+      The mean over ``axis_name``, equal on all its devices; ``tree`` itself for ``None``.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optim
+      >>> mean = lambda loss: optim.parallel.pmean({"loss": loss}, "data")
+      >>> jax.vmap(mean, axis_name="data")(jnp.array([1.0, 3.0]))
+      {'loss': Array([2., 2.], dtype=float32)}
+    """
     return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
 
 
 def vary(tree: Any, axis_name: str | None) -> Any:
-    """Returns ``tree`` marked as this device's own, so that its gradient is this device's too."""
-    # shard_map sums the gradient of a replicated input over the axis by itself, so that a later
-    # pmean changes nothing and gradients come out N times too large. Differentiating with
-    # respect to a value marked as varying gives each device its own gradient, as in pmap.
+    """Marks a tree as this device's own, so that its gradient is this device's own too.
+
+    ``shard_map`` sums the gradient of a replicated input over the axis by itself, so that a mean
+    afterwards changes nothing and gradients come out as many times too large as there are devices.
+    The gradient with respect to a marked value is that of this device alone, as under ``pmap``.
+
+    Args:
+      tree: Pytree of arrays, such as parameters.
+      axis_name: Name of the axis of the enclosing ``shard_map``; for that of a ``vmap``, whose
+        gradients need no mark, and for ``None`` nothing is marked.
+
+    Returns:
+      The same values, varying over ``axis_name``.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optim
+      >>> from jax.sharding import PartitionSpec as P
+      >>> mesh = optim.parallel.data_mesh(jax.devices()[:1])
+      >>> def slope(w, x):
+      ...   grad = jax.grad(lambda w: jnp.sum(w * x))(optim.parallel.vary(w, "data"))
+      ...   return optim.parallel.pmean(grad, "data")
+      >>> w, x = jnp.float32(1), jnp.float32([2.0])
+      >>> jax.shard_map(slope, mesh=mesh, in_specs=(P(), P("data")), out_specs=P())(w, x)
+      Array(2., dtype=float32)
+    """
     if axis_name not in jax.sharding.get_abstract_mesh().manual_axes:  # None, or jax.vmap's.
         return tree
 
@@ -95,6 +136,20 @@ def grad(
     *,
     axis_name: str | None = None,
 ) -> Callable[..., Any]:
-    """Like ``jax.grad``, averaged over ``axis_name``; see :func:`value_and_grad`."""
+    """Like ``jax.grad``, averaged over ``axis_name``.
+
+    Args:
+      fun: Scalar function.
+      argnums: Which arguments to differentiate.
+      axis_name: As for :func:`value_and_grad`.
+
+    Returns:
+      A function with the arguments of ``fun`` that returns the gradient.
+
+    Example:
+      >>> import jax.numpy as jnp, optim
+      >>> optim.parallel.grad(lambda w: (w**2).sum())(jnp.array([1.0, 2.0]))
+      Array([2., 4.], dtype=float32)
+    """
     vg = value_and_grad(fun, argnums, axis_name=axis_name)
     return lambda *args, **kwargs: vg(*args, **kwargs)[1]

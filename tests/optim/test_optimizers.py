@@ -325,6 +325,31 @@ def test_bad_hyperparameters(make, arguments, message):
         make(**{"learning_rate": 0.1, **defaults, **arguments})
 
 
+def test_states_are_public_and_documented():
+    """Whoever inspects a state finds its class in ``optim``, and every field in its docstring."""
+    everything = optax.chain(
+        optim.masked_update(optim.adamp(0.1)),
+        optim.diffgrad(0.1),
+        optim.scale_by_momentum(),
+        optim.record_norms(3),
+        optim.frugal(0.1, projectable=lambda path, leaf: True),
+    )
+    found = set()
+
+    def visit(state):
+        if hasattr(state, "_fields") and type(state).__module__.startswith("optim."):
+            found.add(type(state).__name__)
+            assert getattr(optim, type(state).__name__) is type(state)
+            for field in state._fields:
+                assert f"\n      {field}: " in type(state).__doc__, (type(state), field)
+        if isinstance(state, tuple):
+            for part in state:
+                visit(part)
+
+    visit(jax.eval_shape(everything.init, {"w": KERNEL}))
+    assert {"MaskedUpdateState", "ProjectScaleInvariantState", "ScaleByDiffGradState"} < found
+
+
 def test_bad_axes_and_missing_params():
     with pytest.raises(
         ValueError, match=r"channel_axis of leaf \['w'\] must be in \[-2, 2\), got 2"

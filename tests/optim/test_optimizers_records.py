@@ -12,6 +12,8 @@ import pytest
 
 import optim
 
+pytestmark = pytest.mark.fidelity
+
 RECORDS = Path(__file__).parents[1] / "reference" / "optim"
 STATE_NAMES = {"exp_avg": "mu", "exp_avg_sq": "nu", "momentum": "trace"}
 
