@@ -213,8 +213,9 @@ def _project(g, p, u, axis, lead, delta, eps):
         views = [partial(_project, g, p, u, a, lead, delta, eps) for a in range(lead, p.ndim)]
         return jax.lax.switch(axis % len(views), views)
 
-    def view(gp, gg, pp, pu, length):
+    def view(sums, length):
         """Whether all rows pass, and what multiplies p in the radial part of u."""
+        gp, gg, pp, pu = sums
         cosine = jnp.abs(gp) / (jnp.maximum(jnp.sqrt(gg), eps) * jnp.maximum(jnp.sqrt(pp), eps))
         passes = jnp.max(cosine, axis, keepdims=True) < delta / math.sqrt(length)
         norm = jnp.sqrt(pp) + eps
@@ -225,8 +226,8 @@ def _project(g, p, u, axis, lead, delta, eps):
     pairs = (g, p), (g, g), (p, p), (p, u)
     by_row = [jnp.sum(x * y, rows, keepdims=True) for x, y in pairs]
     by_tensor = [jnp.sum(x, axis, keepdims=True) for x in by_row]
-    channel, radial = view(*by_row, length)
-    layer, whole_radial = view(*by_tensor, length * p.shape[axis])
+    channel, radial = view(by_row, length)
+    layer, whole_radial = view(by_tensor, length * p.shape[axis])
     radial = jnp.where(channel, radial, jnp.where(layer, whole_radial, 0.0))
     return u - radial * p, jnp.where(channel, 1, jnp.where(layer, 2, 0))
 

@@ -7,7 +7,7 @@ compile the step as it is.
 """
 
 import functools
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -66,10 +66,11 @@ def write_last(
         def wait(x, u, p):
             return x if u is None else after(x, optax.apply_updates(p, u))
 
-        tree = getattr(state[position], field)
+        states = list(cast(tuple, state))
+        tree = getattr(states[position], field)
         written = jax.tree.map(wait, tree, updates, params, is_leaf=lambda x: x is None)
-        last = state[position]._replace(**{field: written})
-        return updates, (*state[:position], last, *state[position + 1 :])
+        states[position] = states[position]._replace(**{field: written})
+        return updates, tuple(states)
 
     return optax.GradientTransformationExtraArgs(tx.init, update_fn)
 

@@ -14,7 +14,12 @@ __all__ = ["RecordNormsState", "record_norms", "recorded_norms"]
 
 
 class RecordNormsState(NamedTuple):
-    """Steps seen so far, and their norms (shape [num_steps], zeros ahead)."""
+    """State of :func:`record_norms`.
+
+    Attributes:
+      count: Steps seen so far, an int32 scalar.
+      norms: Their norms, shape ``[num_steps]``; zeros for the steps ahead.
+    """
 
     count: Any
     norms: Any
