@@ -9,7 +9,7 @@ import pytest
 from configs import digits
 from experiments import data, train
 from experiments.common import runs
-from experiments.supervised import training
+from experiments.supervised import curves, training
 
 
 def small_run(**optimizer):
@@ -101,20 +101,25 @@ def test_bytes_of_state_for_each_parameter(name, held):
 def test_clock(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(runs.time, "perf_counter", lambda: now[0])
-    clock = runs.Clock([], examples_per_step=32)
+    clock = runs.Clock([])
     now[0] = 102.0
-    assert clock.read(10) == {"seconds": 2.0, "examples_per_second": 160.0}
+    assert (clock.read(), clock.rate(10)) == (2.0, 5.0)
     now[0] = 102.5
-    assert clock.read(20) == {"seconds": 2.5, "examples_per_second": 640.0}
-    # A resumed run goes on counting; its speed is that of its own steps.
-    clock = runs.Clock([{"step": 20, "seconds": 2.5}], examples_per_step=32)
-    now[0] = 103.5
-    assert clock.read(25) == {"seconds": 3.5, "examples_per_second": 160.0}
+    assert (clock.read(), clock.rate(20)) == (2.5, 20.0)
+    with clock.paused():  # What stands still is no time of the run.
+        now[0] = 110.0
+        assert clock.read() == 2.5
+    assert clock.read() == 2.5
+    # A resumed run goes on counting, whichever line was the last one to tell the time.
+    now[0] = 200.0
+    clock = runs.Clock([{"step": 20, "seconds": 2.5}, {"step": 20, "valid/loss": 1.0}])
+    now[0] = 201.0
+    assert (clock.read(), clock.rate(25)) == (3.5, 5.0)
 
 
 def test_summary_of_runs():
     finals = [{"train/loss": v, "test/accuracy": a} for v, a in ((1.0, 0.5), (2.0, 0.6), (6, 0.7))]
-    text = runs.summary(finals)
+    text = curves.summary(finals)
     assert "3.0000 ± 2.6458" in text  # The deviation of a sample, n - 1 below.
     assert "60.00 ± 10.00 %" in text
-    assert "±" not in runs.summary(finals[:1])
+    assert "±" not in curves.summary(finals[:1])
