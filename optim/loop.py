@@ -7,6 +7,7 @@ into the key, and hands metrics out one call late, so that the device never wait
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from optim import _checks
 
 __all__ = ["NonFiniteError", "compiler_options", "prefers_vmap", "run"]
 
@@ -25,17 +28,30 @@ Step = Callable[[State, Batch], tuple[State, Metrics]]
 Batches = Callable[[int], Iterator[Inputs]]
 Prepare = Callable[[Any, Inputs, Any], Batch]
 
+_MOST_STEPS = 2**32 - 1  # What a key can be folded with.
+
 
 class NonFiniteError(FloatingPointError):
-    """A metric became NaN or infinite; ``step`` (from 1) and ``metric`` say where.
+    """A metric or a leaf of the state became NaN or infinite.
 
-    In a population it is raised once no run is left with finite metrics, and names the first
-    metric of the last one.
+    In a population it is raised once no run is left that is finite, and is about the last one.
+
+    Attributes:
+      step: The first step at which it happened, counted from 1.
+      metric: Name of the metric, or path of the leaf, such as ``state['params']['w']``.
+      value: Value of the metric; ``None`` for a leaf.
     """
 
-    def __init__(self, step: int, metric: str, value: float):
+    def __init__(self, step: int, metric: str, value: float | None = None):
         self.step, self.metric, self.value = step, metric, value
-        super().__init__(f"{metric} is {value} at step {step}")
+        if value is None:
+            super().__init__(
+                f"{metric} is not finite after step {step}, though every metric of that step is"
+            )
+        else:
+            hint = " (one that is infinite on purpose belongs in the state)"
+            hint = hint if math.isinf(value) else ""
+            super().__init__(f"{metric} is {value} at step {step}{hint}")
 
 
 def run(
@@ -75,8 +91,8 @@ def run(
         of numpy arrays with the examples on the leading axis. In a run of several processes each
         yields its own share of the batch. With ``replicas``, a sequence gives each run its own
         order; one function is shared by all. ``None``: the inputs are ``None``.
-      steps: Number of the last step, so ``steps - start`` steps are made.
-      key: Random key; with ``replicas`` one for each run, shape ``(replicas,)``.
+      steps: Number of the last step, so ``steps - start`` steps are made; at most 2**32 - 1.
+      key: Key of ``jax.random.key``; with ``replicas`` one for each run, shape ``(replicas,)``.
       data: Pytree that lives on the device for the whole run, such as a small data set.
       prepare: ``prepare(data, inputs, key) -> batch``, compiled into the step: gather, normalize,
         augment. Default: the inputs are the batch.
@@ -102,9 +118,13 @@ def run(
       The state after step ``steps``, or after the step at which ``stop`` was true.
 
     Raises:
-      NonFiniteError: At the first metric that is not finite.
-      ValueError: If an argument is out of range, the batch does not divide over the mesh, or the
-        step changes the structure, a shape or a dtype of the state (the leaf is named).
+      NonFiniteError: At the first metric that is not finite, and at a leaf of the state that is
+        not: a gradient may break the parameters while the loss of that step is finite. The state is
+        looked at before hooks see it and at the end; in between the next loss tells. A leaf that
+        is not finite at the start (a best value that begins at infinity) may stay so.
+      ValueError: If an argument is out of range or of the wrong kind, the batch does not divide
+        over the mesh or changes its shape, or the step changes the structure, a shape or a dtype of
+        the state (the leaf is named).
 
     Example:
       >>> import itertools, jax.numpy as jnp, optim
@@ -115,25 +135,31 @@ def run(
       >>> print(f"{x:.3f}")
       3.000
     """
-    if steps_per_call < 1:
-        raise ValueError(f"steps_per_call must be >= 1, got {steps_per_call}")
-    if not 0 <= start <= steps:
+    steps, start = _whole("steps", steps, 0), _whole("start", start, 0)
+    steps_per_call = _whole("steps_per_call", steps_per_call, 1)
+    if start > steps:
         raise ValueError(f"start must be in [0, steps={steps}], got {start}")
-    hooks = tuple(hooks)
-    for every, _ in hooks:
-        if every < 1:
-            raise ValueError(f"a hook's period must be >= 1, got {every}")
+    if steps > _MOST_STEPS:
+        raise ValueError(f"steps must be <= 2**32 - 1, got {steps}")
+    hooks = _check_hooks(hooks)
+    _check_functions(step=step, prepare=prepare, on_metrics=on_metrics, stop=stop)
+    if mesh is not None and "data" not in mesh.axis_names:
+        raise ValueError(f"mesh must have an axis 'data', got the axes {mesh.axis_names}")
     shared = batches is None or callable(batches)
+    _check_key(key, replicas)
     if replicas is not None:
-        _check_population(state, replicas, key, None if shared else batches, mesh)
+        _check_population(state, replicas, None if shared else batches)
         if vmap is None:
             vmap = mesh is not None or prefers_vmap(state, replicas, shared=shared)
     elif not shared:
-        raise ValueError("batches must be a function unless replicas is given")
+        raise ValueError(
+            f"batches must be a function of the first step, got {type(batches).__name__} (a "
+            "sequence of functions with replicas)"
+        )
 
     vectorized = replicas is not None and bool(vmap)
     state = _place(_own(state), mesh, split=vectorized)
-    data = _place(data, mesh)
+    data = _place(_arrays("data", data), mesh)
     key = _place(key, mesh, split=vectorized)
     if replicas is None or vectorized:
         states, keys = [state], [key]
@@ -142,29 +168,40 @@ def run(
         keys = [None if key is None else key[r] for r in range(replicas)]
     del state
     each = replicas or 1
-    feeds = [_feed(f, start) for f in ([batches] * each if shared else batches)]
+    alive = np.ones(each, bool)
+    split_over = None if vectorized else mesh
+    feeds = [_feed(f, start, split_over) for f in ([batches] * each if shared else batches)]
     if vectorized:
         feeds = feeds[:1] if shared else [map(_stack, zip(*feeds, strict=True))]
-    call = _compile(step, prepare, scan, steps_per_call, mesh, vectorized, shared)
+    one = _traced(step, prepare, vectorized, shared)
+    call = None
 
     def whole() -> State:
         return _stack(states, jnp) if len(states) > 1 else states[0]
 
+    def broken() -> list[list[str]]:
+        return [leaves for s in states for leaves in _broken(s, replicas if vectorized else None)]
+
     def hand_out(pending) -> None:
         first, n, metrics = pending
         runs = [_rows(m, n) for m in jax.device_get(metrics)]
-        if replicas is None:
-            values = runs[0]
-            _check_finite(first, values)
-        else:
-            values = (
-                runs[0] if vectorized else {k: np.stack([m[k] for m in runs], 1) for k in runs[0]}
-            )
-            _check_some_finite(first, values, alive)
+        values = runs[0]
+        if vectorized:
+            runs = [{k: v[:, r] for k, v in values.items()} for r in range(each)]
+        elif replicas is not None:
+            values = {k: np.stack([m[k] for m in runs], 1) for k in values}
+        _drop([_bad_metric(first, m) for m in runs], alive)
         if on_metrics is not None:
             on_metrics(first, values)
 
-    alive = np.ones(each, bool)
+    def check_state(t) -> None:
+        new = [
+            [leaf for leaf in now if leaf not in before]
+            for now, before in zip(broken(), at_start, strict=True)
+        ]
+        _drop([NonFiniteError(t, leaves[0]) if leaves else None for leaves in new], alive)
+
+    at_start = broken()  # A best value so far may begin at infinity.
     pending, t = None, start
     while t < steps:
         ends = (t + every - t % every for every in (steps_per_call, *(e for e, _ in hooks)))
@@ -174,6 +211,10 @@ def run(
             inputs = list(itertools.islice(feed, n))
             if len(inputs) < n:
                 raise ValueError(f"batches ended after step {t + len(inputs)}, before step {steps}")
+            if call is None:
+                if scan is None:
+                    scan = not _slow_in_a_loop(one, states[r], data, inputs[0], keys[r])
+                call = _compile(one, bool(scan), steps_per_call, mesh, vectorized, shared)
             states[r], rows = call(states[r], data, inputs, keys[r], t)
             metrics.append(rows)
         if pending is not None:
@@ -182,6 +223,7 @@ def run(
         due = [hook for every, hook in hooks if t % every == 0 or t == steps]
         if due:
             hand_out(pending)
+            check_state(t)
             pending = None
             for hook in due:
                 hook(t, whole())
@@ -189,6 +231,7 @@ def run(
             break
     if pending is not None:
         hand_out(pending)
+        check_state(t)
     return whole()
 
 
@@ -199,6 +242,10 @@ def prefers_vmap(state: State, replicas: int, *, shared: bool) -> bool:
       state: The population's state.
       replicas: Number of runs.
       shared: Whether the runs share their batches.
+
+    Returns:
+      ``True`` on accelerators; on CPU for small states (up to 32768 numbers per run) with shared
+      batches.
     """
     if jax.default_backend() != "cpu":
         return True
@@ -211,6 +258,9 @@ def compiler_options() -> dict[str, str] | None:
 
     On CPU it is a schedule that keeps few temporaries. XLA's own begins all independent parts of a
     step at once: a method that takes six gradients then holds six, and is a few percent slower.
+
+    Returns:
+      The options, or ``None`` where there are none: on accelerators and in other versions of XLA.
 
     Example:
       >>> import jax, optim
@@ -228,8 +278,46 @@ def compiler_options() -> dict[str, str] | None:
     return options
 
 
-def _feed(batches, start) -> Iterator[Inputs]:
-    return itertools.repeat(None) if batches is None else iter(batches(start))
+def _feed(batches, start, mesh) -> Iterator[Inputs]:
+    """Inputs of one run, checked to fit the mesh and to have one shape."""
+    if batches is None:
+        yield from itertools.repeat(None)
+    try:
+        inputs = iter(batches(start))
+    except TypeError as error:
+        if "not iterable" not in str(error):
+            raise
+        raise ValueError(f"batches(t) must return an iterator: {error}") from error
+    first = None
+    for t, x in enumerate(inputs, start + 1):
+        leaves, tree = jax.tree.flatten(x)
+        kind = tree, [_kind(leaf) for leaf in leaves]
+        if first is None:
+            _check_divides(x, mesh)
+            first = kind
+        elif kind != first:
+            raise ValueError(
+                f"the batch of step {t} is {_tree_shown(kind)}, those before {_tree_shown(first)}: "
+                "leave out or fill up a last batch that is shorter"
+            )
+        yield x
+
+
+def _kind(x) -> tuple[Any, Any]:
+    """Shape and dtype of an array or a number; of anything else its type."""
+    if isinstance(x, jax.Array | np.ndarray | np.generic | int | float | complex):
+        return np.shape(x), jnp.result_type(x)
+    return type(x).__name__, ""
+
+
+def _shown(x) -> str:
+    shape, dtype = _kind(x)
+    return f"{dtype}{shape}"
+
+
+def _tree_shown(kind) -> str:
+    tree, leaves = kind
+    return str(jax.tree.unflatten(tree, [f"{dtype}{shape}" for shape, dtype in leaves]))
 
 
 def _stack(trees, xp=np):
@@ -237,31 +325,49 @@ def _stack(trees, xp=np):
 
 
 @functools.lru_cache(maxsize=32)
-def _compile(step, prepare, scan, length, mesh, vectorized, shared):
-    """Returns ``call(state, data, inputs, key, t) -> (state, rows)`` for a list of inputs."""
+def _traced(step, prepare, vectorized, shared):
+    """Returns the jitted ``one(state, data, inputs, key, t) -> (state, metrics)``.
+
+    What the step returns is checked while it is traced: once for every kind of state and batch.
+    """
 
     def one(state, data, inputs, key, t):
-        if prepare is None:
-            return step(state, inputs)
-        return step(
-            state, prepare(data, inputs, key if key is None else jax.random.fold_in(key, t))
-        )
+        batch = inputs
+        if prepare is not None:
+            batch = prepare(data, inputs, key if key is None else jax.random.fold_in(key, t))
+        new, metrics = _pair(step(state, batch))
+        _check_same(state, new)
+        _check_metrics(metrics)
+        return new, metrics
 
     if vectorized:
         one = jax.vmap(one, in_axes=(0, None, None if shared else 0, 0, None))
-    traced_once = jax.jit(one)  # One trace serves the checks, the loop and the single step.
+    return jax.jit(one)
+
+
+def _slow_in_a_loop(one, state, data, inputs, key) -> bool:
+    """Whether XLA:CPU is to run gradients of convolutions, which are slow inside of a loop."""
+    if jax.default_backend() != "cpu":
+        return False
+    jaxpr = one.trace(state, data, inputs, key, np.uint32(0)).jaxpr
+    return "conv_general_dilated" in str(jaxpr)
+
+
+@functools.lru_cache(maxsize=32)
+def _compile(one, scan, length, mesh, vectorized, shared):
+    """Returns ``call(state, data, inputs, key, t) -> (state, rows)`` for a list of inputs."""
 
     def many(state, data, inputs, key, t, n):
         def body(i, carry):
             state, rows = carry
             at_i = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, 0, False), inputs)
-            state, metrics = traced_once(state, data, at_i, key, t + i)
+            state, metrics = one(state, data, at_i, key, t + i)
             return state, {k: rows[k].at[i].set(v) for k, v in metrics.items()}
 
         first = jax.tree.map(lambda x: x[0], inputs)
-        _, shapes = jax.eval_shape(traced_once, state, data, first, key, t)
+        _, shapes = jax.eval_shape(one, state, data, first, key, t)
         rows = {k: jnp.zeros((length, *s.shape), s.dtype) for k, s in shapes.items()}
-        return jax.lax.fori_loop(0, n, body, (state, rows))
+        return jax.lax.fori_loop(np.uint32(0), n, body, (state, rows))
 
     @functools.lru_cache(maxsize=4)
     def compiled(fun, layout):
@@ -272,30 +378,21 @@ def _compile(step, prepare, scan, length, mesh, vectorized, shared):
         out = jax.tree.unflatten(*layout), NamedSharding(mesh, PartitionSpec())
         return jax.jit(fun, donate_argnums=0, out_shardings=out, compiler_options=options)
 
-    looped: list[bool] = []
-
     def call(state, data, inputs, key, t):
-        if not looped:
-            _check_divides(inputs[0], None if vectorized else mesh)
-            trace = traced_once.trace(state, data, inputs[0], key, np.int32(t))
-            _check_same(state, trace.out_info[0])
-            on_cpu = jax.default_backend() == "cpu"
-            slow = on_cpu and "conv_general_dilated" in str(trace.jaxpr)
-            looped.append(not slow if scan is None else scan)
         layout = None
         if mesh is not None:
             leaves, tree = jax.tree.flatten(state)
             layout = tree, tuple(x.sharding for x in leaves)
         axis = None if vectorized and shared else "data"
-        if looped[0]:
-            n = np.int32(len(inputs))
+        if scan:
+            n = np.uint32(len(inputs))
             chunk = _stack(inputs + inputs[-1:] * (length - len(inputs)))
             chunk = _spread(chunk, mesh, (None, axis), whole=vectorized)
-            return compiled(many, layout)(state, data, chunk, key, np.int32(t), n)
+            return compiled(many, layout)(state, data, chunk, key, np.uint32(t), n)
         rows, fun = [], compiled(one, layout)
         for i, x in enumerate(inputs):
             x = _spread(x, mesh, (axis,), whole=vectorized)
-            state, metrics = fun(state, data, x, key, np.int32(t + i))
+            state, metrics = fun(state, data, x, key, np.uint32(t + i))
             rows.append(metrics)
         return state, rows
 
@@ -307,6 +404,45 @@ def _rows(metrics, n) -> dict[str, np.ndarray]:
     if isinstance(metrics, list):
         return {k: np.stack([row[k] for row in metrics]) for k in metrics[0]}
     return {k: v[:n] for k, v in metrics.items()}
+
+
+def _broken(state, replicas) -> list[list[str]]:
+    """For each run the paths of the leaves of its state that are not finite."""
+    found: list[list[str]] = [[] for _ in range(replicas or 1)]
+    for path, x in jax.tree_util.tree_leaves_with_path(state):
+        if jnp.issubdtype(x.dtype, jnp.inexact):
+            on_host = x.is_fully_addressable and jax.default_backend() == "cpu"  # No copy.
+            finite = (np if on_host else jnp).isfinite(x)
+            finite = np.asarray(finite.all(tuple(range(1 if replicas else 0, x.ndim))))
+            for r in np.flatnonzero(~np.atleast_1d(finite)):
+                found[r].append("state" + jax.tree_util.keystr(path))
+    return found
+
+
+def _drop(errors, alive) -> None:
+    """Marks the runs with an error as dead; raises the error of the last one."""
+    for r, error in enumerate(errors):
+        if alive[r] and error is not None:
+            alive[r] = False
+            if not alive.any():
+                raise error
+
+
+def _arrays(name, tree):
+    """Returns the tree with arrays for leaves; names a leaf that cannot be one."""
+
+    def array(path, x):
+        if isinstance(x, jax.Array | np.ndarray) and x.dtype != object:
+            return x
+        try:
+            return jnp.array(x)
+        except TypeError as error:
+            raise ValueError(
+                f"{name}{jax.tree_util.keystr(path)} must be an array, got {x!r}: keep functions "
+                "and names out of it (equinox.partition and nnx.split take a model apart)"
+            ) from error
+
+    return jax.tree_util.tree_map_with_path(array, tree)
 
 
 def _own(state):
@@ -324,7 +460,7 @@ def _own(state):
         seen.add(id(x))
         return x
 
-    return jax.tree_util.tree_map_with_path(own, state)
+    return jax.tree_util.tree_map_with_path(own, _arrays("state", state))
 
 
 def _place(tree, mesh, split=False):
@@ -362,17 +498,58 @@ def _spread(inputs, mesh, axes, whole):
     return jax.tree.map(put, inputs)
 
 
-def _check_population(state, replicas, key, batches, mesh) -> None:
-    if replicas < 1:
-        raise ValueError(f"replicas must be >= 1, got {replicas}")
+def _whole(name, value, low) -> int:
+    _checks.count(name, value, low)
+    return int(value)
+
+
+def _check_hooks(hooks) -> tuple:
+    try:
+        pairs = tuple((every, hook) for every, hook in hooks)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"hooks must be pairs (every, call), got {hooks!r}") from error
+    for every, hook in pairs:
+        _checks.count("the period of a hook", every)
+        if not callable(hook):
+            raise ValueError(f"hooks must be pairs (every, call), got {hook!r} for a call")
+    return pairs
+
+
+def _check_functions(**functions) -> None:
+    for name, fun in functions.items():
+        if fun is None and name != "step":
+            continue
+        if not callable(fun):
+            raise ValueError(f"{name} must be a function, got {fun!r}")
+        try:
+            hash(fun)  # A step is compiled once for each function object.
+        except TypeError as error:
+            kind = getattr(fun, "__qualname__", type(fun).__name__)
+            raise ValueError(
+                f"{name} must be a hashable function, got {kind}, which holds arrays: pass a "
+                "function, with the arrays in state or data"
+            ) from error
+
+
+def _check_key(key, replicas) -> None:
+    if key is None:
+        return
+    shape = () if replicas is None else (replicas,)
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not typed or key.shape != shape:
+        each = "" if replicas is None else f" of shape {shape}, one for each run,"
+        got = f"{key.dtype}{key.shape}" if hasattr(key, "dtype") else repr(key)
+        raise ValueError(f"key must be a key{each} of jax.random.key, got {got}")
+
+
+def _check_population(state, replicas, batches) -> None:
+    _checks.count("replicas", replicas)
     for path, x in jax.tree_util.tree_leaves_with_path(state):
         if np.shape(x)[:1] != (replicas,):
             name = jax.tree_util.keystr(path)
             raise ValueError(
                 f"state{name} has shape {np.shape(x)}; its leading axis must be replicas={replicas}"
             )
-    if key is not None and key.shape != (replicas,):
-        raise ValueError(f"key must have shape ({replicas},), one for each run, got {key.shape}")
     if batches is not None and len(batches) != replicas:
         raise ValueError(f"batches must have length replicas={replicas}, got {len(batches)}")
 
@@ -390,33 +567,42 @@ def _check_divides(inputs, mesh) -> None:
             )
 
 
+def _pair(returned) -> tuple[State, Metrics]:
+    if not isinstance(returned, tuple | list) or len(returned) != 2:
+        raise ValueError(
+            f"step must return the pair (state, metrics), got {jax.tree.structure(returned)}"
+        )
+    return returned[0], returned[1]
+
+
+def _check_metrics(metrics) -> None:
+    if not isinstance(metrics, dict):
+        raise ValueError(f"step must return metrics as a dict of scalars, got {_shown(metrics)}")
+    for name, value in metrics.items():
+        if not isinstance(name, str):
+            raise ValueError(f"metrics must have strings as names, got {name!r}")
+        if _kind(value)[0] != ():
+            raise ValueError(
+                f"metrics must be a flat dict of scalars, got {_shown(value)} for {name!r}"
+            )
+
+
 def _check_same(before, after) -> None:
     old, new = jax.tree.structure(before), jax.tree.structure(after)
     if old != new:
         raise ValueError(f"step changed the structure of the state from {old} to {new}")
     pairs = zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True)
     for (path, x), y in pairs:
-        if (x.shape, x.dtype) != (y.shape, y.dtype):
+        if _kind(x) != _kind(y):
             name = jax.tree_util.keystr(path)
-            raise ValueError(
-                f"step changed state{name} from {x.dtype}{x.shape} to {y.dtype}{y.shape}"
-            )
+            raise ValueError(f"step changed state{name} from {_shown(x)} to {_shown(y)}")
 
 
-def _check_finite(first, values) -> None:
+def _bad_metric(first, values) -> NonFiniteError | None:
+    """The error of the first metric that is not finite, if there is one."""
     bad = {k: np.flatnonzero(~np.isfinite(v)) for k, v in values.items()}
     bad = {k: rows[0] for k, rows in bad.items() if rows.size}
-    if bad:
-        name = min(bad, key=bad.__getitem__)
-        raise NonFiniteError(first + int(bad[name]) + 1, name, float(values[name][bad[name]]))
-
-
-def _check_some_finite(first, values, alive) -> None:
-    """Marks runs that diverged; raises when the last one did."""
-    for r in np.flatnonzero(alive):
-        try:
-            _check_finite(first, {k: v[:, r] for k, v in values.items()})
-        except NonFiniteError:
-            alive[r] = False
-            if not alive.any():
-                raise
+    if not bad:
+        return None
+    name = min(bad, key=bad.__getitem__)
+    return NonFiniteError(first + int(bad[name]) + 1, name, float(values[name][bad[name]]))

@@ -1,6 +1,7 @@
 """The loop: one device, many devices, many runs, the same numbers; and what stops it."""
 
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -217,7 +218,7 @@ def test_compiles_once_whatever_the_length_of_the_calls():
 
     def step(x, _):
         traces.append(1)
-        return x + 1.0, {"x": x}
+        return x + 1.0, {"x": x.sum()}
 
     for steps, hooks in ((7, []), (40, [(9, lambda t, s: None)]), (40, [])):
         assert (
@@ -247,16 +248,169 @@ def test_values_shared_inside_the_state_are_donated_once():
         run(lambda s, _: (s, {}), {"a": x}, None, 5)
 
 
+def test_a_state_broken_by_its_gradient_reaches_no_hook():
+    def step(state, _):
+        # The loss |w| - 1 is finite at 0, and its derivative is not.
+        loss, grad = jax.value_and_grad(lambda w: jnp.sqrt(w @ w) - 1.0)(state["w"])
+        return {"n": state["n"] + 1, "w": state["w"] - grad}, {"loss": loss}
+
+    def state():
+        return {"n": 0, "w": jnp.array([3.0, 0.0])}  # Three steps of length 1, then 0 / 0.
+
+    for every in (1, 2, 4):
+        seen = []
+        hook = (every, lambda t, s: seen.append((t, np.isfinite(s["w"]).all())))  # noqa: B023
+        with pytest.raises(NonFiniteError, match=r"state\['w'\] is not finite after st") as error:
+            run(step, state(), None, 4, hooks=[hook])
+        assert (error.value.step, error.value.metric) == (4, "state['w']")
+        assert seen == [(t, True) for t in range(every, 4, every)]
+    with pytest.raises(NonFiniteError, match="loss is nan at step 5"):
+        run(step, state(), None, 6, hooks=[(6, lambda t, s: seen.append(t))])
+    for vmap in (True, False):  # The others go on, and the last one that is left raises.
+        both = {"n": jnp.zeros(2, int), "w": jnp.array([[3.0, 0.0], [0.25, 0.0]])}
+        run(step, jax.tree.map(jnp.copy, both), None, 4, replicas=2, vmap=vmap)
+        both["w"] = jnp.array([[3.0, 0.0], [2.0, 0.0]])
+        with pytest.raises(NonFiniteError, match=r"state\['w'\] is not finite after step 4"):
+            run(step, both, None, 4, replicas=2, vmap=vmap, hooks=[(1, lambda t, s: None)])
+
+
+def test_a_leaf_that_begins_at_infinity_may_stay_there():
+    def step(state, _):
+        return {"best": state["best"], "x": state["x"] + 1.0}, {"x": state["x"]}
+
+    state = run(step, {"best": jnp.array(jnp.inf), "x": 0.0}, None, 3)
+    assert state["x"] == 3.0
+    assert state["best"] == jnp.inf
+
+
+@pytest.mark.parametrize("scan", [True, False])
+def test_the_state_is_checked_in_every_run(scan):
+    def step(x, _):
+        return x + 0.5, {"loss": x * 1.0}
+
+    assert run(step, jnp.float32(0), None, 2, scan=scan) == 1.0
+    with pytest.raises(ValueError, match=r"step changed state from int32\(\) to float32\(\)"):
+        run(step, jnp.int32(0), None, 3, scan=scan)
+    assert run(step, jnp.float32(0), None, 3, scan=not scan) == 1.5
+
+
+def test_steps_beyond_int32():
+    top, seen, keys = 2**31, [], []
+
+    def collect(t, values):
+        seen.append((t - top, len(values["u"])))
+        keys.extend(values["u"].tolist())
+
+    state = run(
+        lambda x, key: (x + 1.0, {"u": jax.random.uniform(key)}),
+        jnp.array(0.0),
+        None,
+        top + 5,
+        start=top - 3,
+        key=jax.random.key(0),
+        prepare=lambda data, inputs, key: key,
+        steps_per_call=4,
+        on_metrics=collect,
+    )
+    assert state == 8.0
+    assert seen == [(-3, 3), (0, 4), (4, 1)]
+    folded = [jax.random.fold_in(jax.random.key(0), np.uint32(t)) for t in range(top - 3, top + 5)]
+    assert keys == [float(jax.random.uniform(key)) for key in folded]
+    with pytest.raises(ValueError, match=r"steps must be <= 2\*\*32 - 1, got 4294967296"):
+        run(plus_one, 0, None, 2**32, start=2**32 - 1)
+
+
+def test_a_mesh_with_explicit_axes():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    x = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
+
+    def step(w, batch):
+        loss, grad = jax.value_and_grad(lambda w: ((batch @ w - 1.0) ** 2).mean())(w)
+        return w - 0.1 * grad, {"loss": loss}
+
+    for scan in (True, False):
+        one = run(step, jnp.zeros(3), lambda t: itertools.repeat(x), 5, scan=scan)
+        split = run(step, jnp.zeros(3), lambda t: itertools.repeat(x), 5, scan=scan, mesh=mesh)
+        assert split.sharding.mesh.axis_types == (AxisType.Explicit,)
+        np.testing.assert_allclose(split, one, rtol=1e-6)
+
+
 def plus_one(x, _):
     return x + 1, {}
+
+
+class Unhashable:
+    """As an Equinox module with arrays is."""
+
+    __hash__ = None
+
+    def __call__(self, x, _):
+        return x, {}
+
+
+def shorter(t):
+    return iter([np.ones(4, np.float32)] * 2 + [np.ones(2, np.float32)] * 3)
+
+
+def narrower(t):
+    return iter([{"x": np.ones(4, np.float32)}, {"x": np.ones(4, np.float16)}])
+
+
+OLD_KEYS = jax.random.split(jax.random.PRNGKey(0), 2)
+MISTAKES = [
+    ({"steps": 3.0}, "steps must be an integer >= 0, got 3.0"),
+    ({"steps": "3"}, "steps must be an integer >= 0, got '3'"),
+    ({"steps": -1}, "steps must be an integer >= 0, got -1"),
+    ({"start": 1.0}, "start must be an integer >= 0, got 1.0"),
+    ({"steps_per_call": 0.5}, "steps_per_call must be an integer >= 1, got 0.5"),
+    ({"replicas": 4.0}, "replicas must be an integer >= 1, got 4.0"),
+    ({"hooks": print}, "hooks must be pairs (every, call), got <built-in"),
+    ({"hooks": [print]}, "hooks must be pairs (every, call), got [<built-in"),
+    ({"hooks": (10, print)}, "hooks must be pairs (every, call), got (10, <built-in"),
+    ({"hooks": [(2.5, print)]}, "the period of a hook must be an integer >= 1, got 2.5"),
+    ({"hooks": [(2, None)]}, "hooks must be pairs (every, call), got None for a call"),
+    ({"on_metrics": []}, "on_metrics must be a function, got []"),
+    ({"stop": True}, "stop must be a function, got True"),
+    ({"step": None}, "step must be a function, got None"),
+    ({"step": Unhashable()}, "step must be a hashable function, got Unhashable, which holds arr"),
+    ({"prepare": Unhashable()}, "prepare must be a hashable function, got Unhashable"),
+    ({"step": lambda x, _: x}, "step must return the pair (state, metrics), got PyTreeDef(*)"),
+    ({"step": lambda x, _: (x, {}, {})}, "step must return the pair (state, metrics), got"),
+    ({"step": lambda x, _: (x, x.sum())}, "metrics as a dict of scalars, got float32()"),
+    ({"step": lambda x, _: (x, None)}, "metrics as a dict of scalars, got NoneType"),
+    ({"step": lambda x, _: (x, {"a": {"b": x.sum()}})}, "flat dict of scalars, got dict for 'a'"),
+    ({"step": lambda x, _: (x, {"a": x})}, "flat dict of scalars, got float32(4,) for 'a'"),
+    ({"step": lambda x, _: (x, {"a": "low"})}, "flat dict of scalars, got str for 'a'"),
+    ({"step": lambda x, _: (x, {1: x.sum()})}, "metrics must have strings as names, got 1"),
+    ({"state": {"model": jnp.zeros(4), "act": jnp.tanh}}, "state['act'] must be an array, got <"),
+    ({"state": {"name": "mlp"}}, "state['name'] must be an array, got 'mlp'"),
+    ({"data": {"name": "digits"}}, "data['name'] must be an array, got 'digits'"),
+    ({"key": 0}, "key must be a key of jax.random.key, got 0"),
+    ({"key": OLD_KEYS[0]}, "key must be a key of jax.random.key, got uint32(2,)"),
+    ({"key": OLD_KEYS, "replicas": 2, "state": jnp.zeros(2)}, "key must be a key of shape (2,)"),
+    ({"batches": iter([1.0])}, "batches must be a function of the first step, got list_iterator"),
+    ({"batches": lambda t: 3}, "batches(t) must return an iterator: 'int' object is not iterable"),
+    ({"batches": shorter}, "the batch of step 3 is float32(2,), those before float32(4,)"),
+    ({"batches": narrower}, "step 2 is {'x': 'float16(4,)'}, those before {'x': 'float32(4,)'}"),
+    ({"mesh": jax.make_mesh((8,), ("batch",))}, "mesh must have an axis 'data', got the axes"),
+]
+
+
+@pytest.mark.parametrize(("kwargs", "message"), MISTAKES, ids=range(len(MISTAKES)))
+def test_a_mistake_gets_one_line_that_names_the_argument(kwargs, message):
+    given = {"step": plus_one, "state": jnp.zeros(4), "batches": None, "steps": 5, **kwargs}
+    for scan in (None, False):
+        with pytest.raises(ValueError, match=re.escape(message)) as error:
+            run(**given, scan=scan)
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"steps_per_call": 0}, "steps_per_call must be >= 1, got 0"),
+        ({"steps_per_call": 0}, "steps_per_call must be an integer >= 1, got 0"),
         ({"start": 9}, r"start must be in \[0, steps=5\], got 9"),
-        ({"hooks": [(0, print)]}, "a hook's period must be >= 1, got 0"),
+        ({"hooks": [(0, print)]}, "the period of a hook must be an integer >= 1, got 0"),
         ({"batches": lambda t: iter([np.zeros(3)])}, "batches ended after step 1, before step 5"),
         ({"batches": []}, "batches must be a function"),
         ({"replicas": 2}, r"its leading axis must be replicas=2"),
