@@ -15,19 +15,52 @@ from ml_collections import ConfigDict
 
 import bilevel
 import optim
-from experiments import data, models, pruning_plots
+from experiments import data, models
 from experiments.common import launch, runs
 from experiments.common.runs import Result
-from experiments.pruning import methods, saved_model
+from experiments.pruning import methods, pictures, saved_model
 from experiments.pruning.methods import Job, Stage
 from experiments.supervised import training
 
-# Last states of stages of this process: methods share their dense training, and IMP to a tenth
-# its rounds with IMP to a fiftieth.
-_done: collections.OrderedDict[tuple[str, ...], tuple[Any, dict[str, float]]]
-_done = collections.OrderedDict()
-_REMEMBERED = 128
-_compiled: set[Any] = set()
+
+class Memo:
+    """Last states of stages, for runs that share some, up to a number of bytes.
+
+    Methods share their dense training, and IMP to a tenth its rounds with IMP to a fiftieth. The
+    states used last are kept.
+
+    Args:
+      limit: Most bytes of states in memory; 0 keeps none.
+    """
+
+    def __init__(self, limit: int = 2 * 10**9):
+        self.limit, self.nbytes = limit, 0
+        self.compiled: set[Any] = set()  # What need not run once before its time is taken.
+        self._states: collections.OrderedDict[tuple[str, ...], tuple[Any, dict[str, float]]]
+        self._states = collections.OrderedDict()
+
+    def get(self, chain: tuple[str, ...]) -> tuple[Any, dict[str, float]] | None:
+        """Returns a copy of the state after the stages of ``chain``, and the last one's cost."""
+        if chain not in self._states:
+            return None
+        self._states.move_to_end(chain)
+        state, cost = self._states[chain]
+        return jax.tree.map(np.copy, state), cost
+
+    def put(self, chain: tuple[str, ...], state: Any, cost: dict[str, float]) -> None:
+        """Keeps a state, and forgets those that were used longest ago."""
+        state = jax.tree.map(np.array, state)
+        size = _nbytes(state)
+        if size > self.limit or chain in self._states:
+            return
+        self._states[chain], self.nbytes = (state, cost), self.nbytes + size
+        while self.nbytes > self.limit:
+            _, (oldest, _) = self._states.popitem(last=False)
+            self.nbytes -= _nbytes(oldest)
+
+
+def _nbytes(state: Any) -> int:
+    return sum(x.nbytes for x in jax.tree.leaves(state))
 
 
 def run(
@@ -37,6 +70,7 @@ def run(
     *,
     quiet: bool = False,
     stop: Callable[[int], bool] | None = None,
+    memo: Memo | None = None,
 ) -> Result:
     """Trains, prunes and evaluates one model, and resumes what ``workdir`` holds.
 
@@ -48,6 +82,7 @@ def run(
       quiet: No progress line.
       stop: ``stop(step)``, polled between device calls; once true the state is saved and
         ``launch.Preempted`` raised.
+      memo: What this run shares with others of the process; it is used without a ``workdir``.
 
     Returns:
       Final numbers and history. ``test/accuracy`` is of the pruned model; ``seconds`` (of the
@@ -58,11 +93,16 @@ def run(
     job = methods.job_of(config, data_dir)
     dataset, evaluate = methods.data_of(config, data_dir)
     state, stages = methods.plan(job, config, dataset)
+    memo = Memo(0) if memo is None else memo
     with runs.claimed(folder, [config], "prune"):
-        return _prune(job, dataset, evaluate, state, stages, config, folder, data_dir, quiet, stop)
+        return _prune(
+            job, dataset, evaluate, state, stages, config, folder, data_dir, quiet, stop, memo
+        )
 
 
-def _prune(job, dataset, evaluate, state, stages, config, folder, data_dir, quiet, stop) -> Result:
+def _prune(
+    job, dataset, evaluate, state, stages, config, folder, data_dir, quiet, stop, memo
+) -> Result:
     """Runs the stages and writes what they leave."""
     rows, costs = [], []
     chain = (methods.identity(config, data_dir),)
@@ -72,22 +112,21 @@ def _prune(job, dataset, evaluate, state, stages, config, folder, data_dir, quie
     with runs.progress(total, 0, label, quiet) as bar:
         for i, stage in enumerate(stages):
             chain = (*chain, stage.key)
-            if folder is None and chain in _done:
-                _done.move_to_end(chain)
-                saved, cost = _done[chain]
-                state = jax.tree.map(np.copy, saved)
+            found = memo.get(chain) if folder is None else None
+            if found is not None:
+                state, cost = found
             else:
                 state = stage.enter(state)
                 place = None if folder is None else folder / "stages" / f"{i:02d}"
-                state, cost = _train(job, stage, state, config, dataset, place, bar, stop, before)
+                state, cost = _train(
+                    job, stage, state, config, dataset, place, bar, stop, before, memo.compiled
+                )
                 if folder is None:
-                    _done[chain] = jax.tree.map(np.asarray, state), cost
-                    if len(_done) > _REMEMBERED:
-                        _done.popitem(last=False)
+                    memo.put(chain, state, cost)
             before += stage.steps - stage.start
             bar.update(before - bar.n)
             costs.append(cost)
-            params, stats, masks = exported(job, config, stage, state)
+            (params, masks), stats = stage.solver.export(state), state.stats
             numbers = _numbers(evaluate, params, stats)
             if not stage.method:
                 dense = numbers
@@ -112,7 +151,7 @@ def _prune(job, dataset, evaluate, state, stages, config, folder, data_dir, quie
             final["small/parameters"] = models.count(small[0]) / models.count(params)
     if folder is not None and jax.process_index() == 0:
         saved_model.save(folder, params, stats, masks, report, final)
-        pruning_plots.layers({folder.name: report}, folder / "layers.png")
+        pictures.layers({folder.name: report}, folder / "layers.png")
         if small is not None:
             saved_model.save_smaller(folder / "small.npz", *small)
     return Result({k: float(v) for k, v in final.items()}, rows)
@@ -128,6 +167,7 @@ def _train(
     bar: Any,
     stop: Callable[[int], bool] | None,
     before: int,
+    compiled: set[Any],
 ) -> tuple[Any, dict[str, float]]:
     """Runs one stage, from its last checkpoint if there is one."""
     prepare = job.prepare_pair if stage.pairs else job.prepare
@@ -135,7 +175,7 @@ def _train(
 
     def loop(state, steps, start, **options):
         return optim.loop.run(
-            stage.step,
+            stage.solver.step,
             state,
             stage.batches,
             steps,
@@ -158,10 +198,10 @@ def _train(
         before=before - stage.start,
     ) as run:
         state, spent = run.restore((state, jax.numpy.float32(0.0)), stage.start)
-        if run.start < stage.steps and (stage.step, prepare, mesh) not in _compiled:
+        if run.start < stage.steps and (stage.solver.step, prepare, mesh) not in compiled:
             few = min(stage.steps, run.start + config.log_every)
             loop(jax.tree.map(jax.numpy.copy, state), few, run.start)
-            _compiled.add((stage.step, prepare, mesh))
+            compiled.add((stage.solver.step, prepare, mesh))
         clock = time.process_time()
 
         def timed(state):
@@ -181,14 +221,6 @@ def _train(
         save(stage.steps, state)
     steps = stage.steps - stage.start
     return state, {"seconds": float(seconds), "gradients": float(stage.cost * steps)}
-
-
-def exported(job: Job, config: ConfigDict, stage: Stage, state: Any) -> tuple[Any, Any, Any]:
-    """Returns parameters with exact zeros, statistics and masks of a solver's state."""
-    if stage.pairs:
-        params, masks = methods.bip_of(job, config).export(state)
-        return params, state.stats, masks
-    return bilevel.masks.apply(state.masks, state.params), state.stats, state.masks
 
 
 def _numbers(evaluate, params, stats) -> dict[str, float]:

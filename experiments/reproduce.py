@@ -68,6 +68,8 @@ def execute(
     records = _load(folder, runs, own, say)
     finished = {k: r for k, r in records.items() if r["status"] != "failed"}
     environment: dict[str, Any] = {}
+    # What the runs of a main may share, such as the dense training of pruning methods.
+    shared = {"memo": main.Memo()} if hasattr(main, "Memo") else {}
     mine = _share(table, main, runs, shard)
     many = _announce(table, mine, shard, finished, say)
     if dry_run:
@@ -93,7 +95,7 @@ def execute(
                     source=provenance.source(),
                     own=own,
                 )
-            new = _run(main, todo, data_dir, environment, bool(finished))
+            new = _run(main, todo, data_dir, environment, bool(finished), shared)
             cache.save(folder, new)
             finished.update(new)
             _show(bar, table, todo, new)
@@ -184,20 +186,21 @@ def listing() -> str:
     return "\n".join(lines)
 
 
-def _run(main, runs, data_dir, environment, any_finished) -> Records:
+def _run(main, runs, data_dir, environment, any_finished, shared) -> Records:
     """Makes runs as one population, or one; returns their records."""
     start = time.perf_counter()
     try:
         if len(runs) > 1:
             results = main.run_population([r.config for r in runs], data_dir=data_dir, quiet=True)
         else:
-            results = [main.run(runs[0].config, data_dir=data_dir, quiet=True)]
+            results = [main.run(runs[0].config, data_dir=data_dir, quiet=True, **shared)]
         outcomes = [_outcome(result) for result in results]
     except Exception as error:
         if len(runs) > 1:  # One of them may be at fault: each alone tells which.
             records: Records = {}
             for run in runs:
-                records |= _run(main, [run], data_dir, environment, any_finished or bool(records))
+                any_finished = any_finished or bool(records)
+                records |= _run(main, [run], data_dir, environment, any_finished, shared)
             return records
         if isinstance(error, FloatingPointError):
             outcomes = [{"status": "diverged", "error": str(error)}]

@@ -1,7 +1,6 @@
 """Pruning methods as stages: which step runs from which state, for how long, at what cost."""
 
 import functools
-import json
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,15 +12,14 @@ from ml_collections import ConfigDict
 
 import bilevel
 from experiments import data, models
+from experiments.common import config_files
 from experiments.supervised import optimizers, training
 from optim import _checks
 
-METHODS = (
-    "dense", "bip", "imp", "imp_rewind_lr2", "imp_finetune_lr2", "imp_reinit", "omp", "gmp",
-    "random", "snip", "grasp", "synflow", "hydra",
-)  # fmt: skip
-AT_INIT = ("random", "snip", "grasp", "synflow")
 GMP_LENGTH = 3  # Times the epochs of dense training, about the cost of BiP.
+
+# Independent orders of the training set: what is added to the seed of a run.
+STREAMS = {"data": 0, "bip_lower": 10**6, "bip_upper": 2 * 10**6, "scoring": 10**6}
 
 
 class Stage(NamedTuple):
@@ -30,18 +28,18 @@ class Stage(NamedTuple):
     Attributes:
       key: Stages with equal keys, after equal stages, have equal results.
       enter: Makes the first state from the last one of the stage before.
-      step: Step of a solver.
+      solver: What makes its steps and exports its state.
       batches: As ``optim.loop.run`` takes them.
       start: Step it starts from.
       steps: Step it ends with.
-      cost: Gradient evaluations in a step.
+      cost: Gradient evaluations per step.
       pairs: Whether a batch is a pair, one for each level.
       method: False for dense training, which all methods share.
     """
 
     key: str
     enter: Callable[[Any], Any]
-    step: Callable[..., Any]
+    solver: Any
     batches: Callable[[int], Any]
     start: int
     steps: int
@@ -51,7 +49,18 @@ class Stage(NamedTuple):
 
 
 class Job(NamedTuple):
-    """What runs on one kind of data, model and optimizer share: compiled once for all seeds."""
+    """What runs on one kind of data, model and optimizer share: compiled once for all seeds.
+
+    Attributes:
+      model: The model.
+      loss: ``loss(params, stats, batch) -> (scalar, stats)``.
+      optimizer: ``optimizer(factor)`` for training ``factor`` times as long.
+      prepare: Makes the batch of a step from the data.
+      prepare_pair: Makes a pair of batches.
+      epoch: Steps of an epoch.
+      steps: Steps of dense training.
+      solver: Plain training under masks.
+    """
 
     model: models.Model
     loss: Callable[..., Any]
@@ -60,45 +69,61 @@ class Job(NamedTuple):
     prepare_pair: Callable[..., Any]
     epoch: int
     steps: int
+    solver: bilevel.pruning.PruningSolver
 
 
+class Start(NamedTuple):
+    """What the stages of a method are made from.
+
+    Attributes:
+      job: What runs share.
+      config: The config.
+      dataset: The data.
+      params: Initial parameters.
+      stats: Initial statistics of the model.
+      rewind: The step that rounds go back to.
+      to_masks: Key of random scores and of what the scoring batch draws.
+      to_fresh: Key of other initial parameters.
+    """
+
+    job: Job
+    config: ConfigDict
+    dataset: data.Dataset
+    params: Any
+    stats: Any
+    rewind: int
+    to_masks: jax.Array
+    to_fresh: jax.Array
+
+    @property
+    def prune(self) -> ConfigDict:
+        """The method's part of the config."""
+        return self.config.prune
+
+    @property
+    def setting(self) -> str:
+        """The method's part of the config as text, for keys."""
+        return f"{self.prune.method} {self.prune.to_json_best_effort(sort_keys=True)}"
+
+    @property
+    def prunable(self) -> Any:
+        """The leaves that are pruned."""
+        return bilevel.masks.prunable(self.params)
+
+    def options(self, *names: str) -> ConfigDict:
+        """Returns what a solver depends on, so that runs with equal options share it."""
+        return ConfigDict({name: self.prune[name] for name in names})
+
+    def batches(self, stream: str, offset: int = 0) -> Callable[[int], Any]:
+        """Returns the batches of a stream, from its step ``offset`` on."""
+        seed = self.config.seed + STREAMS[stream]
+        feed = data.train_batches(self.dataset, self.config.batch_size, seed)
+        return lambda start: feed(start + offset)
+
+
+@config_files.cached(without={"prune": None, "seed": 0})
 def job_of(config: ConfigDict, data_dir: str | None) -> Job:
     """Returns the functions of a run: the same objects for configs that can share a program."""
-    tree = json.loads(config.to_json_best_effort())
-    del tree["prune"], tree["seed"]
-    return _job(json.dumps(tree, sort_keys=True), data_dir)
-
-
-def identity(config: ConfigDict, data_dir: str | None) -> str:
-    """Returns what two runs must share, besides the keys of their stages, to be equal."""
-    tree = json.loads(config.to_json_best_effort())
-    for key in ("log_every", "save_every", "keep", "eval_batch_size"):
-        del tree[key]
-    prune = tree.pop("prune")
-    at_init = prune["method"] if prune["method"] in AT_INIT else "trained"
-    return json.dumps([tree, prune["split_by_seed"], at_init, data_dir], sort_keys=True)
-
-
-def data_of(config: ConfigDict, data_dir: str | None) -> tuple[data.Dataset, Any]:
-    """Returns the data, split anew for each seed if asked for, and ``evaluate(state, split)``."""
-    tree = json.loads(config.to_json_best_effort())
-    options = dict(tree["data"]["options"])
-    if config.prune.split_by_seed:
-        options["seed"] = config.seed
-    tree = [tree["data"]["name"], options, config.eval_batch_size]
-    return _data(job_of(config, data_dir), json.dumps(tree, sort_keys=True), data_dir)
-
-
-@functools.lru_cache(maxsize=16)
-def _data(job: Job, text: str, data_dir: str | None) -> tuple[data.Dataset, Any]:
-    name, options, batch_size = json.loads(text)
-    dataset = data.load(name, data_dir, **options)
-    return dataset, training.make_evaluate(job.model, dataset, batch_size)
-
-
-@functools.lru_cache(maxsize=8)
-def _job(text: str, data_dir: str | None) -> Job:
-    config = ConfigDict(json.loads(text))
     dataset = training.load(config, data_dir)
     model = models.build(
         config.model.name,
@@ -128,17 +153,123 @@ def _job(text: str, data_dir: str | None) -> Job:
         keys = jax.random.split(key)
         return tuple(make(arrays, i, k) for i, k in zip(inputs, keys, strict=True))
 
-    return Job(model, loss, optimizer, make, prepare_pair, epoch, steps)
+    solver = bilevel.sparse_training(optimizer(1))
+    return Job(model, loss, optimizer, make, prepare_pair, epoch, steps, solver)
 
 
-def mask_rate(peak: float, steps: int) -> optax.Schedule:
-    """The authors' learning rate of the scores: a tenth from half of the steps, then another."""
-    return optax.piecewise_constant_schedule(peak, {steps // 2: 0.1, steps * 3 // 4: 0.1})
+def data_of(config: ConfigDict, data_dir: str | None) -> tuple[data.Dataset, Any]:
+    """Returns the data, split anew for each seed if asked for, and ``evaluate(state, split)``."""
+    chosen = ConfigDict({"name": config.data.name, "options": config.data.options.to_dict()})
+    if config.prune.split_by_seed:
+        chosen.options.seed = config.seed
+    return _data(chosen, job_of(config, data_dir), config.eval_batch_size, data_dir)
 
 
-@functools.lru_cache(maxsize=64)
-def _bip(job: Job, text: str) -> Any:
-    prune = ConfigDict(json.loads(text))
+@config_files.cached()
+def _data(chosen, job, batch_size, data_dir) -> tuple[data.Dataset, Any]:
+    dataset = data.load(chosen.name, data_dir, **chosen.options)
+    return dataset, training.make_evaluate(job.model, dataset, batch_size)
+
+
+def identity(config: ConfigDict, data_dir: str | None) -> str:
+    """Returns what two runs must share, besides the keys of their stages, to be equal."""
+    other = ("log_every", "save_every", "keep", "eval_batch_size", "prune")
+    shared = config_files.text(config, without=dict.fromkeys(other))
+    at_init = config.prune.method if config.prune.method in AT_INIT else "trained"
+    return f"{shared} {config.prune.split_by_seed} {at_init} {data_dir}"
+
+
+def plan(job: Job, config: ConfigDict, dataset: data.Dataset) -> tuple[Any, list[Stage]]:
+    """Returns the first state and the stages of ``config.prune.method``."""
+    prune, method = config.prune, config.prune.method
+    _checks.choice("prune.method", method, METHODS)
+    rewind = round(prune.rewind_epochs * job.epoch)
+    if not 0 <= rewind < job.steps:
+        raise ValueError(
+            f"prune.rewind_epochs must be in [0, {config.epochs:g}), got {prune.rewind_epochs:g}"
+        )
+    to_init, to_masks, to_fresh = jax.random.split(jax.random.key(config.seed), 3)
+    params, stats = job.model.init(to_init)
+    solver = job.solver
+    start = Start(job, config, dataset, params, stats, rewind, to_masks, to_fresh)
+    try:  # Before anything runs.
+        bilevel.masks.drop_counts(start.prunable, prune.density)
+    except ValueError as error:
+        raise ValueError(f"prune.{error}") from error
+    if method in AT_INIT:
+        masks = AT_INIT[method](start)
+        state = solver.init(job.loss, params, stats, masks=masks)
+        key = f"{method} {prune.density}"
+        return state, [Stage(key, _same, solver, start.batches("data"), 0, job.steps)]
+    own = start.batches("data")
+    dense = [
+        Stage("early", _same, solver, own, 0, rewind, method=False),
+        Stage("dense", bilevel.set_anchor, solver, own, rewind, job.steps, method=False),
+    ]
+    return solver.init(job.loss, params, stats), dense + AFTER_TRAINING[method](start)
+
+
+def _same(state: Any) -> Any:
+    return state
+
+
+class Rounds(NamedTuple):
+    """How an iterative magnitude method goes from one round to the next.
+
+    Attributes:
+      style: Of :func:`bilevel.next_round`.
+      rate: Factor on the learning rate of the rounds.
+      last: Style of the last round, where that is another.
+      once: Whether all is cut in one round.
+    """
+
+    style: str = "rewind"
+    rate: float = 1.0
+    last: str | None = None
+    once: bool = False
+
+
+def _rounds(start: Start, rounds: Rounds) -> list[Stage]:
+    prune, T = start.prune, start.job.steps
+    densities = [prune.density] if rounds.once else path(prune.density, prune.through)
+    styles = [rounds.style] * len(densities)
+    styles[-1] = rounds.last or rounds.style
+    stages = []
+    for i, (density, style) in enumerate(zip(densities, styles, strict=True)):
+        enter = functools.partial(
+            bilevel.next_round,
+            drop=_drop(start.prunable, density, prune.allocator, start.dataset.num_classes),
+            style=style,
+            rate=rounds.rate,
+            fresh=start.job.model.init(start.to_fresh)[0] if style == "reinit" else None,
+        )
+        # Each round goes on in the order of the data where the one before stopped.
+        batches = start.batches("data", (i + 1) * (T - start.rewind))
+        key = f"{style} {rounds.rate} {prune.allocator} {density}"
+        stages.append(Stage(key, enter, start.job.solver, batches, start.rewind, T))
+    return stages
+
+
+def _bip(start: Start) -> list[Stage]:
+    job, prune = start.job, start.prune
+    solver = _bip_solver(start.options(*_OF_BIP), job)
+    # Two orders of the same training set, as in the authors' program.
+    low, up = start.batches("bip_lower"), start.batches("bip_upper")
+
+    def enter(s):
+        return solver.init(job.loss, s.params, s.stats, density=prune.density)
+
+    def pairs(step):
+        return zip(low(step), up(step), strict=True)
+
+    return [Stage(start.setting, enter, solver, pairs, 0, job.steps, cost=2, pairs=True)]
+
+
+_OF_BIP = ("mask_learning_rate", "inverse_gamma", "second_order", "compatibility", "structure")
+
+
+@config_files.cached(maxsize=64)
+def _bip_solver(prune, job):
     rate = mask_rate(prune.mask_learning_rate, job.steps)
     return bilevel.bip(
         job.optimizer(1),
@@ -151,26 +282,49 @@ def _bip(job: Job, text: str) -> Any:
     )
 
 
-@functools.lru_cache(maxsize=64)
-def _hydra(job: Job, learning_rate: float, density: float) -> Any:
-    schedule = optax.cosine_decay_schedule(learning_rate, job.steps)
-    return bilevel.hydra(optax.sgd(schedule, momentum=0.9), density)
+def mask_rate(peak: float, steps: int) -> optax.Schedule:
+    """The authors' learning rate of the scores: a tenth from half of the steps, then another."""
+    return optax.piecewise_constant_schedule(peak, {steps // 2: 0.1, steps * 3 // 4: 0.1})
 
 
-@functools.lru_cache(maxsize=64)
-def _gmp(job: Job, density: float) -> Any:
+def _gmp(start: Start) -> list[Stage]:
+    job, steps = start.job, GMP_LENGTH * start.job.steps
+    solver = _gmp_solver(start.options("density"), job)
+
+    def enter(s):
+        return solver.init(job.loss, s.params, s.stats)
+
+    return [Stage(start.setting, enter, solver, start.batches("data", job.steps), 0, steps)]
+
+
+@config_files.cached(maxsize=64)
+def _gmp_solver(prune, job):
     every = max(job.epoch // 2, 1)
     updates = max(GMP_LENGTH * job.steps * 3 // 4 // every, 1)
-    ramp = bilevel.Gradual(density, 0, updates, every)
+    ramp = bilevel.Gradual(prune.density, 0, updates, every)
     return bilevel.sparse_training(job.optimizer(GMP_LENGTH), gradual=ramp)
 
 
-def bip_of(job: Job, config: ConfigDict) -> Any:
-    """Returns the BiP solver of a config; one object for all densities."""
-    names = (
-        "mask_learning_rate", "inverse_gamma", "second_order", "compatibility", "structure",
-    )  # fmt: skip
-    return _bip(job, json.dumps({k: config.prune[k] for k in names}))
+def _hydra(start: Start) -> list[Stage]:
+    job, T = start.job, start.job.steps
+    solver = _hydra_solver(start.options("hydra_learning_rate", "density"), job)
+
+    def enter(s):
+        return solver.init(job.loss, s.params, s.stats)
+
+    def tune(s):
+        return start.job.solver.init(job.loss, s.params, s.stats, masks=s.masks)
+
+    return [
+        Stage(start.setting, enter, solver, start.batches("data", T), 0, T),
+        Stage("tune", tune, start.job.solver, start.batches("data", 2 * T), 0, T),
+    ]
+
+
+@config_files.cached(maxsize=64)
+def _hydra_solver(prune, job):
+    schedule = optax.cosine_decay_schedule(prune.hydra_learning_rate, job.steps)
+    return bilevel.hydra(optax.sgd(schedule, momentum=0.9), prune.density)
 
 
 def path(density: float, through: tuple[float, ...] = (), fraction: float = 0.2) -> list[float]:
@@ -189,92 +343,6 @@ def path(density: float, through: tuple[float, ...] = (), fraction: float = 0.2)
     return densities
 
 
-def plan(job: Job, config: ConfigDict, dataset: data.Dataset) -> tuple[Any, list[Stage]]:
-    """Returns the first state and the stages of ``config.prune.method``."""
-    prune, method, T = config.prune, config.prune.method, job.steps
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; {_checks.nearest(method, METHODS)}")
-    rewind = round(prune.rewind_epochs * job.epoch)
-    if not 0 <= rewind < T:
-        raise ValueError(
-            f"prune.rewind_epochs must be in [0, {config.epochs:g}), got {prune.rewind_epochs:g}"
-        )
-    to_init, to_masks, to_fresh = jax.random.split(jax.random.key(config.seed), 3)
-    params, stats = job.model.init(to_init)
-    chosen = bilevel.masks.prunable(params)
-    try:  # Before anything runs.
-        bilevel.masks.drop_counts(chosen, prune.density)
-    except ValueError as error:
-        raise ValueError(f"prune.{error}") from error
-    dense = bilevel.sparse_training(job.optimizer(1))
-
-    def feed(seed, offset=0):
-        batches = data.train_batches(dataset, config.batch_size, seed)
-        return lambda start: batches(start + offset)
-
-    own = feed(config.seed)
-    if method in AT_INIT:
-        masks = _at_init(job, config, dataset, params, stats, to_masks)
-        state = dense.init(job.loss, params, stats, masks=masks)
-        return state, [Stage(f"{method} {prune.density}", lambda s: s, dense.step, own, 0, T)]
-    state = dense.init(job.loss, params, stats)
-    stages = [
-        Stage("early", lambda s: s, dense.step, own, 0, rewind, method=False),
-        Stage("dense", bilevel.set_anchor, dense.step, own, rewind, T, method=False),
-    ]
-    setting = f"{method} {prune.to_json_best_effort(sort_keys=True)}"
-    if method.startswith("imp") or method == "omp":
-        usual = "finetune" if method == "imp_finetune_lr2" else "rewind"
-        rate = 2.0 if method.endswith("lr2") else 1.0
-        densities = [prune.density] if method == "omp" else path(prune.density, prune.through)
-        for i, density in enumerate(densities):
-            # The control of the lottery tickets: their masks, on other initial weights.
-            control = method == "imp_reinit" and i == len(densities) - 1
-            style = "reinit" if control else usual
-            enter = functools.partial(
-                bilevel.next_round,
-                drop=_drop(chosen, density, prune.allocator, dataset.num_classes),
-                style=style,
-                rate=rate,
-                fresh=job.model.init(to_fresh)[0] if control else None,
-            )
-            batches = feed(config.seed, (i + 1) * (T - rewind))
-            key = f"{style} {rate} {prune.allocator} {density}"
-            stages.append(Stage(key, enter, dense.step, batches, rewind, T))
-    elif method == "bip":
-        solver = bip_of(job, config)
-        # Two orders of the same training set, as in the authors' program.
-        low, up = feed(config.seed + 10**6), feed(config.seed + 2 * 10**6)
-
-        def enter(s):
-            return solver.init(job.loss, s.params, s.stats, density=prune.density)
-
-        def pairs(start):
-            return zip(low(start), up(start), strict=True)
-
-        stages.append(Stage(setting, enter, solver.step, pairs, 0, T, cost=2, pairs=True))
-    elif method == "gmp":
-        solver = _gmp(job, prune.density)
-
-        def enter(s):
-            return solver.init(job.loss, s.params, s.stats)
-
-        batches = feed(config.seed, T)
-        stages.append(Stage(setting, enter, solver.step, batches, 0, GMP_LENGTH * T))
-    elif method == "hydra":
-        solver = _hydra(job, prune.hydra_learning_rate, prune.density)
-
-        def enter(s):
-            return solver.init(job.loss, s.params, s.stats)
-
-        def tune(s):
-            return dense.init(job.loss, s.params, s.stats, masks=s.masks)
-
-        stages.append(Stage(setting, enter, solver.step, feed(config.seed, T), 0, T))
-        stages.append(Stage("tune", tune, dense.step, feed(config.seed, 2 * T), 0, T))
-    return state, stages
-
-
 def _drop(chosen: Any, density: float, allocator: str, classes: int) -> Any:
     """Returns what ``bilevel.next_round`` drops."""
     if allocator == "global":
@@ -289,39 +357,78 @@ def _drop(chosen: Any, density: float, allocator: str, classes: int) -> Any:
     return jax.tree.map(np.int32, bilevel.masks.drop_counts(chosen, densities, scope="layer"))
 
 
-def _at_init(job, config, dataset, params, stats, key) -> Any:
-    prune = config.prune
-    index = next(data.train_batches(dataset, config.batch_size, config.seed + 10**6)(0))
-    batch = job.prepare(dataset.train, np.sort(index), key)
+def _random(start: Start) -> Any:
+    scores = bilevel.criteria.random(start.to_masks, start.params)
+    if start.prune.allocator == "erk":
+        densities = bilevel.allocate.erk(start.prunable, start.prune.density)
+        return bilevel.masks.from_scores(scores, densities, scope="layer")
+    return bilevel.masks.from_scores(scores, start.prune.density)
 
-    def loss(temperature):
-        def ce(params, batch):
-            logits, _ = job.model.apply(params, stats, batch["x"], train=True)
-            return training.cross_entropy(logits / temperature, batch["label"])[0].mean()
 
-        return ce
+def _scoring_batch(start: Start) -> Any:
+    index = next(start.batches("scoring")(0))
+    return start.job.prepare(start.dataset.train, np.sort(index), start.to_masks)
 
-    if prune.method == "random":
-        scores = bilevel.criteria.random(key, params)
-        if prune.allocator == "erk":
-            chosen = bilevel.masks.prunable(params)
-            densities = bilevel.allocate.erk(chosen, prune.density)
-            return bilevel.masks.from_scores(scores, densities, scope="layer")
-        return bilevel.masks.from_scores(scores, prune.density)
-    if prune.method == "snip":
-        scores = jax.jit(lambda p, b: bilevel.criteria.snip(loss(1.0), p, b))(params, batch)
-        return bilevel.masks.from_scores(scores, prune.density)
-    if prune.method == "grasp":
-        # Halves of a batch sorted by class, and a temperature of 200, as the authors have them.
-        order = np.argsort(np.asarray(batch["label"]), kind="stable")
-        half = len(order) // 2
-        halves = [jax.tree.map(lambda x, i=i: x[i], batch) for i in (order[:half], order[half:])]
-        scores = jax.jit(lambda p, b: bilevel.criteria.grasp(loss(200.0), p, b))(params, halves)
-        return bilevel.masks.from_scores(scores, prune.density, absolute=False)
 
+def _scoring_loss(start: Start, temperature: float) -> Callable[[Any, Any], Any]:
+    def loss(params, batch):
+        logits, _ = start.job.model.apply(params, start.stats, batch["x"], train=True)
+        return training.cross_entropy(logits / temperature, batch["label"])[0].mean()
+
+    return loss
+
+
+def _snip(start: Start) -> Any:
+    loss = _scoring_loss(start, 1.0)
+    scores = jax.jit(functools.partial(bilevel.criteria.snip, loss))
+    scores = scores(start.params, _scoring_batch(start))
+    return bilevel.masks.from_scores(scores, start.prune.density)
+
+
+def _grasp(start: Start) -> Any:
+    # Halves of a batch sorted by class, and a temperature of 200, as the authors have them.
+    batch, loss = _scoring_batch(start), _scoring_loss(start, 200.0)
+    order = np.argsort(np.asarray(batch["label"]), kind="stable")
+    half = len(order) // 2
+    halves = [jax.tree.map(lambda x, i=i: x[i], batch) for i in (order[:half], order[half:])]
+    scores = jax.jit(functools.partial(bilevel.criteria.grasp, loss))(start.params, halves)
+    return bilevel.masks.from_scores(scores, start.prune.density, absolute=False)
+
+
+def _synflow(start: Start) -> Any:
     def forward(variables, x):
-        return job.model.apply(variables["params"], variables["stats"], x, train=False)[0]
+        return start.job.model.apply(variables["params"], variables["stats"], x, train=False)[0]
 
-    variables = {"params": params, "stats": stats}
-    ones = jax.numpy.ones((1, *dataset.input_shape))
-    return bilevel.criteria.synflow_masks(forward, variables, ones, prune.density)["params"]
+    variables = {"params": start.params, "stats": start.stats}
+    ones = jax.numpy.ones((1, *start.dataset.input_shape))
+    masks = bilevel.criteria.synflow_masks(forward, variables, ones, start.prune.density)
+    return masks["params"]
+
+
+# From what a method starts to the masks that it trains under from the first step.
+AT_INIT: dict[str, Callable[[Start], Any]] = {
+    "random": _random,
+    "snip": _snip,
+    "grasp": _grasp,
+    "synflow": _synflow,
+}
+
+
+def _iterative(**rounds: Any) -> Callable[[Start], list[Stage]]:
+    return functools.partial(_rounds, rounds=Rounds(**rounds))
+
+
+# The stages of a method after dense training.
+AFTER_TRAINING: dict[str, Callable[[Start], list[Stage]]] = {
+    "dense": lambda start: [],
+    "bip": _bip,
+    "imp": _iterative(),
+    "imp_rewind_lr2": _iterative(rate=2.0),
+    "imp_finetune_lr2": _iterative(style="finetune", rate=2.0),
+    # The control of the lottery tickets: their masks, on other initial weights.
+    "imp_reinit": _iterative(last="reinit"),
+    "omp": _iterative(once=True),
+    "gmp": _gmp,
+    "hydra": _hydra,
+}
+METHODS = (*AFTER_TRAINING, *AT_INIT)

@@ -8,9 +8,9 @@ import pytest
 
 import bilevel
 from configs.pruning import digits
-from experiments import prune, pruning_plots
+from experiments import prune
 from experiments.common import launch
-from experiments.pruning import methods, saved_model
+from experiments.pruning import methods, pictures, saved_model
 
 
 def config(method, **changes):
@@ -24,9 +24,14 @@ def config(method, **changes):
     return c
 
 
+@pytest.fixture(scope="module")
+def memo():
+    return prune.Memo()
+
+
 @pytest.mark.parametrize("method", methods.METHODS)
-def test_every_method_ends_at_its_density(method):
-    result = prune.run(config(method, density=0.5), quiet=True)
+def test_every_method_ends_at_its_density(method, memo):
+    result = prune.run(config(method, density=0.5), quiet=True, memo=memo)
     total, goal = 64 * 16 + 16 * 8 + 8 * 10, 1.0 if method == "dense" else 0.5
     assert abs(result.final["density"] - goal) <= 3 / total
     assert 0 <= result.final["test/accuracy"] <= 1
@@ -39,9 +44,29 @@ def test_every_method_ends_at_its_density(method):
         assert result.final["gradients"] == 3 * 4
 
 
-def test_lottery_tickets_and_their_control():
+def test_a_memo_keeps_what_was_used_last_within_its_bytes():
+    memo = prune.Memo(250)
+    states = [{"w": np.full(10, i, np.float64)} for i in range(4)]  # 80 bytes each.
+    for i, state in enumerate(states[:3]):
+        memo.put((str(i),), state, {"seconds": float(i)})
+    state, cost = memo.get(("0",))
+    assert cost == {"seconds": 0.0}
+    assert np.array_equal(state["w"], states[0]["w"])
+    state["w"][:] = -1  # A copy: the loop donates it.
+    memo.put(("3",), states[3], {})
+    assert memo.nbytes == 240
+    assert memo.get(("1",)) is None
+    assert all(memo.get((k,))[0]["w"][0] == int(k) for k in "023")
+    memo.put(("large",), {"w": np.zeros(100)}, {})
+    assert memo.get(("large",)) is None
+    assert memo.nbytes == 240
+
+
+def test_lottery_tickets_and_their_control(memo):
     options = {"density": 0.512, "rewind_epochs": 0.0, "allocator": "lottery"}
-    imp, control = (prune.run(config(m, **options), quiet=True) for m in ("imp", "imp_reinit"))
+    imp, control = (
+        prune.run(config(m, **options), quiet=True, memo=memo) for m in ("imp", "imp_reinit")
+    )
     got = [imp.final[f"density/layers_{i}/kernel"] for i in range(3)]
     np.testing.assert_allclose(got, [0.512, 0.512, 0.9**3], atol=1 / 80)
     # The same masks by the same rounds; the last is trained from other weights.
@@ -84,7 +109,7 @@ def test_a_stopped_run_resumes_bit_identically(method, tmp_path):
     assert float(bilevel.masks.density(masks)) == pytest.approx(whole.final["density"])
     for x, mask in zip(params.values(), masks.values(), strict=True):
         assert mask is None or (np.count_nonzero(x) and not x[~mask].any())
-    for file in pruning_plots.of_runs([tmp_path / "whole", tmp_path / "parts"], tmp_path):
+    for file in pictures.of_runs([tmp_path / "whole", tmp_path / "parts"], tmp_path):
         assert file.stat().st_size > 1000
     with pytest.raises(ValueError, match="is no finished run"):
         saved_model.load(tmp_path)
@@ -96,7 +121,7 @@ def test_a_stopped_run_resumes_bit_identically(method, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "bop"}, "unknown method 'bop'; nearest: omp"),
+        ({"method": "bop"}, "method must be one of dense, .*, got 'bop'; nearest: omp"),
         ({"method": "imp", "rewind_epochs": 9.0}, r"rewind_epochs must be in \[0, 0.5\), got 9"),
         ({"method": "omp", "allocator": "erk"}, "must be global or lottery, got 'erk'"),
         ({"method": "imp", "density": 0.0}, r"prune\.density must be in \(0, 1\], got 0"),
@@ -129,18 +154,18 @@ def test_pictures(tmp_path):
     masks = {
         k: {"w": jax.random.bernoulli(jax.random.key(i), 0.5, (9, 9))} for i, k in enumerate("ab")
     }
-    values = pruning_plots.overlap(masks, tmp_path / "overlap.png")
+    values = pictures.overlap(masks, tmp_path / "overlap.png")
     assert values[0, 0] == 1
     assert values[0, 1] == values[1, 0] < 1
     params = {"w": np.ones((9, 9), np.float32)}
     reports = {k: bilevel.sparsity_report(params, m) for k, m in masks.items()}
-    pruning_plots.layers(reports, tmp_path / "layers.png")
+    pictures.layers(reports, tmp_path / "layers.png")
     finals = [{"density": d, "seconds": 3.0, "test/accuracy": 0.5 + d} for d in (0.2, 0.1, 0.1)]
     runs = [
         {"row": "BiP", "column": c, "status": "done", "final": f}
         for c, f in zip("xyy", finals, strict=True)
     ]
     table = {"name": "digits", "rows": {"BiP": ""}, "columns": dict.fromkeys("xyz")}
-    files = pruning_plots.of_table({"table": table, "runs": runs}, tmp_path)
+    files = pictures.of_table({"table": table, "runs": runs}, tmp_path)
     assert [f.name for f in files] == ["digits_sparsity.png", "digits_seconds.png"]
     assert all(f.stat().st_size > 1000 for f in tmp_path.iterdir())
