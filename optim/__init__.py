@@ -1,6 +1,6 @@
 """Optimizers, schedules and the loop that runs any step; composable with optax."""
 
-from optim import kappas, loop, parallel, profiles, subspaces
+from optim import kappas, loop, parallel, profiles, subspaces, zeroth_order
 from optim._adamp import adamp
 from optim._cautious import cautious
 from optim._diffgrad import ScaleByDiffGradState, diffgrad, scale_by_diffgrad
@@ -80,4 +80,5 @@ __all__ = [
     "table_schedule",
     "tabulate_schedules",
     "warmup_polynomial_schedule",
+    "zeroth_order",
 ]

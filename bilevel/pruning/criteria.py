@@ -8,8 +8,9 @@ import jax.numpy as jnp
 
 from bilevel.pruning import density as density_lib
 from bilevel.pruning import masks as masks_lib
+from bilevel.pruning._zo_grasp import zo_grasp
 
-__all__ = ["grasp", "magnitude", "popup", "random", "snip", "synflow", "synflow_masks"]
+__all__ = ["grasp", "magnitude", "popup", "random", "snip", "synflow", "synflow_masks", "zo_grasp"]
 
 
 def _on(chosen: Any, params: Any) -> Callable[[Any], Any]:

@@ -1,0 +1,365 @@
+"""Zeroth-order methods: known answers, devices, memory, cost, and bad input."""
+
+import functools
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import optim
+from optim import zeroth_order as zo
+
+KEY = jax.random.key(0)
+D = 50
+A = np.random.default_rng(0).normal(size=(D, D)) / np.sqrt(D)
+H = A @ A.T + np.eye(D)
+X = np.random.default_rng(1).normal(size=D)
+
+
+def quadratic(x, batch=None):
+    return x @ H @ x / 2
+
+
+@pytest.fixture
+def double_precision():
+    with jax.enable_x64(True):
+        yield
+
+
+def draws(estimator, n):
+    """``n`` estimates at X with keys of their own."""
+    vg = zo.value_and_grad(quadratic, estimator)
+    keys = jax.random.split(KEY, n)
+    return np.asarray(jax.jit(jax.vmap(lambda k: vg(jnp.asarray(X), None, k)[1]))(keys))
+
+
+# Known answers.
+
+
+@pytest.mark.usefixtures("double_precision")
+@pytest.mark.parametrize("distribution", ["normal", "rademacher", "sphere"])
+def test_the_mean_of_the_estimates_is_the_gradient(distribution):
+    found = draws(zo.rge(distribution=distribution), 100_000)
+    error = found.std(0) / np.sqrt(len(found))
+    assert (np.abs(found.mean(0) - H @ X) < 4.5 * error).all()  # 50 coordinates.
+
+
+@pytest.mark.usefixtures("double_precision")
+@pytest.mark.parametrize("q", [1, 4, 16])
+def test_variance_falls_with_the_number_of_directions(q):
+    found = draws(zo.rge(samples=q, chunk=q), 40_000 // q)
+    ratio = (found**2).sum(1) / np.sum((H @ X) ** 2)
+    error = ratio.std() / np.sqrt(len(ratio))
+    assert abs(ratio.mean() - (1 + (D + 1) / q)) < 4 * error
+
+
+@pytest.mark.usefixtures("double_precision")
+def test_differences_on_a_quadratic():
+    x, z = jnp.asarray(X), np.random.default_rng(2).normal(size=D)
+
+    def gradient(estimator):
+        return zo.value_and_grad(quadratic, estimator)(x, None, KEY)[1]
+
+    forward = gradient(zo.forward_gradient(distribution=lambda *_: z))
+    np.testing.assert_allclose(forward, (H @ X @ z) * z, rtol=1e-12)
+    for mu in (1e-3, 0.5):
+        two = gradient(zo.rge(mu, distribution=lambda *_: z))
+        np.testing.assert_allclose(two, forward, rtol=1e-9)
+        one = gradient(zo.rge(mu, two_sided=False, distribution=lambda *_: z))
+        np.testing.assert_allclose(one, forward + mu / 2 * (z @ H @ z) * z, rtol=1e-9)
+    same = gradient(zo.forward_gradient(3)), gradient(zo.rge(samples=3))
+    np.testing.assert_allclose(*same, rtol=1e-9)  # One key, the same directions.
+    forward = gradient(zo.cge(0.01))
+    np.testing.assert_allclose(forward, H @ X + 0.005 * np.diag(H), atol=1e-10)
+    np.testing.assert_allclose(gradient(zo.cge(0.01, True, chunk=8)), H @ X, atol=1e-10)
+    mask = np.arange(D) % 3 == 0
+    sparse = gradient(zo.cge(0.01, mask=mask))
+    np.testing.assert_array_equal(sparse, np.where(mask, forward, 0))
+
+
+def test_signs():
+    x, z = jnp.asarray(X, jnp.float32), np.float32(np.random.default_rng(2).normal(size=D))
+    found = zo.value_and_grad(quadratic, zo.sign(distribution=lambda *_: z))(x, None, KEY)[1]
+    np.testing.assert_array_equal(found, np.sign(H @ X @ z) * z)
+    scaled = zo.value_and_grad(lambda x, b: 100 * quadratic(x), zo.sign(samples=8, of="gradient"))
+    found = scaled(x, None, KEY)[1]
+    assert set(np.unique(found)) == {-1, 1}
+    assert found @ (H @ X) > 0
+
+
+TREE = {"a": jnp.ones((3, 2)), "b": {"c": jnp.arange(3.0), "d": jnp.ones(()), "none": None}}
+
+
+def tree_loss(p, batch):
+    b = p["b"]
+    return jnp.sum(p["a"] ** 2) * b["d"] + jnp.sum(jnp.sin(b["c"])) + batch
+
+
+COUNTS = [
+    (zo.rge(samples=3), 6, 0),
+    (zo.rge(samples=3, two_sided=False), 4, 0),
+    (zo.sign(samples=2), 4, 0),
+    (zo.forward_gradient(2), 4, 2),
+    (zo.cge(), 11, 0),
+    (zo.cge(central=True), 20, 0),
+    (zo.blockwise("^[ab]"), 4, 0),
+    (zo.blockwise(lambda path, leaf: leaf.ndim, zo.rge(two_sided=False)), 6, 0),
+    (zo.sparse(zo.random_mask(0.5), 3), 2, 0),
+    (zo.hybrid({"a": True, "b": False}), 4, 1),
+    (zo.deepzero_rge(samples=5), 6, 0),
+]
+
+
+@pytest.mark.parametrize(("estimator", "count", "derivatives"), COUNTS)
+def test_evaluations_are_counted_and_estimates_depend_on_the_key_alone(
+    estimator, count, derivatives
+):
+    calls = []
+
+    def loss(p, batch):
+        jax.debug.callback(lambda _: calls.append(1), p["b"]["d"])
+        return tree_loss(p, batch)
+
+    vg = jax.jit(zo.value_and_grad(loss, estimator))
+    value, gradient = vg(TREE, 2.0, KEY, 4)
+    jax.effects_barrier()
+    assert estimator.evaluations(TREE) == count
+    assert len(calls) == count - derivatives  # Each counts twice.
+    assert jnp.shape(value) == ()
+    assert jax.tree.map(lambda g: (g.shape, g.dtype), gradient) == jax.tree.map(
+        lambda p: (p.shape, p.dtype), TREE
+    )
+    again = vg(TREE, 2.0, KEY, 4)[1]
+    jax.tree.map(np.testing.assert_array_equal, gradient, again)
+    assert vg._cache_size() == 1
+
+
+@pytest.mark.parametrize("estimator", [row[0] for row in COUNTS])
+def test_auxiliary_data(estimator):
+    def loss(p, batch):
+        return tree_loss(p, batch), {"seen": batch, "a": p["a"]}
+
+    vg = zo.value_and_grad(loss, estimator, has_aux=True)
+    (value, aux), gradient = jax.eval_shape(vg, TREE, 2.0, KEY)
+    assert (value.shape, aux["a"].shape, gradient["a"].shape) == ((), (3, 2), (3, 2))
+
+
+def test_probes_in_chunks_are_the_same_probes():
+    plain, chunked = (
+        zo.value_and_grad(tree_loss, zo.rge(samples=6, chunk=c))(TREE, 1.0, KEY) for c in (1, 3)
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), plain, chunked
+    )
+
+
+def test_blocks_masks_and_exact_leaves():
+    def gradient(estimator, step=0):
+        return zo.value_and_grad(tree_loss, estimator)(TREE, 0.0, KEY, step)[1]
+
+    exact = jax.grad(tree_loss)(TREE, 0.0)
+    mixed = gradient(zo.hybrid(lambda path, leaf: leaf.ndim == 2))
+    np.testing.assert_allclose(mixed["a"], exact["a"], rtol=1e-6)
+    assert not np.allclose(mixed["b"]["c"], exact["b"]["c"])
+    # Blocks by central differences are the whole gradient; leaves in no block stay.
+    parts = gradient(zo.blockwise(r"^(a|b/c)", zo.cge(central=True)))
+    np.testing.assert_allclose(parts["a"], exact["a"], rtol=1e-2)
+    np.testing.assert_allclose(parts["b"]["c"], exact["b"]["c"], atol=1e-2)
+    assert parts["b"]["d"] == 0
+    alike = {"a": jnp.ones(4), "b": jnp.ones(4)}
+    for shared in (False, True):
+        estimator = zo.blockwise("[ab]", shared_noise=shared)
+        g = zo.value_and_grad(lambda p, _: p["a"].sum() + p["b"].sum(), estimator)(alike, None, KEY)
+        assert np.allclose(g[1]["a"], g[1]["b"], rtol=1e-3) == shared
+    sparse = zo.sparse(zo.random_mask(0.5), 5)
+    zeros = [np.asarray(gradient(sparse, t)["a"] == 0) for t in (0, 4, 5)]
+    assert 0 < zeros[0].sum() < 6
+    np.testing.assert_array_equal(zeros[0], zeros[1])
+    assert not np.array_equal(zeros[0], zeros[2])
+
+
+@pytest.mark.parametrize(("density", "kept"), [("exact", 0.5), ("normal_cdf", 0.3085)])
+def test_density_of_masks(density, kept):
+    mask = zo.random_mask(0.5, density)(KEY, jnp.zeros(100_000))
+    assert abs(float(mask.mean()) - kept) < 0.006
+
+
+def test_weights_of_ranks_are_sums_over_pairs():
+    for m, k in ((6, 3), (5, 5), (10, 1)):
+        total, pairs = np.zeros(m), 0
+        for i in range(k):
+            for j in range(i + 1, m):
+                total[i] += 1
+                total[j] -= 1
+                pairs += 1
+        np.testing.assert_allclose(zo.rank_weights(m, k), total / pairs, rtol=1e-6)
+        assert float(zo.rank_weights(m, k, zero_sum=False).sum()) == pytest.approx(k / pairs)
+
+
+@pytest.mark.usefixtures("double_precision")
+def test_ranks_do_not_see_the_scale():
+    eigenvalues = np.linspace(1, 10, 20)
+
+    def run(loss, rounds=150):
+        solver = zo.rank_sgd(zo.by_value(loss), 1.0, 0.1, samples=10, best=10, line=8)
+        state = solver.init(jnp.asarray(np.random.default_rng(3).normal(size=20)), KEY)
+        last, _ = jax.lax.scan(lambda s, _: solver.step(s, None), state, length=rounds)
+        return last.params
+
+    def f(x, _):
+        return jnp.sum(eigenvalues * x**2) / 2
+
+    points = [jax.jit(functools.partial(run, g))() for g in (f, lambda x, b: jnp.exp(f(x, b) / 50))]
+    np.testing.assert_array_equal(*points)
+    assert f(points[0], None) < 0.05  # From about 40.
+
+
+def test_conservative_takes_the_best_of_three():
+    # The estimate is wrong on purpose, by a factor: the step may overshoot or go uphill.
+    for factor, choice in ((0.1, 1), (3.0, 0), (-0.1, 2)):
+        wrong = zo.Estimator(lambda f, p, key, step, factor=factor: (f(p), factor * p), lambda p: 1)
+        solver = zo.conservative(lambda p, _: p @ p, optax.sgd(1.0), wrong)
+        state = solver.init(jnp.array([1.0, -2.0]), KEY)
+        state, metrics = solver.step(state, None)
+        assert metrics["choice"] == choice
+        scale = {0: 1.0, 1: 0.9, 2: 0.9}[choice]
+        np.testing.assert_allclose(state.params, scale * np.array([1.0, -2.0]), rtol=1e-6)
+        np.testing.assert_allclose(metrics["loss"], 5.0)
+
+
+# MeZO.
+
+
+def layers(sizes, seed=0):
+    rng = np.random.default_rng(seed)
+    return {f"l{i}": jnp.asarray(rng.normal(size=s) / 8, jnp.float32) for i, s in enumerate(sizes)}
+
+
+def network(params, batch):
+    x = batch
+    for w in params.values():
+        x = jnp.tanh(x @ w)
+    return jnp.mean(x**2)
+
+
+def test_mezo_is_rge_with_sgd():
+    params = layers([(300, 400), (400, 3)])  # The first leaf has two pieces, one of them short.
+    batch = np.float32(np.random.default_rng(1).normal(size=(4, 300)))
+    solver = zo.mezo(network, lambda count: 0.1 / (1 + count), samples=3, weight_decay=0.5)
+    state = solver.init(params, KEY)
+    step = jax.jit(solver.step)
+    vg = jax.jit(zo.value_and_grad(network, zo.rge(samples=3)))
+    for t in range(2):
+        state, metrics = step(state, batch)
+        value, gradient = vg(params, batch, jax.random.fold_in(KEY, t))
+        rate = 0.1 / (1 + t)
+        params = jax.tree.map(
+            lambda p, g, rate=rate: (1 - rate * 0.5) * p - rate * g, params, gradient
+        )
+        np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
+        assert metrics["evaluations"] == 6
+        # The differences of the losses carry float32 rounding over 2 mu.
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), state.params, params)
+    assert step._cache_size() == 1
+
+
+@pytest.mark.parametrize("samples", [1, 16])
+def test_mezo_needs_one_copy_of_the_parameters(samples):
+    params = jax.eval_shape(lambda: layers([(512, 512)] * 12))
+    solver = zo.mezo(network, 0.1, samples=samples)
+    state = jax.eval_shape(solver.init, params, KEY)
+    batch = jax.ShapeDtypeStruct((8, 512), jnp.float32)
+    compiled = jax.jit(solver.step, donate_argnums=0).lower(state, batch).compile()
+    size = sum(p.size * 4 for p in jax.tree.leaves(params))
+    assert compiled.memory_analysis().temp_size_in_bytes <= 1.3 * size
+    assert jax.tree.structure(state) == jax.tree.structure(zo.MeZOState(0, params, 0))
+
+
+# Devices.
+
+
+def hybrid(axis_name=None):
+    return zo.hybrid({"w": True, "b": False}, axis_name=axis_name)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "mapped"),
+    [(e, e) for e in (zo.rge(samples=2), zo.cge(), zo.forward_gradient())]
+    + [(hybrid(), hybrid("i"))],
+)
+def test_eight_devices_are_one(estimator, mapped):
+    x = np.float32(np.random.default_rng(0).normal(size=(16, 4)))
+    params = {"w": jnp.linspace(-1.0, 1.0, 4), "b": jnp.ones(())}
+
+    def loss(p, x):
+        return jnp.mean(jnp.tanh(x @ p["w"] + p["b"]) ** 2)
+
+    one = jax.jit(zo.value_and_grad(loss, estimator))(params, x, KEY)
+    mesh = optim.parallel.data_mesh()
+    spread = jax.device_put(x, NamedSharding(mesh, P("data")))
+    whole = jax.jit(zo.value_and_grad(loss, estimator))(params, spread, KEY)
+    vg = zo.value_and_grad(loss, mapped, axis_name="i")
+    each = jax.pmap(vg, "i", in_axes=(None, 0, None))(params, x.reshape(8, 2, 4), KEY)
+    for found in (whole, jax.tree.map(lambda a: a[0], each)):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=3e-4), one, found
+        )
+
+
+# Bad input.
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: zo.rge(0.0), "mu must be > 0"),
+        (lambda: zo.cge(-1.0), "mu must be > 0"),
+        (lambda: zo.rge(samples=0), "samples must be an integer >= 1, got 0"),
+        (lambda: zo.rge(samples=4, chunk=3), "chunk must divide samples=4, got 3"),
+        (lambda: zo.rge(distribution="gauss"), "distribution must be one of normal, rademacher"),
+        (lambda: zo.sign(of="value"), "of must be one of slope, gradient"),
+        (lambda: zo.sparse(zo.random_mask(1.0)), r"ratio must be in \[0, 1\)"),
+        (lambda: zo.sparse(0.5), "mask_fn must be a function"),
+        (lambda: zo.blockwise("("), "rule must be a function .* or a regex"),
+        (lambda: zo.hybrid(True, 3), "estimator must be an Estimator such as rge"),
+        (lambda: zo.value_and_grad(quadratic, zo.rge), "estimator must be one of"),
+        (lambda: zo.mezo(quadratic, -1.0), "learning_rate must be"),
+        (lambda: zo.rank_weights(3, 4), "best must be <= samples=3, got 4"),
+        (lambda: zo.rank_sgd(None, line=2), "line must be an integer >= 3"),
+        (lambda: zo.conservative(quadratic, optax.sgd(1.0), undo="no"), "undo must be one of"),
+    ],
+)
+def test_wrong_arguments(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("params", "loss", "estimator", "message"),
+    [
+        ({"n": jnp.arange(3)}, tree_loss, zo.rge(), r"leaf \['n'\] is int32"),
+        (jnp.ones(3), lambda p, _: p, zo.rge(), r"real scalar, got float32 of shape \(3,\)"),
+        (jnp.ones(3), lambda p, _: jnp.int32(1), zo.rge(), "real scalar, got int32"),
+        (jnp.ones(9), quadratic, zo.cge(max_parameters=8), "pass max_parameters=9"),
+        (jnp.ones(3), quadratic, zo.cge(mask=np.ones(4)), "mask must have the shapes"),
+        (jnp.ones(3), quadratic, zo.blockwise("x"), "rule puts no leaf in a block: 'x'"),
+    ],
+)
+def test_wrong_parameters_and_losses(params, loss, estimator, message):
+    with pytest.raises(ValueError, match=message):
+        zo.value_and_grad(loss, estimator)(params, None, KEY)
+
+
+def test_a_perturbation_that_is_lost_is_said():
+    half = {"w": jnp.ones(3, jnp.float16)}
+    vg = zo.value_and_grad(lambda p, _: p["w"].sum().astype(jnp.float32), zo.rge(5e-4))
+    with pytest.warns(UserWarning, match=r"mu=0.0005 is lost in float16 .* leaf \['w'\]"):
+        vg(half, None, KEY)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        vg({"w": jnp.ones(3)}, None, KEY)
