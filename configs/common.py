@@ -34,6 +34,9 @@ def supervised() -> ConfigDict:
                 "momentum_schedule": placeholder(str),  # "onecycle": its opposite phase.
                 "record_norms": placeholder(str),  # "l2" or "l1": kept for experiments.refine.
             },
+            # backprop, or an estimator of optim.zeroth_order with its arguments:
+            # --config.gradient=rge --config.gradient.samples=4.
+            "gradient": {"name": "backprop"},
             # Any schedule of optim or optax, over the steps of the run; warm-up steps are inside.
             "schedule": {"name": "cosine", "warmup": 0},
             # ((regex of parameter paths, {"lr_mult": 0.1, "weight_decay": 0.0, ...}), ...)

@@ -8,6 +8,7 @@ from configs import common
 def pruning() -> ConfigDict:
     """Returns the default config: SGD with momentum, cosine schedule, BiP at a tenth."""
     config = common.supervised()
+    del config.gradient  # By backpropagation.
     config.optimizer.name = "sgd"
     config.optimizer.momentum = 0.9
     config.optimizer.learning_rate = 0.1

@@ -28,7 +28,7 @@ __all__ = [
 
 ROOT = Path(__file__).parents[2]
 # Groups of keys that take further ones: what they are passed to knows and checks them.
-OPEN = ("options", "optimizer", "schedule")
+OPEN = ("options", "optimizer", "schedule", "gradient")
 
 
 def module(path: Path):
@@ -83,7 +83,11 @@ def override_texts(config: ConfigDict, texts: Mapping[str, str]) -> ConfigDict:
     Raises:
       ValueError: As :func:`override`.
     """
-    return override(config, {key: _value(value, config, key) for key, value in texts.items()})
+    known, named = _keys(config), {}
+    for key, value in texts.items():  # --config.optimizer=lion sets the name of the optimizer.
+        by_name = f"{key}.name" in known and key not in known and value.isidentifier()
+        named[f"{key}.name" if by_name else key] = value
+    return override(config, {key: _value(value, config, key) for key, value in named.items()})
 
 
 def _value(value: str, config: ConfigDict, key: str) -> Any:

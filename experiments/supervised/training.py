@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 import optim
 from experiments import data, models
 from experiments.common import config_files
-from experiments.supervised import optimizers
+from experiments.supervised import gradients, optimizers
 
 
 class TrainState(NamedTuple):
@@ -50,11 +50,17 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.
     return loss, (jnp.argmax(logits, -1) == labels).astype(jnp.float32)
 
 
-def make_step(model: models.Model, tx: optimizers.Optimizer, axis_name: str | None = None):
+def make_step(
+    model: models.Model,
+    tx: optimizers.Optimizer,
+    axis_name: str | None = None,
+    estimator: optim.zeroth_order.Estimator | None = None,
+):
     """Returns ``step(state, batch) -> (state, metrics)`` of mean cross-entropy.
 
     With ``axis_name`` it runs inside a ``pmap`` or ``shard_map`` over that axis, on its share of
-    the batch. BatchNorm then normalizes over that share; under ``jit`` over the whole batch.
+    the batch. BatchNorm then normalizes over that share; under ``jit`` over the whole batch. With
+    ``estimator`` nothing is differentiated (or less), and the metrics count ``forward_passes``.
     """
 
     def objective(params, stats, batch):
@@ -62,10 +68,21 @@ def make_step(model: models.Model, tx: optimizers.Optimizer, axis_name: str | No
         loss, hit = cross_entropy(logits, batch["label"])
         return loss.mean(), (stats, hit.mean())
 
-    value_and_grad = optim.parallel.value_and_grad(objective, has_aux=True, axis_name=axis_name)
+    exact = optim.parallel.value_and_grad(objective, has_aux=True, axis_name=axis_name)
+
+    def value_and_grad(state: TrainState, batch):
+        if estimator is None:
+            return exact(state.params, state.stats, batch)
+        estimate = optim.zeroth_order.value_and_grad(
+            lambda params, batch: objective(params, state.stats, batch),
+            estimator,
+            has_aux=True,
+            axis_name=axis_name,
+        )
+        return estimate(state.params, batch, jax.random.fold_in(batch["key"], 1), state.step)
 
     def step(state: TrainState, batch):
-        (loss, (stats, accuracy)), grads = value_and_grad(state.params, state.stats, batch)
+        (loss, (stats, accuracy)), grads = value_and_grad(state, batch)
         updates, opt_state = tx.update(grads, state.opt_state, state.params, loss)
         params = optax.apply_updates(state.params, updates)
         metrics = {
@@ -76,6 +93,8 @@ def make_step(model: models.Model, tx: optimizers.Optimizer, axis_name: str | No
             "update_norm": optax.tree.norm(updates),
             "parameter_norm": optax.tree.norm(params),
         }
+        if estimator is not None:
+            metrics["forward_passes"] = jnp.float32(estimator.evaluations(state.params))
         return TrainState(state.step + 1, params, stats, opt_state), metrics
 
     return step
@@ -155,7 +174,7 @@ def job_of(config: ConfigDict, data_dir: str | None) -> Job:
     epoch, steps = lengths(config, dataset, length)
     tx = optimizers.build(config, steps)
 
-    step = make_step(model, tx)
+    step = make_step(model, tx, estimator=gradients.build(config.gradient))
 
     def init(key, learning_rate, weight_decay):
         params, stats = model.init(key)
