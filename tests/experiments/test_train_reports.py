@@ -43,6 +43,7 @@ def loss_accuracy_gradient(params, x, label):
 
 def test_logged_values_are_those_of_the_run(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 1)
+    monkeypatch.setattr(runs.Clock, "rate", lambda self, step: 2.5)
     config = small_run(name="sgd", learning_rate=0.4, weight_decay=0.3)
     result = train.run(config, quiet=True)
 
@@ -72,6 +73,7 @@ def test_logged_values_are_those_of_the_run(monkeypatch):
         )
     logged = [row for row in result.history if "loss" in row]
     assert [(row["step"], row["examples"]) for row in logged] == [(3, 96), (6, 192)]
+    assert [row["examples_per_second"] for row in logged] == [80, 80]  # 2.5 batches of 32.
     for row, part in zip(logged, (rows[:3], rows[3:]), strict=True):
         for name in rows[0]:  # Means since the line before, and the last learning rate.
             values = [r[name] for r in part]
