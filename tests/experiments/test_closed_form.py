@@ -23,6 +23,7 @@ def close(actual, desired, rtol=1e-10):
     np.testing.assert_allclose(actual, desired, rtol=rtol, atol=rtol * np.abs(desired).max())
 
 
+@pytest.mark.fidelity
 @pytest.mark.parametrize("name", NAMES)
 def test_replays_the_record_and_is_what_it_says(name):
     with jax.enable_x64(True):

@@ -30,6 +30,7 @@ def data_dir(tmp_path_factory):
     return str(folder.parent)
 
 
+@pytest.mark.fidelity
 def test_runs_equal_the_independent_implementation(data_dir):
     config = config_file.get_config()
     reference = json.loads(REFERENCE.read_text())["iris.scale|sgd"]

@@ -94,6 +94,7 @@ def replay(record, h, subspace):
     return jax.jit(lambda p, g: jax.lax.scan(step, (p, tx.init(p)), g))(params, grads)
 
 
+@pytest.mark.fidelity
 @pytest.mark.parametrize("path", RECORDS, ids=lambda p: p.stem)
 def test_record(path):
     record, h = load(path)
@@ -103,6 +104,7 @@ def test_record(path):
             np.testing.assert_allclose(params[n], record[f"p/{n}"], atol=1e-10, rtol=0, err_msg=n)
 
 
+@pytest.mark.fidelity
 @pytest.mark.parametrize("name", ["adamw_svd_sign", "sgd_svd_full"])
 def test_our_svd_gives_the_recorded_run(name):
     # The authors' bases are float32; signs of singular vectors do not matter.

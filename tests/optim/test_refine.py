@@ -14,6 +14,7 @@ from test_schedules import evaluate, load
 import optim
 
 
+@pytest.mark.fidelity
 @pytest.mark.parametrize("x64", [False, True])
 def test_refined_schedules_replay_the_reference(x64):
     z = load("refined_synth")
@@ -40,6 +41,7 @@ def test_refined_schedules_replay_the_reference(x64):
     assert checked > 15
 
 
+@pytest.mark.fidelity
 def test_the_bound_is_minimized_as_by_the_authors():
     z = load("refined_synth")
     norms, rates, objective = (z[f"lbfgs/{k}"] for k in ("norms", "lr", "objective"))

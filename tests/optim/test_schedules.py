@@ -35,6 +35,7 @@ def tolerance(request):
         yield 1e-12 if request.param else 5e-7
 
 
+@pytest.mark.fidelity
 def test_rex_replays_the_reference(tolerance):
     z = load("rex")
     cases = sorted({k.split("/")[0] for k in z.files})
@@ -59,6 +60,7 @@ PROFILES = {
 }
 
 
+@pytest.mark.fidelity
 @pytest.mark.parametrize("traced", [False, True])
 def test_sampled_replays_the_reference(tolerance, traced):
     z = load("sampled")
@@ -82,6 +84,7 @@ BASELINES = {
 }
 
 
+@pytest.mark.fidelity
 def test_baselines_replay_the_reference(tolerance):
     z = load("baselines")
     checked = 0

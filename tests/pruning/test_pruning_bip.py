@@ -164,6 +164,7 @@ def replay(record, solver):
     return worst
 
 
+@pytest.mark.fidelity
 @pytest.mark.parametrize(
     ("name", "options"),
     [

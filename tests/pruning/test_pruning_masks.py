@@ -20,6 +20,7 @@ def load(name):
         return dict(z)
 
 
+@pytest.mark.fidelity
 def test_masks_equal_the_authors():
     record = load("masks_official")
     scores = [record[f"scores{i}"] for i in range(3)]
@@ -109,6 +110,7 @@ def test_min_keep_is_a_floor_under_every_leaf():
     assert np.abs(scores[0])[np.asarray(masks[0])].min() == best[0]
 
 
+@pytest.mark.fidelity
 def test_n_of_m_record():
     record = load("extras")
     for n, m in ((2, 4), (1, 4), (4, 8), (1, 8)):
@@ -133,6 +135,7 @@ def test_imp_prunes_a_fifth_of_what_is_left():
         assert np.array_equal(openlth[i], record[f"imp_openlth{i}"])
 
 
+@pytest.mark.fidelity
 def test_granet_and_n_of_m_decay_records():
     record = load("extras")
     masks, weights, grads = (
@@ -153,6 +156,7 @@ def test_granet_and_n_of_m_decay_records():
         assert np.array_equal(got, record[f"nm_sdgf_{kind}"])
 
 
+@pytest.mark.fidelity
 def test_erk_and_minimum_threshold_records():
     record = load("erk")
     for net in ("lenet", "r20ish"):
@@ -171,6 +175,7 @@ def test_erk_and_minimum_threshold_records():
     np.testing.assert_allclose(1 - np.array(got), extras["mt_sparsity_out"], atol=1e-6)
 
 
+@pytest.mark.fidelity
 def test_density_records():
     record = load("schedules")
     ramp = dict(start=int(record["t0"]), updates=int(record["n"]), every=int(record["dt"]))
@@ -240,6 +245,7 @@ def saliency():
     return record, params, forward, loss, [(n, i) for i, n in enumerate(names)]
 
 
+@pytest.mark.fidelity
 def test_snip_grasp_synflow_records(saliency):
     record, params, forward, loss, names = saliency
     with jax.enable_x64(True):
@@ -275,6 +281,7 @@ def test_snip_grasp_synflow_records(saliency):
             assert np.array_equal(kept[n]["kernel"], record[f"grasp_mask{i}"])
 
 
+@pytest.mark.fidelity
 def test_pq_index_records():
     record = load("pqi")
     with jax.enable_x64(True):

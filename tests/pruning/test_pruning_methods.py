@@ -30,6 +30,7 @@ def problem(seed=0, n=32):
     return params, batch
 
 
+@pytest.mark.fidelity
 @pytest.mark.parametrize("alias", [False, True])
 def test_hydra_replays_the_authors_code(alias):
     record = load(f"hydra_mlp_official_{'alias' if alias else 'clone'}")
