@@ -181,7 +181,7 @@ def diffgrad(
     _checks.number("learning_rate", learning_rate, schedule=True)
     _checks.number("weight_decay", weight_decay, 0, schedule=True)
     optimizer = optax.chain(
-        optax.add_decayed_weights(weight_decay),
+        _trees.add_decayed_weights(weight_decay),
         scale_by_diffgrad(b1, b2, eps, mu_dtype=mu_dtype, nu_dtype=nu_dtype, authors_v1=authors_v1),
         optax.scale_by_learning_rate(learning_rate),
     )

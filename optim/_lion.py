@@ -134,7 +134,7 @@ def lion_k(
     _checks.number("weight_decay", weight_decay, 0, schedule=True)
     optimizer = optax.chain(
         scale_by_lion_k(kappa, b1, b2, mu_dtype),
-        optax.add_decayed_weights(weight_decay, mask),
+        _trees.add_decayed_weights(weight_decay, mask),
         optax.scale_by_learning_rate(learning_rate),
     )
     return _xla_cpu.write_last(optimizer, position=0, field="mu")

@@ -58,6 +58,20 @@ def widen(*arrays: jax.Array) -> list[jax.Array]:
     return [jnp.asarray(x, dtype) for x in arrays]
 
 
+def add_decayed_weights(weight_decay: Any, mask: Any = None) -> optax.GradientTransformation:
+    """Is ``optax.add_decayed_weights``, but the updates keep their dtypes.
+
+    There a schedule, which returns float32 or (with x64) float64, widens those of the parameters.
+    """
+    tx = optax.add_decayed_weights(weight_decay, mask)
+
+    def update_fn(updates, state, params=None):
+        decayed, state = tx.update(updates, state, params)
+        return jax.tree.map(lambda d, u: jnp.asarray(d, u.dtype), decayed, updates), state
+
+    return optax.GradientTransformation(tx.init, update_fn)
+
+
 def bias_correction(decay: Any, count: jax.typing.ArrayLike, dtype: Any) -> jax.Array:
     """Returns ``1 - decay**count``, exact to rounding also where ``decay**count`` is near 1."""
     if isinstance(decay, float | int):

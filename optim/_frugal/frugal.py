@@ -460,6 +460,6 @@ def frugal(
     )
     return optax.chain(
         direction,
-        optax.add_decayed_weights(weight_decay, mask),
+        _trees.add_decayed_weights(weight_decay, mask),
         optax.scale_by_learning_rate(learning_rate),
     )

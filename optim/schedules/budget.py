@@ -1,12 +1,15 @@
 r"""Budget-aware learning-rate schedules: profile x sampling rate, REX, and tables of values.
 
-A schedule is a pure function of the step. Steps outside ``[0, T]`` are clamped, so that running on
-past the end keeps the last value. Every number may be a traced value: schedules work under
-``jax.vmap`` over steps, peaks and budgets, under ``optax.inject_hyperparams``, and inside
+A schedule is a pure function of the step. Steps outside ``[0, decay_steps]`` are clamped, so that
+running on past the end keeps the last value. Every number may be a traced value: schedules work
+under ``jax.vmap`` over steps, peaks and budgets, under ``optax.inject_hyperparams``, and inside
 ``optax.join_schedules`` (which evaluates later schedules at negative steps).
 
-``decay_steps`` counts optimizer updates; with gradient accumulation that is micro-steps divided
-by the number of them in one update. A run of T steps uses the values at steps 0 to T-1.
+All follow the convention of ``optax.warmup_cosine_decay_schedule``: ``peak_value`` is the largest
+value; ``decay_steps`` is the length T of the whole schedule, warm-up included; warm-up is linear
+from ``init_value`` at step 0 to ``peak_value`` at step ``warmup_steps``. ``decay_steps`` counts
+optimizer updates; with gradient accumulation that is micro-steps divided by the number of them in
+one update. A run of T steps uses the values at steps 0 to T-1.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,6 +32,7 @@ __all__ = [
 Schedule = Callable[[Any], Any]
 
 _EVERY_N = {"10-10": 10, "5-25": 20, "1-100": 100}
+_INT32_MAX = 2**31 - 1
 
 
 def whole_steps(name: str, value: Any, low: int = 1) -> Any:
@@ -42,35 +46,61 @@ def whole_steps(name: str, value: Any, low: int = 1) -> Any:
     return value if isinstance(value, jax.core.Tracer) else int(value)
 
 
-def _warmed_up(multiplier, peak, end_value, decay_steps, warmup_steps, warmup_init_value):
+def arithmetic(*steps: Any) -> tuple[Any, ...]:
+    """Returns numbers of steps for arithmetic: as floats if there is one that int32 cannot hold."""
+    if any(isinstance(n, int) and n > _INT32_MAX for n in steps):
+        return tuple(float(n) if isinstance(n, int) else n.astype(float) for n in steps)
+    return steps
+
+
+def clamped(count: Any, total: Any) -> jax.Array:
+    """Returns the step clamped to ``[0, total]``, as an integer unless one of them is a float."""
+    if isinstance(count, jax.Array):
+        if jnp.issubdtype(count.dtype, jnp.integer) and jnp.iinfo(count.dtype).max > _INT32_MAX:
+            wide = isinstance(total, float)
+            count = count.astype(float) if wide else jnp.minimum(count, _INT32_MAX)
+    else:  # JAX would cut a wider integer to its last 32 bits.
+        whole = np.asarray(count).dtype.kind != "f"
+        count = np.asarray(count, np.float64)
+        if whole and not isinstance(total, float):
+            count = np.clip(count, -_INT32_MAX, _INT32_MAX).astype(np.int32)
+    count = jnp.asarray(count)
+    if jnp.issubdtype(count.dtype, jnp.integer):
+        count = count.astype(jnp.int32)
+    return jnp.clip(count, 0, total)
+
+
+def _warmed_up(multiplier, peak, end_value, decay_steps, warmup_steps, init_value):
     """Schedule ``end + (peak - end) * multiplier(t, T)``, after a linear warm-up."""
-    _checks.number("init_value", peak, array=True)
+    _checks.number("peak_value", peak, array=True)
     _checks.number("end_value", end_value, array=True)
-    _checks.number("warmup_init_value", warmup_init_value, array=True)
+    _checks.number("init_value", init_value, array=True)
     total = whole_steps("decay_steps", decay_steps)
     warm = whole_steps("warmup_steps", warmup_steps, 0)
+    if isinstance(total, int) and isinstance(warm, int) and warm >= total:
+        raise ValueError(f"warmup_steps must be in [0, decay_steps={total}), got {warm}")
+    total, warm = arithmetic(total, warm)
+    length = total - warm
 
     def schedule(count):
-        count = jnp.asarray(count)
-        t = jnp.clip(count - warm, 0, total)
-        value = end_value + (peak - end_value) * multiplier(t, total)
-        if isinstance(warm, int) and warm == 0:
+        count = clamped(count, total)
+        value = end_value + (peak - end_value) * multiplier(jnp.maximum(count - warm, 0), length)
+        if isinstance(warm, int | float) and warm == 0:
             return value
-        share = jnp.asarray(jnp.maximum(count, 0), float) / jnp.maximum(jnp.asarray(warm, float), 1)
-        ramp = warmup_init_value + (peak - warmup_init_value) * share
-        return jnp.where(jnp.maximum(count, 0) < warm, ramp, value)
+        share = jnp.asarray(count, float) / jnp.maximum(jnp.asarray(warm, float), 1)
+        return jnp.where(count < warm, init_value + (peak - init_value) * share, value)
 
     return schedule
 
 
 def rex_schedule(
-    init_value: Any,
+    peak_value: Any,
     decay_steps: Any,
     *,
     d: Any = 0.5,
     end_value: Any = 0.0,
     warmup_steps: Any = 0,
-    warmup_init_value: Any = 0.0,
+    init_value: Any = 0.0,
 ) -> Schedule:
     r"""REX: reflected exponential decay over a budget of ``decay_steps``.
 
@@ -81,24 +111,24 @@ def rex_schedule(
     With the paper's :math:`d = 1/2` and no floor this is :math:`\eta_0\, 2r/(T + r)`,
     :math:`r = T - t`: the last executed step, T-1, has :math:`2\eta_0/(T+1)`, and step T has 0.
 
-    As in the paper, warm-up is not part of the budget: the run takes
-    ``warmup_steps + decay_steps`` steps, the first ones linear from ``warmup_init_value`` to
-    ``init_value``. The paper is silent about steps after T; they are clamped to the floor.
+    The warm-up is part of ``decay_steps``, as in optax; T and t above are what follows it. The
+    paper does not count it in its budget T: for that, pass ``decay_steps = T + warmup_steps``. It
+    is silent about steps after T; they are clamped to the floor.
 
     Args:
-      init_value: Peak learning rate :math:`\eta_0`; a number or an array.
-      decay_steps: Budget T in optimizer updates, at least 1.
+      peak_value: Peak learning rate :math:`\eta_0`; a number or an array.
+      decay_steps: Length in optimizer updates, warm-up included, at least 1.
       d: Shape in [0, 1): 0.5 is the paper, 0 linear. 0.9 and 0.1 are seen in other code.
       end_value: Floor :math:`\eta_T`.
-      warmup_steps: Steps of linear warm-up before the decay, at least 0.
-      warmup_init_value: Learning rate at step 0 if there is warm-up.
+      warmup_steps: Steps of linear warm-up, at least 0 and below ``decay_steps``.
+      init_value: Learning rate at step 0 if there is warm-up.
 
     Returns:
       A schedule: step (integer, any shape) -> learning rate.
 
     Raises:
-      ValueError: If ``decay_steps < 1``, ``warmup_steps < 0`` or ``d`` outside [0, 1). Traced
-        values are not checked.
+      ValueError: If ``decay_steps < 1``, ``warmup_steps`` is outside [0, ``decay_steps``) or ``d``
+        outside [0, 1). Traced values are not checked.
 
     Example:
       >>> import optim
@@ -115,9 +145,7 @@ def rex_schedule(
     def multiplier(t, total):
         return profiles.rex_multiplier(t, total, d)
 
-    return _warmed_up(
-        multiplier, init_value, end_value, decay_steps, warmup_steps, warmup_init_value
-    )
+    return _warmed_up(multiplier, peak_value, end_value, decay_steps, warmup_steps, init_value)
 
 
 def _sampler(sampling):
@@ -150,6 +178,8 @@ def _sampler(sampling):
 
 def _hold_every(n):
     def sample(t, total):
+        if isinstance(total, float):  # Beyond int32.
+            return jnp.floor(t / total * n) * (total / n)
         t = jnp.floor(t).astype(jnp.int32)
         # k = floor(t n / T) in int32 without overflow: a float guess, then the exact remainder,
         # which is small, so that wrapping in its two terms cancels.
@@ -175,13 +205,13 @@ def _hold_at(fractions):
 
 def sampled_schedule(
     profile: str | profiles.Profile,
-    init_value: Any,
+    peak_value: Any,
     decay_steps: Any,
     *,
     sampling: str | Sequence[float] = "every",
     end_value: Any = 0.0,
     warmup_steps: Any = 0,
-    warmup_init_value: Any = 0.0,
+    init_value: Any = 0.0,
 ) -> Schedule:
     r"""A profile, refreshed at a sampling rate and held in between.
 
@@ -190,19 +220,20 @@ def sampled_schedule(
       x_t = \max\{m \in \mathcal M \cup \{0\} : t \ge m T\}
 
     with milestones :math:`\mathcal M`; :math:`x_t = t/T` for ``"every"`` step. A hold takes the
-    profile at its milestone, p(m), whatever step it begins at when ``m T`` is no integer.
+    profile at its milestone, p(m), whatever step it begins at when ``m T`` is no integer. With
+    warm-up, t and T are counted from its end.
 
     Args:
       profile: A name of :mod:`optim.profiles`, a profile ``p(t, T)``, or a function of the
         progress ``p(x)``.
-      init_value: Peak learning rate; the multiplier 1 of the profile.
-      decay_steps: Budget T in optimizer updates, at least 1.
+      peak_value: Peak learning rate; the multiplier 1 of the profile.
+      decay_steps: Length in optimizer updates, warm-up included, at least 1.
       sampling: ``"every"`` step; milestones in percent (``"50-75"``, ``"33-66"``,
         ``"25-50-75"``, ...) or as increasing fractions in (0, 1); ``"N-N"`` is once every N
         percent. ``"5-25"`` and ``"1-100"`` are the REX paper's names for every 5 and 1 percent.
       end_value: Learning rate where the profile is 0.
-      warmup_steps: Steps of linear warm-up before the decay (not part of T), at least 0.
-      warmup_init_value: Learning rate at step 0 if there is warm-up.
+      warmup_steps: Steps of linear warm-up, at least 0 and below ``decay_steps``.
+      init_value: Learning rate at step 0 if there is warm-up.
 
     Returns:
       A schedule: step (integer, any shape) -> learning rate.
@@ -226,9 +257,7 @@ def sampled_schedule(
     def multiplier(t, total):
         return p(sample(t, total), total)
 
-    return _warmed_up(
-        multiplier, init_value, end_value, decay_steps, warmup_steps, warmup_init_value
-    )
+    return _warmed_up(multiplier, peak_value, end_value, decay_steps, warmup_steps, init_value)
 
 
 def onecycle_momentum_schedule(decay_steps: Any, *, high: Any = 0.95, low: Any = 0.85) -> Schedule:
@@ -258,16 +287,16 @@ def onecycle_momentum_schedule(decay_steps: Any, *, high: Any = 0.95, low: Any =
     """
     _checks.number("high", high, array=True)
     _checks.number("low", low, array=True)
-    total = whole_steps("decay_steps", decay_steps)
+    (total,) = arithmetic(whole_steps("decay_steps", decay_steps))
 
     def schedule(count):
-        return low + (high - low) * profiles.triangle(jnp.clip(count, 0, total), total)
+        return low + (high - low) * profiles.triangle(clamped(count, total), total)
 
     return schedule
 
 
 def table_schedule(peak_value: Any, multipliers: Any) -> Schedule:
-    r"""A schedule from an array with one multiplier a step.
+    r"""A schedule from an array with one multiplier per step.
 
     .. math::
       \eta_t = \eta\, m_{\min(\max(t, 0), T-1)}
@@ -295,30 +324,38 @@ def table_schedule(peak_value: Any, multipliers: Any) -> Schedule:
         raise ValueError(f"multipliers must have shape [T] with T >= 1, got {table.shape}")
 
     def schedule(count):
-        index = jnp.clip(jnp.asarray(count, jnp.int32), 0, table.shape[0] - 1)
+        index = clamped(count, table.shape[0] - 1).astype(jnp.int32)
         return peak_value * jnp.asarray(table, float)[index]
 
     return schedule
 
 
 def warmup_polynomial_schedule(
-    peak_value: Any, decay_steps: Any, *, warmup_fraction: Any = 0.0, power: Any = 1.0
+    peak_value: Any,
+    decay_steps: Any,
+    *,
+    warmup_fraction: Any = 0.0,
+    power: Any = 1.0,
+    authors_warmup: bool = False,
 ) -> Schedule:
     r"""Linear warm-up, then polynomial decay: the closed form near many refined schedules.
 
     .. math::
-      \eta_t = \eta \begin{cases} (t + 1) / w & t < w \\
+      \eta_t = \eta \begin{cases} t / w & t < w \\
         \left(\dfrac{T - t}{T - w}\right)^p & t \ge w \end{cases}
       \qquad w = \mathrm{warmup\_fraction} \cdot T
 
-    Here the warm-up is part of T, as in the refinement paper's code; :math:`w` need not be an
-    integer. :func:`optim.fit_warmup_polynomial` finds the two numbers for a refined schedule.
+    The warm-up is part of T and begins at 0, as in optax; :math:`w` need not be an integer.
+    :func:`optim.fit_warmup_polynomial` finds the two numbers for a refined schedule.
 
     Args:
       peak_value: Peak learning rate.
       decay_steps: Number of steps T with warm-up, at least 1.
       warmup_fraction: In [0, 1).
       power: Exponent of the decay, positive.
+      authors_warmup: Whether the warm-up is :math:`\min(1, (t + 1) / w)`, as in the refinement
+        paper's code: it begins at :math:`1/w` and reaches the peak one step earlier. (For a
+        :math:`w` that is no integer that code goes above its peak; here it does not.)
 
     Returns:
       A schedule: step -> learning rate.
@@ -330,22 +367,24 @@ def warmup_polynomial_schedule(
       >>> import optim
       >>> schedule = optim.warmup_polynomial_schedule(1.0, 10, warmup_fraction=0.2, power=2.0)
       >>> [round(float(schedule(t)), 4) for t in (0, 1, 2, 6, 10)]
-      [0.5, 1.0, 1.0, 0.25, 0.0]
+      [0.0, 0.5, 1.0, 0.25, 0.0]
 
     References:
       Defazio et al., `Optimal Linear Decay Learning Rate Schedules and Further Refinements
       <https://arxiv.org/abs/2310.07831>`_, 2023
     """
     _checks.number("peak_value", peak_value, array=True)
-    total = whole_steps("decay_steps", decay_steps)
+    (total,) = arithmetic(whole_steps("decay_steps", decay_steps))
     _checks.number("warmup_fraction", warmup_fraction, 0, 1, open_high=True)
+    _checks.flag("authors_warmup", authors_warmup)
     profiles.polynomial(power)  # Checks the range.
 
     def schedule(count):
-        t = jnp.clip(jnp.asarray(count), 0, total)
+        t = clamped(count, total)
         w = jnp.asarray(warmup_fraction * total, float)
-        rise = jnp.asarray(t + 1, float) / jnp.maximum(w, 1e-30)
+        done = jnp.asarray(t, float)
+        rise = (done + 1 if authors_warmup else done) / jnp.maximum(w, 1e-30)
         fall = jnp.maximum(jnp.asarray(total - t, float) / (total - w), 0.0) ** power
-        return peak_value * jnp.where(jnp.asarray(t, float) < w, rise, fall)
+        return peak_value * jnp.where(done < w, jnp.minimum(rise, 1.0), fall)
 
     return schedule

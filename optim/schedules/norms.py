@@ -35,8 +35,8 @@ def record_norms(num_steps: int, norm: str = "l2") -> optax.GradientTransformati
     Put it first in a chain: what it sees is what it records. The norm is over the whole tree and,
     for sharded arrays under ``jax.jit``, over all devices; inside ``pmap``/``shard_map`` average
     the gradients first. It is part of the optimizer state, so it is saved and resumed with it.
-    The state is one float32 a step (float64 for float64 gradients), accumulated in that precision
-    whatever the gradients' is, and updated in place when it is donated.
+    The state is one float32 per step (float64 for float64 parameters), accumulated in that
+    precision whatever the gradients' is, and updated in place when it is donated.
 
     Args:
       num_steps: Number of steps to keep, at least 1; later ones are not recorded.
@@ -62,7 +62,10 @@ def record_norms(num_steps: int, norm: str = "l2") -> optax.GradientTransformati
 
     def init(params):
         dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(params))
-        return RecordNormsState(jnp.zeros([], jnp.int32), jnp.zeros([num_steps], dtype).real)
+        # Made from the parameters: inside shard_map with a model per device, so are the norms.
+        zero = sum(jnp.zeros_like(p).sum() for p in jax.tree.leaves(params))
+        norms = jnp.full([num_steps], zero, dtype).real
+        return RecordNormsState(jnp.zeros([], jnp.int32), norms)
 
     def update(updates, state, params=None):
         del params
@@ -86,7 +89,7 @@ def recorded_norms(state: Any) -> np.ndarray:
       state: An optimizer state, or any pytree that holds one :class:`RecordNormsState`.
 
     Returns:
-      The norms, one a step, ready for :func:`optim.refine`.
+      The norms, one per step, ready for :func:`optim.refine`.
 
     Raises:
       ValueError: If there is not exactly one recorder in the state.

@@ -11,10 +11,11 @@ from optim.schedules.budget import whole_steps
 
 __all__ = ["plot_schedules", "tabulate_schedules"]
 
+_MOST_POINTS = 20001
 
-def _values(schedules, num_steps):
-    """{label: float64 array [num_steps + 1]} of any set of schedules, tables and constants."""
-    whole_steps("num_steps", num_steps)
+
+def _values(schedules, steps):
+    """{label: float64 array like ``steps``} of any set of schedules, tables and constants."""
     if callable(schedules):
         schedules = [schedules]
     if not isinstance(schedules, Mapping):
@@ -27,16 +28,23 @@ def _values(schedules, num_steps):
         schedules = dict(pairs)
     if not schedules:
         raise ValueError("schedules must not be empty")
-    steps = jnp.arange(num_steps + 1)
+    in_int32 = steps[-1] < 2**31
+    counts = jnp.asarray(steps, jnp.int32 if in_int32 else float)
 
     def evaluate(schedule):
         if not callable(schedule):
             table = np.atleast_1d(np.asarray(schedule, np.float64))
-            return table[np.minimum(np.arange(num_steps + 1), len(table) - 1)]
-        values = np.asarray(schedule(steps), np.float64)
-        return np.broadcast_to(values, [num_steps + 1])  # A constant schedule ignores its input.
+            return table[np.minimum(steps, len(table) - 1)]
+        values = np.asarray(schedule(counts), np.float64)
+        return np.broadcast_to(values, steps.shape)  # A constant schedule ignores its input.
 
     return {label: evaluate(schedule) for label, schedule in schedules.items()}
+
+
+def _spread(num_steps, points):
+    """At most so many steps from 0 to ``num_steps``, evenly spaced."""
+    last = whole_steps("num_steps", num_steps)
+    return np.unique(np.linspace(0, last, min(points, last + 1)).round().astype(np.int64))
 
 
 def tabulate_schedules(schedules: Any, num_steps: int = 1000, *, rows: int = 11) -> str:
@@ -48,7 +56,7 @@ def tabulate_schedules(schedules: Any, num_steps: int = 1000, *, rows: int = 11)
       rows: Number of rows, at least 2.
 
     Returns:
-      The table, one column a schedule.
+      The table, with one column per schedule.
 
     Raises:
       ValueError: If there is no schedule or a number is too small.
@@ -62,11 +70,11 @@ def tabulate_schedules(schedules: Any, num_steps: int = 1000, *, rows: int = 11)
       | 5 | 0.666667 |
       | 10 | 0 |
     """
-    whole_steps("rows", rows, 2)
-    values = _values(schedules, num_steps)
+    steps = _spread(num_steps, whole_steps("rows", rows, 2))
+    values = _values(schedules, steps)
     lines = [f"| step | {' | '.join(values)} |", "|---:|" + "---:|" * len(values)]
-    for t in np.unique(np.linspace(0, num_steps, rows).round().astype(int)):
-        lines.append(f"| {t} | " + " | ".join(f"{v[t]:.6g}" for v in values.values()) + " |")
+    for i, t in enumerate(steps):
+        lines.append(f"| {t} | " + " | ".join(f"{v[i]:.6g}" for v in values.values()) + " |")
     return "\n".join(lines)
 
 
@@ -82,7 +90,8 @@ def plot_schedules(
     Args:
       schedules: ``{label: schedule}``, or a sequence of schedules or ``(label, schedule)`` pairs.
         A schedule is a function of the step, an array with one value a step, or a number.
-      num_steps: Steps 0 to ``num_steps`` are drawn; take the largest ``decay_steps``.
+      num_steps: Steps 0 to ``num_steps`` are drawn, at most 20001 of them; take the largest
+        ``decay_steps``.
       path: File to save the picture to (``.png``, ``.pdf``, ...).
       title: Title of the picture.
 
@@ -97,7 +106,8 @@ def plot_schedules(
       >>> rex, linear = optim.rex_schedule(0.1, 100), optim.sampled_schedule("linear", 0.1, 100)
       >>> figure = optim.plot_schedules({"rex": rex, "linear": linear}, 100)
     """
-    values = _values(schedules, num_steps)
+    steps = _spread(num_steps, _MOST_POINTS)
+    values = _values(schedules, steps)
     try:
         from matplotlib.figure import Figure
     except ImportError as error:  # optim itself does not need matplotlib.
@@ -108,7 +118,7 @@ def plot_schedules(
     axes = figure.add_subplot(xlabel="step", ylabel="learning rate", title=title)
     for label, v in values.items():
         # Steps as holds: what the optimizer sees.
-        axes.plot(np.arange(num_steps + 1), v, drawstyle="steps-post", label=label, linewidth=1.2)
+        axes.plot(steps, v, drawstyle="steps-post", label=label, linewidth=1.2)
     axes.set_ylim(bottom=min(0.0, min(v.min() for v in values.values())))
     axes.legend(fontsize="small")
     axes.grid(alpha=0.3)

@@ -58,7 +58,7 @@ def smooth_norms(
     continued by reflection at its end and by its first value at its start.
 
     Args:
-      grad_norms: Norms, shape [n], one a step. Non-finite ones are dropped with a warning.
+      grad_norms: Norms, shape [n], one per step. Non-finite ones are dropped with a warning.
       tau: Share of the run in one window, in [0, 1]; 0 leaves the norms as they are.
       filter_width: The width itself, odd, instead of ``tau``. The authors' plots take it from a
         fixed 10000 steps whatever the length of the sequence; this reproduces them.
@@ -125,7 +125,7 @@ def refine(
       norm: ``"l2"`` norms for SGD, ``"l1"`` norms for Adam; must be the norm that was recorded.
       tau: Smoothing window as a share of the sequence, in [0, 1]; 0 for none.
       method: ``"closed_form"`` or ``"bound"``.
-      num_steps: Number of multipliers, by linear interpolation; default: one a norm. A shorter
+      num_steps: Number of multipliers, by linear interpolation; default: one per norm. A shorter
         sequence is interpolated before smoothing, a longer one after, as in the authors' code.
       filter_width: Odd window instead of ``tau``, see :func:`smooth_norms`.
 
@@ -328,7 +328,7 @@ def fit_warmup_polynomial(multipliers: ArrayLike) -> tuple[float, float]:
     m = m[t]
 
     def error(w, log_power):
-        rise = (t + 1) / max(w, 1e-30)
+        rise = t / max(w, 1e-30)
         fall = (np.maximum(n - t, 0) / (n - w)) ** math.exp(log_power)
         return float(((np.where(t < w, rise, np.minimum(fall, 1.0)) - m) ** 2).mean())
 

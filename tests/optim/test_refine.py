@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from test_schedules import evaluate, load
 
@@ -110,11 +110,25 @@ def test_other_budgets_by_interpolation():
         optim.refined_schedule(1.0, norms, decay_steps=0)
 
 
+def test_a_recorder_per_device_under_shard_map():
+    mesh = Mesh(np.array(jax.devices()), ("d",), axis_types=(AxisType.Auto,))
+    tx = optim.record_norms(3)
+
+    def train(grads):
+        body = lambda state, _: (tx.update(grads, state)[1], None)  # noqa: E731
+        return jax.lax.scan(body, tx.init(grads), length=2)[0].norms[None]
+
+    mapped = jax.jit(jax.shard_map(train, mesh=mesh, in_specs=P("d"), out_specs=P("d")))
+    norms = mapped(jnp.arange(16.0))
+    expected = np.linalg.norm(np.arange(16.0).reshape(8, 2), axis=1)
+    np.testing.assert_allclose(norms, np.outer(expected, [1, 1, 0]), rtol=1e-6)
+
+
 def test_fit_of_warmup_and_polynomial_decay():
     for fraction, power in [(0.0, 1.5), (0.45, 0.8)]:
         t = np.arange(100.0)
         w = 100 * fraction
-        curve = np.where(t < w, (t + 1) / max(w, 1), ((100 - t) / (100 - w)) ** power)
+        curve = np.where(t < w, t / max(w, 1), ((100 - t) / (100 - w)) ** power)
         fitted = optim.fit_warmup_polynomial(curve)
         np.testing.assert_allclose(fitted, (fraction, power), atol=2e-3)
 
