@@ -15,7 +15,7 @@ import pytest
 import bilevel
 import optim
 from experiments import data, models, problems
-from experiments.common import launch
+from experiments.common import config_files
 from experiments.supervised import optimizers
 from optim import _checks, kappas, profiles
 
@@ -64,7 +64,7 @@ COUNTS = {
     "rounds": lambda v: bilevel.density.exponential(0.1, v),
     "lower_steps": lambda v: bilevel.bip(optax.sgd(1.0), optax.sgd(1.0), 0.5, lower_steps=v),
     "epoch_batches": lambda v: data.epoch_batches(10, v, 0),
-    "check_counts": lambda v: launch.check_counts({"steps_per_call": v}, "steps_per_call"),
+    "check_counts": lambda v: config_files.check_counts({"steps_per_call": v}, "steps_per_call"),
 }
 NAMES = {
     "profile": (lambda v: optim.sampled_schedule(v, 0.1, 10), "linaer", "linear"),
