@@ -15,7 +15,6 @@ import random
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,37 +23,12 @@ import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict
 
+from benchmarks import _kill
 from experiments.common import checkpoints, runs
 from experiments.supervised import training
 
 # A save every ten steps: many a kill hits one.
 OFTEN = ("log_every=5", "eval_every=10", "save_every=10")
-
-
-def run_killed(command: list[str], workdir: Path, kills: int, seed: int) -> int:
-    """Repeats the command until it ends, killing it up to ``kills`` times; returns how often."""
-    rng, done, log = random.Random(seed), 0, workdir / "metrics.jsonl"
-
-    def written():
-        return log.stat().st_mtime_ns if log.exists() else None
-
-    while True:
-        before = written()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        if done < kills:
-            # The first kill is before the first step; the others are a while after one.
-            while process.poll() is None and not (
-                written() != before or (done == 0 and (workdir / "config.json").exists())
-            ):
-                time.sleep(0.01)
-            time.sleep(rng.uniform(0.0, 1.0) if done else 0.0)
-            process.kill()
-        code = process.wait()
-        if code == 0:
-            return done
-        if done == kills:
-            raise RuntimeError(f"status {code} from {' '.join(command)}")
-        done += 1
 
 
 def outcome(workdir: Path, data_dir: str | None) -> tuple[list[dict], dict[str, np.ndarray]]:
@@ -86,8 +60,19 @@ def compare(
     command += [f"--data_dir={data_dir}"] if data_dir else []
     calm_command = [*command, f"--workdir={folder / 'calm'}"]
     subprocess.run(calm_command, check=True, stdout=subprocess.DEVNULL)
-    workdir = folder / "killed"
-    done = run_killed([*command, f"--workdir={workdir}"], workdir, kills, seed)
+    workdir, rng = folder / "killed", random.Random(seed)
+
+    def left():
+        config, log = workdir / "config.json", workdir / "metrics.jsonl"
+        return config.exists(), log.stat().st_mtime_ns if log.exists() else None
+
+    done = _kill.run_killed(
+        [*command, f"--workdir={workdir}"],
+        kills,
+        left,
+        # The first kill is before the first step; the others are a while after a line.
+        lambda done: rng.uniform(0.0, 1.0) if done else 0.0,
+    )
     (calm, want), (killed, got) = (outcome(folder / n, data_dir) for n in ("calm", "killed"))
     differences = [f"line {a} became {b}" for a, b in zip(calm, killed, strict=False) if a != b]
     if len(calm) != len(killed):

@@ -20,6 +20,7 @@ import numpy as np
 from absl import app, flags
 
 import optim
+from benchmarks._timing import in_turns
 from configs import common
 from experiments import data, models
 from experiments.supervised import optimizers, training
@@ -90,13 +91,14 @@ KEY = jax.random.key(0)
 def overhead(name: str, shape: tuple[int, ...], repeats: int) -> None:
     """Prints steps per second of each loop, medians over turns."""
     loops, states = contestants(name, shape)
-    times = {key: [] for key in loops}
-    for turn in range(repeats + 1):
-        for key, fun in loops.items():
-            start = time.perf_counter()
-            states[key], _ = fun(states[key])
-            if turn:
-                times[key].append(time.perf_counter() - start)
+
+    def turn(key):
+        def call():
+            states[key], _ = loops[key](states[key])
+
+        return call
+
+    times = in_turns({key: turn(key) for key in loops}, repeats)
     speed = {key: LENGTH / statistics.median(t) for key, t in times.items()}
     best = max(v for k, v in speed.items() if k != "optim.loop.run")
     shown = ", ".join(f"{key} {value:.0f}" for key, value in speed.items())

@@ -6,7 +6,7 @@ Times are medians of interleaved repetitions in one process; ratios are what cou
 """
 
 import json
-import time
+import statistics
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ import optax
 from absl import app, flags
 
 import bilevel
+from benchmarks._timing import in_turns
 from bilevel import export
 from experiments import models
 from experiments.pruning import saved_model
@@ -25,14 +26,7 @@ _WHAT = flags.DEFINE_enum("what", "all", ["all", "step", "masks", "export"], "Wh
 
 def medians(calls, repeats):
     """Medians of the seconds of each call, made in turns after one of each to compile."""
-    times = {name: [] for name in calls}
-    for repeat in range(repeats + 1):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            jax.block_until_ready(call())
-            if repeat:
-                times[name].append(time.perf_counter() - start)
-    return {name: float(np.median(t)) for name, t in times.items()}
+    return {name: statistics.median(t) for name, t in in_turns(calls, repeats).items()}
 
 
 def stepper(step, state, batch):

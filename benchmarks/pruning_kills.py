@@ -12,7 +12,6 @@ import random
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import jax
@@ -23,6 +22,7 @@ from absl import app, flags
 
 import bilevel
 import optim
+from benchmarks import _kill
 from experiments import data, models
 from experiments.supervised import training
 
@@ -32,32 +32,6 @@ def command(workdir: Path, method: str) -> list[str]:
     options = {"prune.method": method, "prune.density": 0.1, "log_every": 11, "save_every": 22}
     config = [f"--config.{key}={value}" for key, value in options.items()]
     return [sys.executable, "-m", "experiments.prune", f"--workdir={workdir}", *config]
-
-
-def run_killed(workdir: Path, method: str, kills: int, rng: random.Random) -> int:
-    """Repeats the command until it ends; kills it after new checkpoints of the method's stages."""
-    done = 0
-
-    def saved():
-        # The first two stages are the dense training.
-        return sum(int(p.parent.name) > 1 for p in workdir.glob("stages/*/[0-9]*"))
-
-    while True:
-        before = saved()
-        process = subprocess.Popen(
-            command(workdir, method), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        if done < kills:
-            while process.poll() is None and saved() <= before:
-                time.sleep(0.001)
-            time.sleep(rng.uniform(0.0, 0.05))
-            process.kill()
-        code = process.wait()
-        if code == 0:
-            return done
-        if done == kills:
-            raise RuntimeError(f"status {code} from {' '.join(command(workdir, method))}")
-        done += 1
 
 
 def left(workdir: Path) -> dict[str, np.ndarray]:
@@ -71,7 +45,14 @@ def left(workdir: Path) -> dict[str, np.ndarray]:
 def compare(folder: Path, method: str, kills: int, seed: int) -> tuple[int, list[str]]:
     """Returns how often the run was killed, and what differs from the calm one."""
     subprocess.run(command(folder / "calm", method), check=True, capture_output=True)
-    done = run_killed(folder / "killed", method, kills, random.Random(seed))
+    killed, rng = folder / "killed", random.Random(seed)
+
+    def saved():  # Stages that have begun to save; the first two are the dense training.
+        return sum(int(p.parent.name) > 1 for p in killed.glob("stages/*/[0-9]*"))
+
+    done = _kill.run_killed(
+        command(killed, method), kills, saved, lambda done: rng.uniform(0.0, 0.05)
+    )
     want, got = left(folder / "calm"), left(folder / "killed")
     return done, [k for k in {*want, *got} if not np.array_equal(want.get(k), got.get(k))]
 

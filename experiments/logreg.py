@@ -18,7 +18,6 @@ from ml_collections import ConfigDict
 import optim
 from experiments.common import files, launch, provenance, runs
 from experiments.data import libsvm
-from experiments.data.files import find
 from experiments.schedules import logreg_report
 from experiments.schedules.logreg_report import GIVEN
 from experiments.supervised import optimizers
@@ -34,8 +33,7 @@ class Problem(NamedTuple):
 
 def load(name: str, data_dir: str | None, divide: float = 1.0) -> Problem:
     """Returns the whole training file as a problem, in its order."""
-    path = find(data_dir, [f"libsvm/{name}", name], f"libsvm:{name}", libsvm.SOURCE)
-    rows = libsvm.parse(path, dtype=np.float64)
+    rows = libsvm.parse(libsvm.locate(name, data_dir), dtype=np.float64)
     labels, y = np.unique(rows["label"], return_inverse=True)
     x = np.append(rows["x"] / divide, np.ones((len(y), 1)), axis=1)
     return Problem(x, y.astype(np.int32), len(labels))

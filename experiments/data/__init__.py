@@ -1,27 +1,35 @@
 """Data sets by name, read from the files users have; see :class:`Dataset`."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from experiments.data import cifar, digits, idx, libsvm, text
-from experiments.data.base import Dataset
+from experiments.data.base import Dataset, from_arrays
 from experiments.data.batches import (
     epoch_batches,
     eval_batches,
     eval_windows,
+    evaluation_batches,
+    size,
+    steps_per_epoch,
     streamed,
+    train_batches,
     window_batches,
 )
-from experiments.data.feeds import evaluation_batches, size, steps_per_epoch, train_batches
 from experiments.data.prepare import prepare
 from optim import _checks
 
 __all__ = [
+    "DATASETS",
+    "FILES",
     "Dataset",
     "epoch_batches",
     "eval_batches",
     "eval_windows",
     "evaluation_batches",
+    "from_arrays",
     "load",
     "prepare",
     "size",
@@ -31,7 +39,14 @@ __all__ = [
     "window_batches",
 ]
 
-NAMES = ("digits", *idx.SETS, *cifar.SETS, "libsvm:FILE", "text:PATH")
+# How each data set is loaded: load(data_dir, **options). Add your own here.
+DATASETS: dict[str, Callable[..., Dataset]] = {
+    "digits": lambda data_dir, **options: digits.load(**options),
+    **{name: functools.partial(idx.load, name) for name in idx.SETS},
+    **{name: functools.partial(cifar.load, name) for name in cifar.SETS},
+}
+# Those that read one file: load(file, data_dir, **options), for the names "libsvm:FILE", ...
+FILES: dict[str, Callable[..., Dataset]] = {"libsvm": libsvm.load, "text": text.load}
 
 
 def load(name: str, data_dir: str | Path | None = None, **options: Any) -> Dataset:
@@ -39,8 +54,8 @@ def load(name: str, data_dir: str | Path | None = None, **options: Any) -> Datas
 
     Args:
       name: ``digits`` (comes with scikit-learn), ``mnist``, ``fashion_mnist``, ``cifar10``,
-        ``cifar100``, ``libsvm:FILE`` or ``text:PATH``.
-      data_dir: Folder with one folder a data set: ``mnist/``, ``fashion-mnist/``,
+        ``cifar100``, another key of :data:`DATASETS`, ``libsvm:FILE`` or ``text:PATH``.
+      data_dir: Folder with one folder per data set: ``mnist/``, ``fashion-mnist/``,
         ``cifar-10-batches-bin/``, ``cifar-100-binary/``, ``libsvm/``, ``text/``.
       **options: Arguments of the loader, such as ``valid_fraction``, ``seed`` or ``tokens``.
 
@@ -54,18 +69,13 @@ def load(name: str, data_dir: str | Path | None = None, **options: Any) -> Datas
     """
     kind, _, path = name.partition(":")
     try:
-        if name == "digits":
-            return digits.load(**options)
-        if name in idx.SETS:
-            return idx.load(name, data_dir, **options)
-        if name in cifar.SETS:
-            return cifar.load(name, data_dir, **options)
-        if kind == "libsvm" and path:
-            return libsvm.load(path, data_dir, **options)
-        if kind == "text" and path:
-            return text.load(path, data_dir, **options)
+        if name in DATASETS:
+            return DATASETS[name](data_dir, **options)
+        if kind in FILES and path:
+            return FILES[kind](path, data_dir, **options)
     except TypeError as error:
         if "unexpected keyword" in str(error):
             raise ValueError(f"data set {name!r}: {error}") from error
         raise
-    raise ValueError(f"unknown data set {name!r}; {_checks.nearest(name, NAMES)}")
+    known = [*DATASETS, *(f"{kind}:FILE" for kind in FILES)]
+    raise ValueError(f"unknown data set {name!r}; {_checks.nearest(name, known)}")

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -68,3 +69,70 @@ def split(arrays: Arrays, fraction: float, seed: int, *, stratify: bool) -> tupl
         order = order[np.argsort(rank, kind="stable")]
     k = math.ceil(round(float(fraction) * n, 6))
     return take(arrays, np.sort(order[k:])), take(arrays, np.sort(order[:k]))
+
+
+def from_arrays(
+    name: str,
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    valid: tuple[np.ndarray, np.ndarray] | None = None,
+    *,
+    valid_fraction: float = 0.1,
+    seed: int = 0,
+) -> Dataset:
+    """Returns the data set of arrays that you have.
+
+    Args:
+      name: For messages.
+      train: Inputs and labels: uint8 images (n, height, width, channels), or numbers (n, ...),
+        which are taken as float32; and integers (n,) from 0.
+      test: The same, to test on.
+      valid: The same, to validate on; ``None`` splits ``valid_fraction`` off ``train``.
+      valid_fraction: In [0, 1).
+      seed: Of the split.
+
+    Returns:
+      A :class:`Dataset`. Pixels are divided by 255; their mean and standard deviation per channel
+      are those of ``train``.
+
+    Raises:
+      ValueError: Inputs and labels of another length or shape, or labels that are no classes.
+
+    Example:
+      >>> x, y = np.zeros((20, 5)), np.arange(20) % 2
+      >>> from_arrays("mine", (x, y), (x, y)).num_classes
+      2
+    """
+    given = {"train": train, "test": test} | ({} if valid is None else {"valid": valid})
+    parts = {part: _arrays(f"{name}: {part}", *pair) for part, pair in given.items()}
+    shape = parts["train"]["x"].shape[1:]
+    for part, arrays in parts.items():
+        if arrays["x"].shape[1:] != shape:
+            raise ValueError(
+                f"{name}: {part} has examples of shape {arrays['x'].shape[1:]}, not {shape}"
+            )
+    if valid is None:
+        parts["train"], parts["valid"] = split(parts["train"], valid_fraction, seed, stratify=True)
+    classes = 1 + max(int(arrays["label"].max(initial=0)) for arrays in parts.values())
+    look: dict[str, Any] = {}
+    if parts["train"]["x"].dtype == np.uint8:
+        pixels = parts["train"]["x"] / 255.0
+        axes = tuple(range(pixels.ndim - 1))
+        std = pixels.std(axes)
+        look = {"mean": tuple(pixels.mean(axes)), "std": tuple(np.where(std > 0, std, 1.0))}
+        parts = {k: {"image": a["x"], "label": a["label"]} for k, a in parts.items()}
+    return Dataset(name, parts["train"], parts["valid"], parts["test"], shape, classes, **look)
+
+
+def _arrays(where: str, x: np.ndarray, label: np.ndarray) -> Arrays:
+    x, label = np.asarray(x), np.asarray(label)
+    if not len(x) or label.shape != (len(x),):
+        raise ValueError(
+            f"{where} must have one label per example, got {x.shape} and {label.shape}"
+        )
+    if not np.issubdtype(label.dtype, np.integer) or label.min() < 0:
+        raise ValueError(
+            f"{where} must have integer labels from 0, got {label.dtype} {label.min()}"
+        )
+    image = x.dtype == np.uint8 and x.ndim == 4
+    return {"x": x if image else x.astype(np.float32), "label": label.astype(np.int32)}

@@ -44,6 +44,11 @@ def load(
             raise ValueError(f"{label_path} has {len(labels)} labels for {len(images)} images")
         if labels.max() > 9:
             raise ValueError(f"{label_path} holds the label {labels.max()}; expected 0 to 9")
+        if parts and images.shape[1:] != parts[0]["image"].shape[1:3]:
+            raise ValueError(
+                f"{image_path} holds images of {images.shape[1:]} pixels, the training images have "
+                f"{parts[0]['image'].shape[1:3]}"
+            )
         parts.append({"image": images[..., None], "label": labels.astype(np.int32)})
     train, valid = split(parts[0], valid_fraction, seed, stratify=True)
     shape = (*train["image"].shape[1:3], 1)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.data.base import Dataset
-from experiments.data.files import find, read_bytes
+from experiments.data.files import find, read_bytes, read_text
 
 PARTS = ("train", "valid", "test")
 SOURCE = "anywhere: one UTF-8 file, or train, valid and test files in a folder"
@@ -16,6 +16,8 @@ def load(name: str, data_dir: str | Path | None, *, tokens: str = "char") -> Dat
 
     A folder with files named after train, valid and test (``ptb.train.txt``) keeps that split.
     One file, or a folder with one file, is cut: 90 % train, 5 % valid, 5 % test, in order.
+    Characters are read as by Python's ``open``: a byte-order mark is no character, and every line
+    ends with one newline. Bytes are taken as they are.
 
     Args:
       name: File or folder.
@@ -24,17 +26,17 @@ def load(name: str, data_dir: str | Path | None, *, tokens: str = "char") -> Dat
     """
     if tokens not in ("char", "byte"):
         raise ValueError(f"tokens must be char or byte, got {tokens!r}")
-    if data_dir is None and Path(name).exists():
-        path = Path(name)
+    if data_dir is None and Path(name).expanduser().exists():
+        path = Path(name).expanduser()
     else:
         path = find(data_dir, [f"text/{name}", name], f"text:{name}", SOURCE)
     files = _files(path)
-    raw = [read_bytes(file) for file in files]
     if tokens == "byte":
-        codes = [np.frombuffer(r, np.uint8) for r in raw]
+        codes = [np.frombuffer(read_bytes(file), np.uint8) for file in files]
         classes: tuple[str, ...] = tuple(map(chr, range(256)))
     else:
-        points = [_code_points(r, file) for r, file in zip(raw, files, strict=True)]
+        texts = [read_text(file) for file in files]
+        points = [np.frombuffer(text.encode("utf-32-le"), np.uint32) for text in texts]
         alphabet = np.unique(np.concatenate(points))
         dtype = np.uint8 if len(alphabet) <= 256 else np.int32
         codes = [np.searchsorted(alphabet, p).astype(dtype) for p in points]
@@ -64,12 +66,3 @@ def _files(path: Path) -> list[Path]:
             )
         found += matches
     return found
-
-
-def _code_points(raw: bytes, path: Path) -> np.ndarray:
-    try:
-        return np.frombuffer(raw.decode("utf-8").encode("utf-32-le"), np.uint32)
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8 at byte {error.start}; use tokens='byte' or convert it"
-        ) from error

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 
 from experiments.models.base import Model, count, from_linen, from_nnx
@@ -41,7 +42,9 @@ def build(name: str, *, input_shape: Sequence[int], num_classes: int, **options:
       **options: Arguments of the model's class, such as ``widths`` or ``dtype``.
 
     Returns:
-      A :class:`Model`. Nothing is allocated before its ``init(key)``.
+      A :class:`Model`. Nothing is allocated before its ``init(key)``. Images may be uint8, 0 to
+      255, which are taken as 0 to 1; ``data.prepare`` also applies a data set's mean and standard
+      deviation.
 
     Raises:
       ValueError: Unknown name or option; the message lists the nearest.
@@ -65,4 +68,15 @@ def build(name: str, *, input_shape: Sequence[int], num_classes: int, **options:
                 f"model {name!r} takes no model.options.{key}; it takes {', '.join(taken)} "
                 "(--config.model.options={} drops those of the config)"
             )
-    return from_nnx(lambda rngs: make(tuple(input_shape), num_classes, rngs=rngs, **options))
+    model = from_nnx(lambda rngs: make(tuple(input_shape), num_classes, rngs=rngs, **options))
+    return _takes_pixels(model) if len(input_shape) == 3 else model
+
+
+def _takes_pixels(model: Model) -> Model:
+    """An image model that takes pixels of 0 to 255 as 0 to 1; other numbers as they are."""
+
+    def apply(params, stats, x, **options):
+        x = x / jnp.float32(255) if x.dtype == jnp.uint8 else x
+        return model.apply(params, stats, x, **options)
+
+    return Model(model.init, apply)

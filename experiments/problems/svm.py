@@ -12,15 +12,13 @@ Methods that keep a constraint solve this form. The slacks can be eliminated,
 squared hinge (``form="hinge"``).
 """
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import bilevel
 from bilevel import projections
-from experiments.data import files, libsvm
+from experiments.data import libsvm
 from experiments.problems.task import Task, auc, classification
 from optim import _checks
 
@@ -42,9 +40,8 @@ def load(name: str, data_dir: str | None, seed: int, train: int, valid: int) -> 
             for k, s in splits.items()
         }
     file = SETS.get(name, name)
-    folders = [f"lvhba/{file}", f"libsvm/{file}", file]
-    path = files.find(data_dir, folders, f"svm data {name}", libsvm.SOURCE)
-    rows = libsvm.parse(Path(path))
+    path = libsvm.locate(file, data_dir, ("lvhba", "libsvm"))
+    rows = libsvm.parse(path)
     labels = np.unique(rows["label"])
     if len(labels) != 2:
         raise ValueError(f"{path} must have two labels, got {labels[:5]}")

@@ -1,7 +1,9 @@
 """Loaders on fixtures written here, order of batches, and what happens on the device."""
 
+import bz2
 import gzip
 import itertools
+import lzma
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +48,37 @@ def test_no_validation_set_on_request():
     whole = data.load("digits", valid_fraction=0)
     assert len(whole.train["label"]) == 1437
     assert whole.valid["image"].shape == (0, 8, 8, 1)
+
+
+def test_arrays_of_ones_own():
+    image = RNG.integers(0, 256, (40, 5, 4, 3), np.uint8)
+    label = np.arange(40) % 4
+    mine = data.from_arrays("mine", (image, label), (image[:7], label[:7]))
+    assert (mine.input_shape, mine.num_classes) == ((5, 4, 3), 4)
+    assert [len(p["label"]) for p in (mine.train, mine.valid, mine.test)] == [36, 4, 7]
+    batch = data.prepare(mine)(mine.train, np.arange(36), None)
+    np.testing.assert_allclose(batch["x"].mean((0, 1, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(batch["x"].std((0, 1, 2)), 1, rtol=1e-4)
+    rows = data.from_arrays("rows", *[(np.arange(40).reshape(20, 2), label[:20])] * 3)
+    assert rows.valid["x"].dtype == np.float32
+    for wrong, message in (
+        ((image, label[:3]), "one label per example"),
+        ((image, label / 2), "integer labels from 0"),
+        ((image, label - 1), "integer labels from 0, got int64 -1"),
+        ((image[:, :4], label), r"examples of shape \(4, 4, 3\), not \(5, 4, 3\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            data.from_arrays("mine", (image, label), wrong)
+
+
+def test_a_data_set_of_ones_own_by_name(monkeypatch):
+    made = data.from_arrays("rows", *[(np.eye(8), np.arange(8) % 2)] * 3)
+    monkeypatch.setitem(data.DATASETS, "mine", lambda data_dir, rows=8: made)
+    assert data.load("mine") is made
+    with pytest.raises(ValueError, match=r"'mine': .*unexpected keyword argument 'row'"):
+        data.load("mine", row=3)
+    with pytest.raises(ValueError, match="unknown data set 'mien'; nearest: mine"):
+        data.load("mien")
 
 
 @pytest.mark.parametrize(
@@ -125,6 +158,15 @@ def test_broken_idx(tmp_path):
         data.load("fashion_mnist", tmp_path)
 
 
+def test_test_images_of_another_size_are_refused(tmp_path):
+    write_mnist(tmp_path / "mnist")
+    write_idx(tmp_path / "mnist" / "t10k-images-idx3-ubyte", np.zeros((10, 3, 3), np.uint8))
+    with pytest.raises(
+        ValueError, match=r"t10k-images.* \(3, 3\) pixels, the training images have"
+    ):
+        data.load("mnist", tmp_path)
+
+
 @pytest.mark.parametrize("damage", [lambda r: r[:-9], lambda r: b"no gzip", lambda r: r[:40]])
 def test_broken_gzip(tmp_path, damage):
     path = tmp_path / "images.gz"
@@ -191,6 +233,45 @@ def test_libsvm(tmp_path):
     np.testing.assert_allclose(scaled[:, :3].std(0), 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("end", "pack"), [("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)]
+)
+def test_libsvm_may_be_packed_and_begin_with_a_byte_order_mark(tmp_path, end, pack):
+    text = "\ufeff" + "-1 1:1\r\n1 2:1\r\n" * 10
+    (tmp_path / f"toy.{end}").write_bytes(pack(text.encode()))
+    (tmp_path / f"toy.t.{end}").write_bytes(pack(b"1 2:3"))
+    for name in ("toy", f"toy.{end}"):
+        loaded = data.load(f"libsvm:{name}", tmp_path)
+        assert loaded.classes == ("-1", "1")
+        np.testing.assert_array_equal(loaded.test["x"], [[0, 3]])
+    (tmp_path / f"toy.{end}").write_bytes(pack(text.encode())[:-5])
+    with pytest.raises(ValueError, match=rf"toy\.{end} is no complete"):
+        data.load("libsvm:toy", tmp_path)
+
+
+def test_large_integer_labels_stay_apart(tmp_path):
+    (tmp_path / "ids").write_text("16777216 1:1\n16777217 1:2\n9007199254740991 1:3\n" * 8)
+    loaded = data.load("libsvm:ids", tmp_path)
+    assert loaded.classes == ("16777216", "16777217", "9007199254740991")
+    np.testing.assert_array_equal(loaded.train["label"], loaded.train["x"][:, 0] - 1)
+    (tmp_path / "ids").write_text("9007199254740993 1:1\n1 1:2\n")
+    with pytest.raises(ValueError, match=r"line 1: label must be below 2\^53"):
+        data.load("libsvm:ids", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("7 1:1\n" * 9, "holds one label only, 7; expected two classes"),
+        ("1 1:1\n2 4000000000:1\n" * 2, r"line 2: the index 4000000000 makes a dense array of 4 x"),
+    ],
+)
+def test_libsvm_that_cannot_be_learned_from(tmp_path, text, message):
+    (tmp_path / "toy").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        data.load("libsvm:toy", tmp_path)
+
+
 def test_libsvm_without_a_test_file_is_split_and_regression_keeps_its_labels(tmp_path):
     lines = [f"{i / 4} 1:{i}\n" for i in range(20)]
     (tmp_path / "price").write_text("".join(lines))
@@ -247,6 +328,16 @@ def test_text_is_cut_in_order(tmp_path):
     bytes_ = data.load(f"text:{tmp_path}/text/input.txt", tokens="byte")
     assert bytes_.num_classes == 256
     assert bytes(bytes_.train["tokens"]) == written.encode()[: len(bytes_.train["tokens"])]
+
+
+def test_text_is_read_without_byte_order_mark_and_carriage_returns(tmp_path):
+    (tmp_path / "a.txt").write_bytes(("\ufeff" + "ab\r\nc\rd\n" * 30).encode())
+    loaded = data.load("text:a.txt", tmp_path)
+    assert loaded.classes == ("\n", "a", "b", "c", "d")
+    whole = np.concatenate([p["tokens"] for p in (loaded.train, loaded.valid, loaded.test)])
+    np.testing.assert_array_equal(whole, [1, 2, 0, 3, 0, 4, 0] * 30)
+    as_bytes = data.load("text:a.txt", tmp_path, tokens="byte").train["tokens"]
+    np.testing.assert_array_equal(as_bytes[:7], [0xEF, 0xBB, 0xBF, 97, 98, 13, 10])
 
 
 def test_text_in_three_files(tmp_path):

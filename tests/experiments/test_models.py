@@ -160,6 +160,21 @@ class Toy(nnx.Module):
         return jnp.stack([d(x) for d in self.drop])
 
 
+def test_bytes_are_pixels_for_image_models_and_tokens_for_text(tiny_llama):
+    model = models.build("mlp", input_shape=(4, 4, 1), num_classes=3, widths=(8,))
+    params, stats = model.init(KEY)
+    image = np.arange(32, dtype=np.uint8).reshape(2, 4, 4, 1) * 8
+    raw, _ = model.apply(params, stats, image, train=False)
+    scaled, _ = model.apply(params, stats, np.float32(image) / 255, train=False)
+    np.testing.assert_allclose(raw, scaled, rtol=1e-5)
+    text, _ = tiny_llama
+    params, stats = text.init(KEY)
+    tokens = np.arange(8, dtype=np.uint8)[None]
+    as_bytes, _ = text.apply(params, stats, tokens, train=False)
+    as_integers, _ = text.apply(params, stats, np.int32(tokens), train=False)
+    np.testing.assert_array_equal(as_bytes, as_integers)
+
+
 def test_nnx_at_the_boundary():
     model = models.from_nnx(Toy)
     params, stats = model.init(KEY)
