@@ -89,7 +89,7 @@ def run(
       processor, all cores added, without compilation) and ``gradients`` (gradient evaluations) are
       those after dense training; methods that prune at the start train once and count that.
     """
-    folder = None if workdir is None else Path(workdir)
+    folder = runs.folder_of(workdir)
     job = methods.job_of(config, data_dir)
     dataset, evaluate = methods.data_of(config, data_dir)
     state, stages = methods.plan(job, config, dataset)

@@ -46,7 +46,7 @@ def run(
       evaluation), ``gradients`` and ``steps``; and a line for each log point.
     """
     with jax.enable_x64(bool(config.x64)):
-        return _run(config, None if workdir is None else Path(workdir), data_dir, quiet, stop)
+        return _run(config, runs.folder_of(workdir), data_dir, quiet, stop)
 
 
 def _run(config, workdir, data_dir, quiet, stop) -> Result:
@@ -139,6 +139,7 @@ def _run(config, workdir, data_dir, quiet, stop) -> Result:
         final = {k: float(v) for k, v in jax.device_get(measure(data, state.x, state.y)).items()}
         final |= {"seconds": seconds, "gradients": steps * price, "steps": steps}
         rows = run.files[0].rows
+        runs.leave_result(folder, [final])
         if folder is not None and jax.process_index() == 0:
             groups = None
             if task.groups is not None:
@@ -169,9 +170,11 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
             finals.append(run(own, folder, data_dir, stop=stop).final)
         except launch.Preempted as stopped:
             return launch.stopped(stopped.step, folder)
+    if many > 1:
+        runs.leave_result(workdir, finals)
     if jax.process_index() == 0:
         print(summary(finals))
-        print(f"config, metrics, checkpoints and curves: {workdir}")
+        print(f"config, metrics, result, checkpoints and curves: {workdir}")
     return 0
 
 

@@ -3,6 +3,8 @@
 python -m experiments.train --config=configs/digits.py --config.optimizer.name=lion
 """
 
+import hashlib
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 import optim
-from experiments.common import config_files, launch, runs
+from experiments.common import config_files, files, launch, markdown, runs
 from experiments.common.runs import Result
 from experiments.supervised import curves, training
 from experiments.tables import sweep
@@ -63,7 +65,7 @@ def run_population(
             "the configs of a population may differ in seed, optimizer.learning_rate and "
             "optimizer.weight_decay only"
         )
-    workdir = None if workdir is None else Path(workdir)
+    workdir = runs.folder_of(workdir)
 
     # What is trained.
     job = training.job_of(config, data_dir)
@@ -121,6 +123,8 @@ def run_population(
             for split in job.splits
             for k, v in job.evaluate(state, split, mesh, vmap).items()
         }
+        if not any("test/loss" in row for row in run.files[0].rows):
+            run.log(job.steps, {k: v for k, v in scores.items() if k.startswith("test/")})
         sizes = training.sizes(state, many)
         results = []
         for r, (file, folder) in enumerate(zip(run.files, folders, strict=True)):
@@ -128,9 +132,12 @@ def run_population(
             last = next((row for row in reversed(file.rows) if "loss" in row), {})
             final = {f"train/{k}": float(last.get(k, "nan")) for k in ("loss", "accuracy")}
             final |= {k: float(v[r] if np.ndim(v) else v) for k, v in scores.items()} | sizes
+            results.append(Result(final, file.rows))
+            runs.leave_result(folder, [final])
             if folder is not None and jax.process_index() == 0:
                 curves.draw_curves(file.rows, folder / "curves.png", str(folder))
-            results.append(Result(final, file.rows))
+        if many > 1:
+            runs.leave_result(workdir, [result.final for result in results])
     return results
 
 
@@ -143,8 +150,10 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
             training.job_of(point, data_dir)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-    for name, point in points:
-        folder = workdir / name.replace(", ", ",").replace("/", "_") if name else workdir
+    folders = _folder_names(sweep.parse(flags.FLAGS.sweep))
+    rows = []
+    for (name, point), short in zip(points, folders, strict=True):
+        folder = workdir / short
         configs = []
         for i in range(flags.FLAGS.seeds):
             configs.append(point.copy_and_resolve_references())
@@ -153,14 +162,65 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
             results = run_population(configs, folder, data_dir, stop=stop)
         except launch.Preempted as stopped:
             return launch.stopped(stopped.step, folder)
+        except optim.loop.NonFiniteError as error:
+            if len(points) == 1:
+                raise
+            results = []  # The other points of the sweep go on.
+            print(f"{name}: {error}")
+        rows.append((name, short, [result.final for result in results]))
         if jax.process_index() == 0:
             if flags.FLAGS.tensorboard:
                 for i, result in enumerate(results):
                     run_folder = folder if len(results) == 1 else folder / f"run_{i}"
                     curves.write_events(result.history, run_folder)
-            print(curves.summary([r.final for r in results]))
-            print(f"config, metrics, checkpoints and curves: {folder}")
+            if flags.FLAGS.sweep:
+                files.write(workdir / "sweep.md", _sweep_table(rows))
+            if results:
+                print(curves.summary(rows[-1][2]))
+            print(f"config, metrics, result, checkpoints and curves: {folder}")
+    if flags.FLAGS.sweep and jax.process_index() == 0:
+        print(f"table of the sweep: {workdir / 'sweep.md'}")
     return 0
+
+
+def _folder_names(points: Sequence[sweep.Point]) -> list[str]:
+    """Names of the points' folders: the keys that differ, cut to what a folder may be called.
+
+    A name that is not the whole text of its point ends with a hash of it.
+    """
+    first, many = points[0], len(points) > 1
+    same = {k for k in first if many and all(repr(p.get(k)) == repr(first[k]) for p in points)}
+    names = []
+    for point in points:
+        text = sweep.text({k: v for k, v in point.items() if k not in same}).replace(", ", ",")
+        name = re.sub(r"[^\w.,=()+-]", "_", text)
+        if len(name) > 80 or name != text:
+            name = f"{name[:70]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        names.append(name)
+    return names
+
+
+def _sweep_table(rows: Sequence[tuple[str, str, Sequence[dict[str, float]]]]) -> str:
+    """The Markdown of a sweep: a line per point, mean ± std over its seeds."""
+    keys = [k for k in _first(rows) if k.startswith(("valid/", "test/"))]
+    table, seeds = [], max(len(finals) for _, _, finals in rows)
+    for name, folder, finals in rows:
+        cells = ["diverged"] * len(keys)
+        if finals:
+            values = {k: [final[k] for final in finals] for k in keys}
+            cells = [f"{np.mean(v):.4g}" for v in values.values()]
+            if seeds > 1:
+                spread = [f" ± {np.std(v, ddof=1):.4g}" for v in values.values()]
+                cells = [cell + more for cell, more in zip(cells, spread, strict=True)]
+        table.append([name, *cells, folder])
+    lines = markdown.table(["point", *keys, "folder"], table, "l" + "r" * len(keys))
+    means = f"Mean ± standard deviation of {seeds} seeds." if seeds > 1 else "One seed per point."
+    return "\n".join([*lines, "", means]) + "\n"
+
+
+def _first(rows) -> dict[str, float]:
+    """The numbers of the first run that has some."""
+    return next((final for _, _, finals in rows for final in finals), {})
 
 
 if __name__ == "__main__":

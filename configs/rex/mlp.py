@@ -8,7 +8,7 @@ from configs import common
 
 
 def get_config(arg: str = ""):
-    """Returns the config; ``arg`` is ``fashion`` or ``mnist`` for those sets."""
+    """Returns the config; ``arg`` is ``fashion`` or ``mnist`` for those sets, or ``smoke``."""
     config = common.supervised()
     config.optimizer.name = "sgd"
     config.optimizer.momentum = None
@@ -19,8 +19,12 @@ def get_config(arg: str = ""):
     config.log_every = 200
     config.epochs = 100.0
     sets = {"fashion": "fashion_mnist", "mnist": "mnist"}
-    for word in common.words(arg, *sets):
+    words = common.words(arg, *sets, "smoke")
+    for word in sets.keys() & words:
         config.data.name = sets[word]
         config.batch_size = 128
         config.epochs = 10.0
+    if "smoke" in words:
+        config.epochs = 1.0
+        config.log_every = 10
     return config

@@ -8,8 +8,7 @@ from configs import common
 
 
 def get_config(arg: str = ""):
-    """Returns the config; there are no variants."""
-    common.words(arg)
+    """Returns the config; ``arg`` is ``smoke`` for two steps on digits."""
     config = common.supervised()
     config.data.name = "cifar10"
     config.data.augment = True
@@ -22,4 +21,9 @@ def get_config(arg: str = ""):
     config.batch_size = 128
     config.epochs = 300.0
     config.eval_every = 10**9  # At the end only.
+    if "smoke" in common.words(arg, "smoke"):
+        config.data.name = "digits"
+        config.batch_size = 32
+        config.steps = 2
+        config.log_every = 1
     return config

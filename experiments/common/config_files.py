@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from optim import _checks
 
 __all__ = [
+    "OPEN",
     "cached",
     "check_counts",
     "load",
@@ -23,6 +24,7 @@ __all__ = [
     "override",
     "override_texts",
     "overrides",
+    "split",
     "text",
 ]
 
@@ -43,14 +45,30 @@ def module(path: Path):
     return found
 
 
+def split(name: str) -> tuple[Path, str]:
+    """Returns file and argument of ``FILE`` or ``FILE:argument``; a path may hold colons too.
+
+    Example:
+      >>> path, argument = split("configs/digits.py:smoke")
+      >>> path.name, argument
+      ('digits.py', 'smoke')
+    """
+    cuts = [len(name), *(i for i in range(len(name) - 1, 0, -1) if name[i] == ":")]
+    for cut in cuts:  # The longest path that exists.
+        for path in (Path(name[:cut]).expanduser(), ROOT / name[:cut]):
+            if path.is_file():
+                return path, name[cut + 1 :]
+    file, _, argument = name.partition(":")
+    return Path(file).expanduser(), argument
+
+
 def load(name: str) -> ConfigDict:
     """Returns the config of ``FILE`` or ``FILE:argument``; FILE may be relative to the repository.
 
     Raises:
       ValueError: There is no such file, or it does not know the argument.
     """
-    file, _, argument = name.partition(":")
-    path = Path(file) if Path(file).exists() else ROOT / file
+    path, argument = split(name)
     get_config = getattr(module(path), "get_config", None)
     if get_config is None:
         raise ValueError(f"config file {path} has no get_config")
@@ -131,6 +149,9 @@ def override(config: ConfigDict, point: Mapping[str, Any]) -> ConfigDict:
         if key not in known and not _is_open(config, parent):
             raise ValueError(f"the config has no key {key!r}; nearest: {_nearest(key, known)}")
         node = _node(result, parent)
+        numeric = name in node and node.get_type(name) in (int, float)
+        if (isinstance(value, bool) and numeric) or (value is None and name == "name"):
+            raise ValueError(f"{key} holds {node[name]!r} and cannot be set to {value!r}")
         try:
             with node.unlocked():
                 node[name] = value

@@ -94,6 +94,7 @@ def preemption() -> Callable[[int], bool]:
         if _told:  # The second Ctrl-C does not wait.
             os._exit(128 + signum)
         _told.append(signum)
+        os.write(2, b"\nstopping after this call; once more ends at once, without a save\n")
 
     signal.signal(signal.SIGTERM, note)
     signal.signal(signal.SIGINT, note)
@@ -156,9 +157,9 @@ def launch(main: Callable[[Any, Path, str | None], int], config: str, *identity:
         if workdir is None:
             text = chosen.to_json_best_effort(sort_keys=True)
             text += str([flags.FLAGS[name].value for name in identity])
-            name = Path(file.partition(":")[0]).stem
+            name = config_files.split(file)[0].stem
             workdir = f"runs/{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-        return main(chosen, Path(workdir), flags.FLAGS.data_dir)
+        return main(chosen, Path(workdir).expanduser(), flags.FLAGS.data_dir)
 
     code = guard(lambda: app.run(lambda _: sys.exit(guard(body)), argv, flags_parser=parse))
     sys.exit(code)

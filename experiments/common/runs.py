@@ -5,6 +5,7 @@ import json
 import math
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -14,6 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+import optim
 from experiments.common import checkpoints, files, launch
 
 TIME_FIELDS = ("seconds", "examples_per_second")
@@ -49,6 +51,11 @@ def claimed(
         return
     with files.locked(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
         yield [*claim_all(workdir, configs, main)]
+
+
+def folder_of(workdir: str | Path | None) -> Path | None:
+    """Returns the folder that a user names; ``~`` is the home folder."""
+    return None if workdir is None else Path(workdir).expanduser()
 
 
 def claim_all(workdir: Path, configs: Sequence[ConfigDict], main: str) -> list[Path]:
@@ -248,6 +255,9 @@ class Run:
             self._bar.close()
         for file in self.files:
             file.close()
+        if isinstance(error[1], optim.loop.NonFiniteError):
+            for folder in self._folders:
+                _leave(folder, {"stopped": str(error[1])})
         # With another process dead, to wait for a save would be to wait forever.
         if jax.process_count() == 1 or sys.exception() is None:
             self._close_store()
@@ -274,13 +284,33 @@ class MetricsFile:
         if file is None:
             return
         if file.exists():
-            for line in file.read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(ValueError):  # A last line cut short by a kill.
-                    self.rows.append(json.loads(line))
-        self.rows = [row for row in self.rows if row["step"] <= start and start > 0]
+            self._read(file, start)
         text = "".join(json.dumps(row) + "\n" for row in self.rows)
         files.write(file, text)
         self._stream = file.open("a", encoding="utf-8")
+
+    def _read(self, file: Path, start: int) -> None:
+        *lines, torn = file.read_text(encoding="utf-8", errors="replace").split("\n")
+        foreign = []
+        for line in lines + [torn] * torn.endswith("}"):  # A kill cuts the last line short.
+            try:
+                row = json.loads(line)
+                step = row["step"]
+                if isinstance(step, bool) or not isinstance(step, int):
+                    raise TypeError
+            except (ValueError, TypeError, KeyError):
+                foreign += [line] if line.strip() else []
+                continue
+            if step <= start and start > 0:
+                self.rows.append({k: v if _finite(v) else str(v) for k, v in row.items()})
+        if foreign:
+            aside = file.with_name("metrics-aside.txt")
+            with aside.open("a", encoding="utf-8") as stream:
+                stream.writelines(f"{line}\n" for line in foreign)
+            warnings.warn(
+                f"{file} held {len(foreign)} lines that are no metrics; moved to {aside.name}",
+                stacklevel=2,
+            )
 
     def write(self, **row: Any) -> None:
         """Adds a line."""
@@ -333,6 +363,38 @@ class Clock:
         finally:
             self._start += time.perf_counter() - self._held
             self._held = None
+
+
+def leave_result(folder: Path | None, finals: Sequence[Mapping[str, float]]) -> None:
+    """Writes result.json: the last numbers of one run, or mean and std over several.
+
+    The standard deviation is that of a sample, ``n - 1`` below. A number that is not finite is
+    written as a string, as JSON has none.
+
+    Args:
+      folder: ``None`` writes nothing.
+      finals: The last numbers of each run.
+    """
+    content: dict[str, Any] = {"final": _jsonable(finals[0])}
+    if len(finals) > 1:
+        values = {k: np.array([f[k] for f in finals], float) for k in finals[0]}
+        content = {
+            "runs": len(finals),
+            "mean": _jsonable({k: v.mean() for k, v in values.items()}),
+            "std": _jsonable({k: v.std(ddof=1) for k, v in values.items()}),
+            "finals": [_jsonable(f) for f in finals],
+        }
+    _leave(folder, content)
+
+
+def _leave(folder: Path | None, content: Mapping[str, Any]) -> None:
+    if folder is not None and jax.process_index() == 0:
+        files.write(folder / "result.json", json.dumps(content, indent=2) + "\n")
+
+
+def _jsonable(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    plain = {k: float(v) if isinstance(v, np.generic) else v for k, v in numbers.items()}
+    return {k: v if _finite(v) else str(v) for k, v in plain.items()}
 
 
 def progress(steps: int, start: int, label: str, quiet: bool) -> tqdm:

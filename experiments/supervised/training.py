@@ -235,13 +235,23 @@ def lengths(
     epoch = data.steps_per_epoch(dataset, config.batch_size, length)
     if epoch < 1:
         most = data.steps_per_epoch(dataset, 1, length)
+        if length is not None and most < 1:
+            tokens = data.size(dataset, "train")
+            raise ValueError(
+                f"data.length must be below the {tokens} tokens of {dataset.name} to train on, "
+                f"got {length}"
+            )
         raise ValueError(
             f"batch_size must be <= {most}, the training examples of {dataset.name}, "
             f"got {config.batch_size}"
         )
-    if config.get("steps") is not None:
-        return epoch, config.steps
-    steps = round(config.epochs * epoch)
+    steps, from_epochs = config.get("steps"), round(config.epochs * epoch)
+    most = 2**31 - 1  # The state counts its steps in int32.
+    if max(steps or 0, from_epochs if steps is None else 0) > most:
+        raise ValueError(f"a run may have up to {most} steps, got {steps or from_epochs}")
+    if steps is not None:
+        return epoch, steps
+    steps = from_epochs
     if steps < 1:
         raise ValueError(
             f"epochs must be >= {1 / epoch:.2g}, a step of {config.batch_size} examples, "

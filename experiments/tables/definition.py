@@ -252,7 +252,7 @@ def base_config(table: Table) -> ml_collections.ConfigDict:
 
 def config_file(table: Table) -> Path:
     """Returns the config file of a table, without its argument."""
-    return ROOT / table.config.partition(":")[0]
+    return config_files.split(str(ROOT / table.config))[0]
 
 
 def run(

@@ -28,6 +28,12 @@ def test_an_unknown_argument_is_refused_with_the_known_ones(file):
         config_files.load(f"{file}:smoek")
 
 
+@pytest.mark.parametrize("file", [*FILES, Path("configs/loop_population.py")], ids=str)
+def test_every_config_has_a_smoke_form(file):
+    whole, smoke = config_files.load(str(file)), config_files.load(f"{file}:smoke")
+    assert smoke.to_dict() != whole.to_dict()
+
+
 def test_options_are_set_one_by_one():
     config = changed(
         "--config.model.options.dropout=0.3",
@@ -63,6 +69,9 @@ def test_another_model_starts_from_no_options():
         ("--config.widths=(3,)", "no key 'widths'; nearest: "),
         ("--config.learning_rate=1", "nearest: optimizer.learning_rate"),
         ("--config.optimizer=1", "no key 'optimizer'; nearest: optimizer."),
+        ("--config.batch_size", "batch_size holds 64 and cannot be set to True"),
+        ("--config.optimizer.learning_rate=true", "cannot be set to True"),
+        ("--config.optimizer.name=None", "optimizer.name holds 'adamw' and cannot be set to None"),
         ("--config.batch_size=many", "batch_size holds 64 and cannot be set to 'many'"),
     ],
 )
@@ -82,3 +91,13 @@ def test_a_missing_file_or_function(tmp_path):
     (tmp_path / "a.py").write_text("")
     with pytest.raises(ValueError, match="has no get_config"):
         config_files.load(str(tmp_path / "a.py"))
+
+
+def test_a_path_may_hold_colons_and_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = tmp_path / "a:b.py:c"
+    folder.mkdir()
+    (folder / "mine.py").write_text("def get_config(arg=''): return arg")
+    assert config_files.load(str(folder / "mine.py")) == ""
+    assert config_files.load(f"{folder / 'mine.py'}:smoke,x:1") == "smoke,x:1"
+    assert config_files.load("~/a:b.py:c/mine.py:smoke") == "smoke"

@@ -13,7 +13,7 @@ import pytest
 from configs import digits
 from experiments import data, models, train
 from experiments.common import checkpoints, launch, runs
-from experiments.supervised import optimizers, training
+from experiments.supervised import curves, optimizers, training
 
 
 @pytest.fixture(autouse=True)
@@ -52,11 +52,16 @@ def final_state(workdir, config):
 def test_a_run_leaves_its_files_and_repeats_them(tmp_path, capsys):
     result = train.run(config_of(), tmp_path / "a", quiet=True)
     names = {path.name for path in (tmp_path / "a").iterdir()}
-    assert names == {"config.json", "metrics.jsonl", "checkpoints", "curves.png"}
+    assert names == {"config.json", "metrics.jsonl", "result.json", "checkpoints", "curves.png"}
     rows = lines(tmp_path / "a")
     assert rows == result.history
     assert [row["step"] for row in rows if "loss" in row] == list(range(5, 45, 5))
     assert [row["step"] for row in rows if "valid/loss" in row] == [20, 40]
+    (tested,) = [row for row in rows if "test/loss" in row]
+    left = json.loads((tmp_path / "a" / "result.json").read_text())
+    assert left == {"final": result.final}
+    for key in ("test/loss", "test/accuracy"):
+        assert tested[key] == result.final[key]
     wanted = {"loss", "accuracy", "lr", "gradient_norm", "update_norm", "parameter_norm"}
     assert wanted | {"step", "examples", *runs.TIME_FIELDS} == set(rows[0])
     assert result.final["test/accuracy"] > 0.7
@@ -66,6 +71,7 @@ def test_a_run_leaves_its_files_and_repeats_them(tmp_path, capsys):
     assert again.final == result.final
     assert "already complete" not in capsys.readouterr().out
     assert train.run(config_of(), tmp_path / "a").final == result.final
+    assert lines(tmp_path / "a") == rows
     assert f"already complete: {tmp_path / 'a'}" in capsys.readouterr().out
 
 
@@ -91,11 +97,15 @@ def test_resumes_to_the_bit(tmp_path, at):
             [config_of()], tmp_path / "cut", quiet=True, stop=lambda step: step >= at
         )
     # A kill may leave lines beyond the last checkpoint, the last of them cut short.
+    before = max(row["seconds"] for row in lines(tmp_path / "cut"))
     with (tmp_path / "cut" / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": at + 5, "loss": 0.0}) + "\n" + '{"step": 4')
     resumed = train.run(config_of(), tmp_path / "cut", quiet=True)
     assert untimed(lines(tmp_path / "cut")) == untimed(lines(tmp_path / "calm"))
     assert resumed.final == calm.final
+    seconds = [row["seconds"] for row in lines(tmp_path / "cut")]
+    assert seconds == sorted(seconds)
+    assert seconds[-1] > before
     (want, a), (got, b) = (final_state(tmp_path / n, config_of()) for n in ("calm", "cut"))
     assert (a, b) == (40, 40)
     for x, y in zip(jax.tree.leaves(want), jax.tree.leaves(got), strict=True):
@@ -147,6 +157,11 @@ def test_population_equals_single_runs(tmp_path):
     configs = [config_of(seed=s, **{"optimizer.learning_rate": lr}) for s, lr in settings]
     together = train.run_population(configs, tmp_path, quiet=True)
     assert (tmp_path / "run_2" / "curves.png").exists()
+    left = json.loads((tmp_path / "result.json").read_text())
+    accuracies = [r.final["test/accuracy"] for r in together]
+    assert left["finals"] == [r.final for r in together]
+    np.testing.assert_allclose(left["mean"]["test/accuracy"], np.mean(accuracies))
+    np.testing.assert_allclose(left["std"]["test/accuracy"], np.std(accuracies, ddof=1))
     for config, result in zip(configs, together, strict=True):
         single = train.run(config, quiet=True)
         assert single.final.keys() == result.final.keys()
@@ -156,7 +171,7 @@ def test_population_equals_single_runs(tmp_path):
         assert len(single.history) == len(result.history)
 
 
-def test_population_over_learning_rates_is_vectorized_and_counts_the_diverged():
+def test_population_over_learning_rates_is_vectorized_and_counts_the_diverged(tmp_path):
     logistic = {"model.name": "logistic", "model.options": {}, "optimizer.name": "sgd"}
     logistic |= {"optimizer.weight_decay": 0.01, "optimizer.clip_norm": None}
     configs = [config_of(**logistic, **{"optimizer.learning_rate": lr}) for lr in (0.1, 1e30)]
@@ -166,7 +181,8 @@ def test_population_over_learning_rates_is_vectorized_and_counts_the_diverged():
     )
     assert not np.isfinite(bad.final["test/loss"])
     with pytest.raises(FloatingPointError, match="at step"):
-        train.run(configs[1], quiet=True)
+        train.run(configs[1], tmp_path, quiet=True)
+    assert "at step" in json.loads((tmp_path / "result.json").read_text())["stopped"]
 
 
 def test_configs_of_a_population_share_all_but_seed_rate_and_decay():
@@ -208,6 +224,8 @@ def test_workdir_of_another_config_is_refused(tmp_path):
         ({"optimizer.name": "lion_k"}, r"optimizer 'lion_k' needs optimizer\.kappa"),
         ({"optimizer.name": "lion_k", "optimizer.kappa": "hubr"}, "kappa 'hubr'; .* huber"),
         ({"optimizer.name": "lion_k", "optimizer.kappa": "huber"}, "kappa 'huber': .* missing"),
+        ({"steps": 2**31}, "a run may have up to 2147483647 steps, got 2147483648"),
+        ({"optimizer.name": "sophia"}, "optimizer 'sophia' cannot be used here"),
         ({"optimizer.name": "lbfgs"}, "optimizer 'lbfgs' cannot be used here: .*value_fn"),
         ({"groups": ("kernel", {})}, "groups must be .* got the rule 'kernel'"),
         ({"groups": (("(", {}),)}, r"groups: '\(' is no regex"),
@@ -408,6 +426,77 @@ def test_two_processes_equal_one(tmp_path):
     from benchmarks import processes
 
     assert processes.difference_from_one_process(tmp_path) <= 1e-6
+
+
+def test_foreign_lines_of_a_metrics_file_are_set_aside_and_none_of_ours_is_lost(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    ours = [{"step": 5, "loss": 1.0}, {"step": 10, "loss": 0.5}]
+    text = b"".join(json.dumps(row).encode() + b"\r\n" for row in ours)
+    foreign = [b'{"comment": "mine"}', b"17", b'{"step": "x"}', b"\0\0", b'{"note": "\xff"}']
+    file.write_bytes(text + b"\n".join(foreign) + b'\n\n{"step": 15, "loss": 9}\n{"step": 2')
+    with pytest.warns(UserWarning, match="held 5 lines that are no metrics"):
+        found = runs.MetricsFile(file, start=10)
+    found.close()
+    assert found.rows == ours
+    assert lines(tmp_path) == ours
+    assert len((tmp_path / "metrics-aside.txt").read_text().splitlines()) == 5
+    file.write_text('{"step": 5, "loss": NaN}\n')
+    found = runs.MetricsFile(file, start=10)
+    found.close()
+    assert lines(tmp_path) == [{"step": 5, "loss": "nan"}]
+
+
+def test_a_folder_is_held_by_one_run_at_a_time(tmp_path):
+    with (
+        runs.claimed(tmp_path, [config_of()], "train"),
+        pytest.raises(ValueError, match=r"is in use by process \d+ on .*; wait until"),
+    ):
+        train.run(config_of(), tmp_path, quiet=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json"}
+    with runs.claimed(tmp_path, [config_of()], "train"):
+        pass
+
+
+def test_folders_of_a_sweep_have_short_names_that_tell_the_points_apart():
+    points = [
+        {"optimizer.name": n, "seed": 1, "groups": ("a" * 300, i)} for i, n in enumerate("ab")
+    ]
+    long = train._folder_names(points)
+    assert len(set(long)) == 2
+    assert all(len(name) <= 80 and "seed" not in name for name in long)
+    points = [{"optimizer.name": "lion", "seed": i} for i in range(2)]
+    assert train._folder_names(points) == ["seed=0", "seed=1"]
+    assert train._folder_names([{"optimizer.name": "lion"}]) == ["optimizer.name=lion"]
+    assert train._folder_names([{"data.name": "text:a/b"}])[0].startswith("data.name=text_a_b-")
+    assert train._folder_names([{}]) == [""]
+
+
+@pytest.mark.parametrize("rows", [[], [{"step": 5, "loss": "nan", "valid/loss": "inf"}]])
+def test_what_was_never_measured_is_not_drawn(tmp_path, monkeypatch, rows):
+    drawn = drawing(monkeypatch, rows, tmp_path)
+    assert not any(axis.lines for axis in drawn.axes)
+
+
+def test_a_single_log_point_can_be_seen_and_axes_have_units(tmp_path, monkeypatch):
+    rows = [{"step": 5, "loss": 2.0, "accuracy": 0.25, "lr": 0.1, "gradient_norm": 1.0}]
+    drawn = drawing(monkeypatch, [*rows, {"step": 5, "valid/loss": "nan"}], tmp_path)
+    for axis in drawn.axes:
+        (line,) = axis.lines
+        assert line.get_marker() not in ("", "None")
+        assert axis.get_xlabel() == "step"
+    assert [axis.get_ylabel() for axis in drawn.axes][:2] == [
+        "mean cross-entropy (nats)",
+        "accuracy (%)",
+    ]
+    assert drawn.axes[1].lines[0].get_ydata() == [25.0]
+
+
+def drawing(monkeypatch, rows, folder):
+    kept = []
+    monkeypatch.setattr(curves.figures, "save", lambda made, *args, **kwargs: kept.append(made))
+    curves.draw_curves(rows, folder / "curves.png", "a run")
+    (made,) = kept
+    return made
 
 
 def test_metrics_are_json_even_when_not_finite(tmp_path):
