@@ -14,16 +14,15 @@ import json
 import math
 import re
 import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
-from tqdm import tqdm
 
 from experiments.common import launch, provenance
-from experiments.tables import cache, cells, definition, render
+from experiments.tables import cache, cells, definition, execution, render
+from experiments.tables.execution import Records
 
 __all__ = ["count", "execute", "refresh"]
 
@@ -31,8 +30,6 @@ COMMITTED = definition.ROOT / "results"
 # Fields of a table that say how it looks, not what was run: `--render` takes them from the file.
 LOOKS = ("title", "protocol", "setting", "unit", "digits", "also", "paper", "source", "plots")
 LOOKS += ("notes", "notes_of")
-
-Records = dict[str, dict[str, Any]]
 
 
 def execute(
@@ -65,51 +62,29 @@ def execute(
     runs = definition.plan(table)
     folder = out_dir / "cache"
     own = provenance.own_code(definition.config_file(table))
-    records = _load(folder, runs, own, say)
-    finished = {k: r for k, r in records.items() if r["status"] != "failed"}
-    environment: dict[str, Any] = {}
     # What the runs of a main may share, such as the dense training of pruning methods.
     shared = {"memo": main.Memo()} if hasattr(main, "Memo") else {}
+    known = execution.finished(execution.load(folder, runs, own, say))
     mine = _share(table, main, runs, shard)
-    many = _announce(table, mine, shard, finished, say)
+    many = _announce(table, mine, shard, known, say)
     if dry_run:
         return None
-    bar = tqdm(
-        total=many,
-        desc=table.name,
-        unit="run",
-        dynamic_ncols=True,
-        mininterval=0.2 if sys.stderr.isatty() else 10.0,  # A log file gets few lines.
-        disable=not many,
-    )
+    with execution.progress(table.name, many) as bar:
 
-    def make(runs: Sequence[definition.Run]) -> None:
-        for pack in _packs(table, main, runs):
-            todo = [r for r in pack if r.digest not in finished]
-            if not todo:
-                continue
-            if not environment:
-                environment.update(
-                    machine=provenance.machine(),
-                    versions=provenance.versions(),
-                    source=provenance.source(),
-                    own=own,
-                )
-            new = _run(main, todo, data_dir, environment, bool(finished), shared)
-            cache.save(folder, new)
-            finished.update(new)
-            _show(bar, table, todo, new)
+        def make(runs: Sequence[definition.Run]) -> None:
+            packs = _packs(table, main, runs)
+            options = {"data_dir": data_dir, "metric": table.metric, "shared": shared}
+            execution.make(main, packs, folder, known, own, bar, **options)
 
-    with bar:
         make(mine)
         if table.staged:
-            make(_finals(table, mine, finished))
+            make(_finals(table, mine, known))
 
-    records = _load(folder, runs, own, say)
+    records = execution.load(folder, runs, own, say)
     wanted = list(runs)
     if table.staged and all(r.digest in records for r in runs):
         wanted = _unique([*runs, *_finals(table, runs, records)])
-        records = _load(folder, wanted, own, say)
+        records = execution.load(folder, wanted, own, say)
     missing = sum(r.digest not in records for r in wanted)
     if missing or (table.staged and len(wanted) == len(runs)):
         say(
@@ -186,53 +161,6 @@ def listing() -> str:
     return "\n".join(lines)
 
 
-def _run(main, runs, data_dir, environment, any_finished, shared) -> Records:
-    """Makes runs as one population, or one; returns their records."""
-    start = time.perf_counter()
-    try:
-        if len(runs) > 1:
-            results = main.run_population([r.config for r in runs], data_dir=data_dir, quiet=True)
-        else:
-            results = [main.run(runs[0].config, data_dir=data_dir, quiet=True, **shared)]
-        outcomes = [_outcome(result) for result in results]
-    except Exception as error:
-        if len(runs) > 1:  # One of them may be at fault: each alone tells which.
-            records: Records = {}
-            for run in runs:
-                any_finished = any_finished or bool(records)
-                records |= _run(main, [run], data_dir, environment, any_finished, shared)
-            return records
-        if isinstance(error, FloatingPointError):
-            outcomes = [{"status": "diverged", "error": str(error)}]
-        else:
-            if not any_finished:  # The data, or a package, may be missing for all of them.
-                print(f"the first run, {runs[0].label}, failed:", file=sys.stderr)
-                raise
-            outcomes = [{"status": "failed", "error": f"{type(error).__name__}: {error}"}]
-    seconds = (time.perf_counter() - start) / len(runs)
-    return {
-        run.digest: {
-            "main": main.__name__.rsplit(".", 1)[-1],
-            "config": run.config,
-            "seconds": seconds,
-            "final": {},
-            "history": [],
-            **outcome,
-            **environment,
-        }
-        for run, outcome in zip(runs, outcomes, strict=True)
-    }
-
-
-def _outcome(result) -> dict[str, Any]:
-    bad = {k: v for k, v in result.final.items() if not math.isfinite(v)}
-    outcome = {"status": "done", "final": dict(result.final), "history": result.history}
-    if bad:
-        name, value = next(iter(bad.items()))
-        outcome |= {"status": "diverged", "error": f"{name} is {value} at the end"}
-    return outcome
-
-
 def _packs(table, main, runs: Iterable[definition.Run]) -> list[list[definition.Run]]:
     """Groups runs that the main can make as one population, in the order of the plan.
 
@@ -272,19 +200,6 @@ def _finals(table, runs, records) -> list[definition.Run]:
         point = next(r.point for r in mine if cache.plain(r.point) == cache.plain(chosen))
         result += [definition.run(table, base, row, column, point, seed) for seed in table.seeds]
     return result
-
-
-def _load(folder, runs, own, say) -> Records:
-    records, corrupt = cache.load(folder, [r.digest for r in runs])
-    for path in corrupt:
-        say(f"corrupt result set aside as {path}; its run is made again")
-    stale = [key for key, record in records.items() if record.get("own", own) != own]
-    if stale:
-        say(
-            f"{len(stale)} cached runs were made by other source code of your own, that of the"
-            " config file or of what it imports; they are made again"
-        )
-    return {key: record for key, record in records.items() if key not in stale}
 
 
 def _entry(table, run: definition.Run, records: Records) -> dict[str, Any]:
@@ -369,18 +284,6 @@ def _announce(table, mine, shard, finished: Records, say) -> int:
     if sources:
         say("cached runs were made by other source code; delete the cache to repeat them")
     return todo
-
-
-def _show(bar: tqdm, table, runs, records: Records) -> None:
-    """Counts runs that ended; those that did not end well get a line of their own."""
-    for run in runs:
-        if records[run.digest]["status"] != "done":
-            bar.write(f"{run.label}: {records[run.digest]['error']}", file=sys.stderr)
-    record = records[runs[-1].digest]
-    value = record["final"].get(table.metric)
-    shown = record["status"] if value is None else f"{table.metric} {value:.4g}"
-    bar.set_postfix_str(f"{runs[-1].label}: {shown}", refresh=False)
-    bar.update(len(runs))
 
 
 def _duration(seconds: float) -> str:

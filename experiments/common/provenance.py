@@ -5,11 +5,12 @@ import hashlib
 import importlib.util
 import os
 import platform
+import subprocess
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["machine", "own_code", "source", "versions"]
+__all__ = ["commit", "machine", "own_code", "source", "versions"]
 
 
 def versions() -> dict[str, str]:
@@ -93,3 +94,18 @@ def _imported(content: bytes) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def commit() -> str:
+    """Returns the commit that the code is at, with a ``+`` if files differ from it, or ``""``."""
+    root = Path(__file__).parents[2]
+    try:
+        head, changed = (
+            subprocess.run(
+                ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return head[:12] + "+" * bool(changed)

@@ -1,0 +1,1 @@
+"""What `python -m experiments.compare` compares: methods with their spaces, and frozen targets."""

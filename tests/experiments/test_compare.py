@@ -1,0 +1,371 @@
+"""The comparison of optimizers: methods, workloads, targets, the whole way to the page."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from configs.compare import methods as declared
+from experiments import compare
+from experiments.comparing import methods, page, targets, training, workloads
+
+GENERATED = [name for name in workloads.NAMES if not workloads.needs_data(name)]
+
+
+def _tiny(name, data_dir):
+    """A quadratic in two unknowns.
+
+    With noise in its batches.
+    """
+    x = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
+    arrays = {"train": {"x": x}, "valid": {"x": x[:8]}, "test": {"x": x[8:16]}}
+
+    def error(params, x):
+        return jnp.square(params["w"] - x.mean(0)).sum() + 1.0
+
+    return workloads.Workload(
+        name,
+        lambda key: ({"w": jax.random.normal(key, (2,)) + 2.0}, {}),
+        lambda params, stats, batch, key: (error(params, batch["x"]), stats),
+        lambda params, stats, examples: error(params, examples["x"]),
+        arrays,
+        metric="valid loss",
+        batch_size=16,
+        steps=30,
+        evaluations=10,
+    )
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    """Two workloads of milliseconds in the place of the real ones, and their targets."""
+    names = ("tiny", "other")
+    monkeypatch.setattr(workloads, "_WORKLOADS", dict.fromkeys(names, _tiny))
+    monkeypatch.setattr(workloads, "NAMES", names)
+    monkeypatch.setattr(workloads, "_NEED_DATA", ())
+    workloads._built.cache_clear()
+    training._job.cache_clear()
+    frozen = {
+        name: {
+            "target": 1.2,
+            "metric": "valid loss",
+            "baseline": "AdamW",
+            "points": 20,
+            "seeds": 10,
+            "version": workloads.fingerprint(workloads.build(name)),
+        }
+        for name in names
+    }
+    monkeypatch.setattr(targets, "read", lambda path=None: {} if path else frozen)
+    clock = {"AdamW": 2e-3, "SGDM": 1e-3}
+    monkeypatch.setattr(training, "step_seconds", lambda name, data_dir, compared: dict(clock))
+    yield names
+    workloads._built.cache_clear()
+    training._job.cache_clear()
+
+
+def _run(tiny, out_dir, compared="AdamW, SGDM", **options):
+    said = []
+    found = methods.find(compared)
+    options = {"studies": 2, "trials": 3} | options
+    content = compare.compare(found, tiny, out_dir, say=said.append, **options)
+    return content, "\n".join(said)
+
+
+def test_from_runs_to_the_page(tiny, tmp_path):
+    content, said = _run(tiny, tmp_path / "out")
+    assert "24 runs = 2 methods x 2 workloads x 2 studies x 3 trials" in said
+    text = (tmp_path / "out" / "compare.md").read_text()
+    stored = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert page.markdown(stored) == text == page.markdown(content)
+    assert (tmp_path / "out" / "compare.png").read_bytes()[:4] == b"\x89PNG"
+    # Seeds are paired: the same for both methods, another one for each study and trial.
+    seeds = {m: [r["seed"] for r in stored["runs"] if r["method"] == m] for m in ("AdamW", "SGDM")}
+    assert seeds["AdamW"] == seeds["SGDM"]
+    assert len(set(seeds["AdamW"])) == 6
+    # Steps on the page are those of the histories, by hand.
+    for workload in tiny:
+        medians = []
+        for method in ("AdamW", "SGDM"):
+            firsts = []
+            for study in (0, 1):
+                mine = [
+                    r
+                    for r in stored["runs"]
+                    if (r["method"], r["workload"], r["study"]) == (method, workload, study)
+                ]
+                assert {len(r["history"]) for r in mine} == {
+                    14
+                }  # Every 3 of 40 steps, and the last.
+                met = [s for r in mine for s, value in r["history"] if value <= 1.2]
+                firsts.append(min(met, default=np.inf))
+            medians.append(sum(firsts) / 2)
+        found = page.scoring.of_workloads(page.times(stored))
+        np.testing.assert_array_equal(found[:, tiny.index(workload)], medians)
+    seconds = page.times(stored, clock=True)
+    np.testing.assert_allclose(
+        seconds, page.times(stored) * np.array([2e-3, 1e-3])[:, None, None, None]
+    )
+
+
+def test_a_second_run_repeats_nothing_and_shards_give_the_same_page(tiny, tmp_path, monkeypatch):
+    _run(tiny, tmp_path / "whole")
+    made, run = [], training.run
+
+    def counted(config, *args, **options):
+        made.append(config.to_json())
+        return run(config, *args, **options)
+
+    monkeypatch.setattr(training, "run", counted)
+    assert "; 0 to make" in _run(tiny, tmp_path / "whole")[1]
+    assert made == []
+    content, said = _run(tiny, tmp_path / "parts", shard=(1, 2))
+    assert content is None
+    assert "12 runs of other shards are missing" in said
+    _run(tiny, tmp_path / "parts", shard=(2, 2))
+    assert len(made) == len(set(made)) == 24
+    pages = [(tmp_path / out / "compare.md").read_text() for out in ("whole", "parts")]
+    assert pages[0] == pages[1]
+
+
+def test_killed_in_the_middle_it_goes_on(tiny, tmp_path, monkeypatch):
+    _run(tiny, tmp_path / "whole")
+    run, made = training.run, []
+
+    def dies(config, *args, **options):
+        if len(made) == 7:
+            raise KeyboardInterrupt
+        made.append(config)
+        return run(config, *args, **options)
+
+    monkeypatch.setattr(training, "run", dies)
+    with pytest.raises(KeyboardInterrupt):
+        _run(tiny, tmp_path / "killed")
+    monkeypatch.setattr(training, "run", run)
+    assert "; 17 to make" in _run(tiny, tmp_path / "killed")[1]
+    pages = [(tmp_path / out / "compare.md").read_bytes() for out in ("whole", "killed")]
+    assert pages[0] == pages[1]
+
+
+def test_a_changed_workload_is_refused_with_the_old_target(tiny, tmp_path, monkeypatch):
+    def other_data(name, data_dir):
+        made = _tiny(name, data_dir)
+        return made._replace(data={**made.data, "test": {"x": made.data["test"]["x"] + 1e-6}})
+
+    def other_loss(name, data_dir):
+        made = _tiny(name, data_dir)
+
+        def loss(params, stats, batch, key):
+            value, stats = made.loss(params, stats, batch, key)
+            return 1.01 * value, stats
+
+        return made._replace(loss=loss)
+
+    def other_length(name, data_dir):
+        return _tiny(name, data_dir)._replace(steps=31)
+
+    for change, said in (
+        (other_data, "data: "),
+        (other_loss, "start: "),
+        (other_length, "steps: 30"),
+    ):
+        monkeypatch.setattr(workloads, "_WORKLOADS", dict.fromkeys(tiny, change))
+        workloads._built.cache_clear()
+        with pytest.raises(ValueError, match="is not the one that its target was set for") as error:
+            _run(tiny, tmp_path / "out")
+        assert said in str(error.value)
+        assert "--set_targets --workloads=tiny" in str(error.value)
+    monkeypatch.setattr(targets, "read", lambda path=None: {})
+    with pytest.raises(ValueError, match="workload tiny has no target yet"):
+        _run(tiny, tmp_path / "out")
+
+
+def test_targets_are_the_median_of_the_best_baseline(tiny, tmp_path):
+    path = tmp_path / "targets.json"
+    found = targets.set_targets(("tiny",), tmp_path, None, path=path, points=2, seeds=3)["tiny"]
+    stored = json.loads(path.read_text())["workloads"]["tiny"]
+    assert (
+        stored["target"] == found["target"] == pytest.approx(np.median(found["values"]), rel=1e-5)
+    )
+    assert len(found["values"]) == 3
+    assert found["baseline"] in declared.BASELINES
+    assert stored["version"] == workloads.fingerprint(workloads.build("tiny"))
+    assert {"machine", "versions", "commit"} <= stored.keys()
+    # The chosen setting has the best validation metric of all that were tried.
+    records = [json.loads(p.read_text())["record"] for p in (tmp_path / "cache").glob("*.json")]
+    tuning = [r for r in records if r["config"]["seed"] == 0]
+    assert len(tuning) == 4 * 2
+    best = min(tuning, key=lambda r: r["final"]["best"])
+    assert best["config"]["setting"] == found["setting"]
+    assert {r["config"]["steps"] for r in records} == {30}
+
+
+@pytest.mark.parametrize("name", [name for name in GENERATED if name in targets.read()])
+def test_committed_targets_are_of_these_workloads(name):
+    frozen = targets.read()
+    assert targets.check(name, workloads.fingerprint(workloads.build(name)), frozen) > 0
+    assert (frozen[name]["points"], frozen[name]["seeds"]) == (targets.POINTS, targets.SEEDS)
+
+
+@pytest.mark.parametrize("name", GENERATED)
+def test_every_method_makes_a_step_on_every_workload(name):
+    for method in methods.find(None):
+        training.check(name, None, method)
+    assert workloads.about(name)
+
+
+def test_convolution_is_jaxs():
+    x = np.random.default_rng(0).normal(size=(2, 9, 8, 3)).astype(np.float32)
+    kernel = np.random.default_rng(1).normal(size=(3, 3, 3, 5)).astype(np.float32)
+    expected = jax.lax.conv_general_dilated(
+        x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    np.testing.assert_allclose(workloads._convolve(x, kernel), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_spaces_name_no_workload_and_all_methods_have_equal_trials():
+    text = json.dumps({k: v for k, v in vars(declared).items() if k.isupper()})
+    assert not any(name in text for name in workloads.NAMES)
+    for method in methods.find(None):
+        settings = methods.trials(method, 3, 5)
+        assert len(settings) == (1 if method.self_tuning else 5), method.name
+        for key, (low, high) in method.space.items():
+            values = np.array([s[key] for s in settings])
+            # A Latin hypercube: one of five in each fifth of the range, in logarithms.
+            fifth = np.floor(5 * np.log(values / low) / np.log(high / low))
+            assert sorted(fifth) == [0, 1, 2, 3, 4], (method.name, key)
+    first, again, other = (methods.trials(methods.find("Lion")[0], s, 5) for s in (0, 0, 1))
+    assert first == again != other
+
+
+def test_tuned_arguments_reach_the_optimizer():
+    (method,) = methods.find("AdamW")
+    setting = {"learning_rate": 0.01, "one_minus_b1": 0.3, "weight_decay": 0.2}
+    tx = methods.build(method, 40)
+    params, grads = {"w": jnp.array([1.0, -2.0])}, {"w": jnp.array([0.5, 1.0])}
+    # Two steps of warm-up, 1/2 and 1 of the rate, then a cosine over 38.
+    rates = [0.5, 1.0, 1.0, 0.5 * (1 + np.cos(np.pi / 38))]
+    plain = optax.adamw(lambda t: 0.01 * jnp.array(rates)[t], b1=0.7, weight_decay=0.2)
+    ours, theirs = tx.init(params, setting), plain.init(params)
+    for _ in range(4):
+        a, ours = tx.update(grads, ours, params, 1.0)
+        b, theirs = plain.update(grads, theirs, params)
+        np.testing.assert_allclose(a["w"], b["w"], rtol=1e-5)
+
+
+def test_decay_of_optimizers_without_one_is_added_to_the_gradient():
+    (method,) = methods.find("SGDM")
+    setting = {"learning_rate": 1.0, "one_minus_momentum": 0.5, "weight_decay": 0.1}
+    tx = methods.build(method, 2)
+    params, grads = jnp.array([2.0]), jnp.array([1.0])
+    updates, _ = tx.update(grads, tx.init(params, setting), params, 0.0)
+    np.testing.assert_allclose(updates, [-(1.0 + 0.1 * 2.0)], rtol=1e-6)
+
+
+def test_schedule_free_is_evaluated_at_its_average(tiny):
+    (method,) = methods.find("schedule-free AdamW")
+    setting = {"learning_rate": 0.1, "one_minus_b1": 0.1, "weight_decay": 1e-4}
+    made = training.job("tiny", None, method, 20)
+    state = made.init(jax.random.key(0), setting)
+    batch = workloads.prepare(made.workload.data["train"], np.arange(16), jax.random.key(1))
+    for _ in range(5):
+        state, _ = jax.jit(made.step)(state, batch)
+    inner = state.opt_state.inner
+    average = jax.tree.map(lambda y, z: (y - 0.1 * z) / 0.9, state.params, _free(inner).z)
+    valid = made.workload.data["valid"]
+    expected = made.workload.evaluate(average, {}, valid)
+    np.testing.assert_allclose(made.evaluate(state, valid), expected, rtol=1e-5)
+    at_params = float(made.workload.evaluate(state.params, {}, valid))
+    assert abs(at_params - float(expected)) > 1e-4
+
+
+def _free(state):
+    found = [
+        s for s in jax.tree.leaves(state, is_leaf=methods._is_average) if methods._is_average(s)
+    ]
+    return found[0]
+
+
+def test_a_run_that_diverges_keeps_what_it_reached_before(tiny):
+    (method,) = methods.find("SGDM")
+    version = workloads.fingerprint(workloads.build("tiny"))
+    setting = {"learning_rate": 400.0, "one_minus_momentum": 0.01, "weight_decay": 0.0}
+    result = training.run(training.config_of("tiny", version, method, setting, 0, 4000))
+    assert result.final["diverged"] == 1.0
+    assert 0 < len(result.history) < 1000
+    assert all(np.isfinite(v) for v in result.final.values())
+
+
+def test_the_same_program_serves_all_settings(tiny):
+    (method,) = methods.find("AdamW")
+    jobs = [training.job("tiny", None, method._replace(name=n), 40) for n in ("a", "b")]
+    assert jobs[0] is jobs[1]
+    config = training.config_of("tiny", {}, method, methods.trials(method, 0, 5)[0], 0, 40)
+    assert training._method(config)._replace(name="") == method._replace(
+        name="", space=dict.fromkeys(sorted(method.space), (1.0, 1.0))
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("AdamV", "AdamW"),
+        ("AdamW, AdamW", "names two methods 'AdamW'"),
+        ("nowhere.py:f", "there is no file nowhere.py"),
+        (" , ", "at least one method"),
+    ],
+)
+def test_methods_that_are_none(names, message):
+    with pytest.raises(ValueError) as error:
+        methods.find(names)
+    assert message in str(error.value)
+
+
+def test_functions_of_a_file(tiny, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import optax\n\ndef mine(learning_rate):\n    return optax.sgd(learning_rate)\nnone = 1\n"
+    )
+    with pytest.raises(ValueError, match="has no function 'none'"):
+        methods.find(f"{file}:none")
+    (method,) = methods.find(f"{file}:mine")
+    assert method.space == declared.SPACE
+    training.check("tiny", None, method)
+
+
+@pytest.mark.parametrize("name", ["sophia", "lbfgs"])
+def test_methods_that_need_more_than_gradients(tiny, name):
+    (method,) = methods.find(name)
+    with pytest.raises(
+        ValueError, match=f"{name} cannot be compared on tiny: all that it is given"
+    ):
+        training.check("tiny", None, method)
+
+
+def test_the_page_says_what_it_cannot_tell(tiny, tmp_path):
+    content, _ = _run(tiny, tmp_path / "out")
+    assert "no difference can be told from chance" in page.markdown(content)
+    three = json.loads(json.dumps(content))
+    three["methods"]["slow"] = three["methods"]["SGDM"]
+    for by in (three["clock"], three["state"]):
+        for values in by.values():
+            values["slow"] = values["SGDM"]
+    copies = [{**r, "method": "slow"} for r in three["runs"] if r["method"] == "SGDM"]
+    three["runs"] += copies
+    assert "**No difference seen**" in page.markdown(three)
+    for r in copies:  # One that misses everything.
+        r["history"] = [[s, 9.0] for s, _ in r["history"]]
+    text = page.markdown(three)
+    assert "| slow | 0.000 |" in text
+    assert "| slow | – | – |" in text
+    assert "| slow | 0 % | 0 % |" in text
+
+
+def test_list():
+    text = compare.listing()
+    for name in workloads.NAMES:
+        assert f"  {name}: {workloads.about(name)}" in text
+    assert "  Prodigy: prodigy, tunes nothing" in text
