@@ -82,7 +82,7 @@ def fixed_sigma_distance(name, seed=0):
 
     def run(sigma):
         # The step in x is alpha sigma: divided so that every sigma takes as long.
-        solver = bilevel.penalty(0.1 / sigma, 1.0, 0.05, sigma, rho=10.0, inner_steps=20)
+        solver = bilevel.penalty(0.1 / sigma, 1.0, 0.05, sigma, prox=10.0, inner_steps=20)
         state = solver.init(form.problem, form.x0, form.y0)
         body = lambda _, s: solver.step(s, None)[0]  # noqa: E731
         return jnp.linalg.norm(jax.lax.fori_loop(0, 3000, body, state).x - best)
@@ -128,7 +128,7 @@ def crossing(norms, epsilons):
 def complexity(kind, steps):
     form = closed_form.p1(*closed_form.random_data("p1"))
     if kind == "deterministic":
-        solver = bilevel.penalty(0.3, 0.8, 0.2, bilevel.power(1.0, -1 / 3), rho=1.0, inner_steps=5)
+        solver = bilevel.penalty(0.3, 0.8, 0.2, bilevel.power(1.0, -1 / 3), prox=1.0, inner_steps=5)
         norms, price = gradient_norms(solver, form, steps), 18
     else:
         ids = np.random.default_rng(0).integers(0, 16, (32, steps, 6), np.uint8)
@@ -136,7 +136,7 @@ def complexity(kind, steps):
         eta = p(4.0, -4 / 5)
         solver = bilevel.penalty(
             p(0.5, -2 / 5), lambda k: jnp.minimum(1.0, p(2.0, -2 / 5)(k)), p(0.5, -2 / 5),
-            bilevel.power(1.0, -1 / 5), rho=1.0, eta=lambda k: jnp.minimum(1.0, eta(k)),
+            bilevel.power(1.0, -1 / 5), prox=1.0, momentum=lambda k: jnp.minimum(1.0, eta(k)),
         )  # fmt: skip
         batches = bilevel.Samples(*np.moveaxis(ids, -1, 0))
         norms, price = gradient_norms(solver, form, steps, batches), 12

@@ -3,7 +3,8 @@
 from bilevel import projections
 from bilevel._check_hypergradient import HypergradientCheck, check_hypergradient
 from bilevel._diagnose import Diagnosis, diagnose
-from bilevel._solve import Solution, solve
+from bilevel._recommend import Advice, Facts, Recommendation, recommend
+from bilevel._solve import Best, Minimum, Solution, minimize, solve
 from bilevel._solver._penalty_double import PenaltyState
 from bilevel._solver._penalty_single import PenaltyMomentumState
 from bilevel._solver.f2sa import F2SAState, f2sa
@@ -34,26 +35,33 @@ from bilevel.pruning import (
     sparsity_report,
 )
 from bilevel.schedules import (
+    adaptive_step,
     f2sa_schedules,
     f3sa_schedules,
     lv_hba_schedule,
+    lv_hba_steps,
     penalty_schedules,
     power,
 )
 from optim._masked_update import masked_update as sparse
 
 __all__ = [
+    "Advice",
+    "Best",
     "Diagnosis",
     "F2SAState",
     "F3SAState",
+    "Facts",
     "Gradients",
     "Gradual",
     "HypergradientCheck",
     "ImplicitState",
     "LVHBAState",
+    "Minimum",
     "PenaltyMomentumState",
     "PenaltyState",
     "Problem",
+    "Recommendation",
     "Report",
     "SABAState",
     "SABATable",
@@ -62,6 +70,7 @@ __all__ = [
     "Solution",
     "Solver",
     "UnrolledState",
+    "adaptive_step",
     "allocate",
     "bip",
     "check_hypergradient",
@@ -78,13 +87,16 @@ __all__ = [
     "implicit",
     "lv_hba",
     "lv_hba_schedule",
+    "lv_hba_steps",
     "masks",
+    "minimize",
     "next_round",
     "penalty",
     "penalty_schedules",
     "power",
     "pq_index",
     "projections",
+    "recommend",
     "saba",
     "sap_count",
     "set_anchor",

@@ -15,20 +15,22 @@ from optim import _checks
 __all__ = ["HypergradientCheck", "check_hypergradient"]
 
 _LARGEST = 1000
+_SOLVED = 1e-6  # Largest optimality residual of a lower level that counts as solved.
 
 
 class HypergradientCheck(NamedTuple):
-    """What :func:`check_hypergradient` returns; gradients have the structure of ``x``.
+    """What :func:`check_hypergradient` returns; a number that it does not believe is NaN.
 
     Attributes:
-      implicit: Gradient of the hyper-objective by the implicit function theorem.
+      implicit: Gradient of the hyper-objective by the implicit function theorem, like ``x``.
       finite_difference: The same by central differences of re-solved lower problems.
       relative_error: Norm of their difference over the norm of the second.
       given_error: The same for the ``hypergradient`` that was passed in; ``None`` without one.
       value: Hyper-objective: the upper function at the lower solution.
-      y: Lower solution.
+      y: Lower solution, or where the search for it ended.
       multipliers: Its multipliers, flat; empty without a constraint.
       lower_residual: Norm of the lower level's optimality conditions at ``y``.
+      doubts: Why numbers are NaN, a tuple of sentences; empty where all is well.
     """
 
     implicit: Any
@@ -39,6 +41,7 @@ class HypergradientCheck(NamedTuple):
     y: Any
     multipliers: np.ndarray
     lower_residual: float
+    doubts: tuple[str, ...] = ()
 
 
 def check_hypergradient(
@@ -66,10 +69,12 @@ def check_hypergradient(
       \qquad\text{against}\qquad
       \frac{F(x + \epsilon e_i, y^*) - F(x - \epsilon e_i, y^*)}{2 \epsilon}
 
-    with :math:`y^*` solved anew at each point. The two may differ where the lower level is at a
-    kink (a constraint about to become active), and do where its solution is not what the Newton
-    iterations found, or where a function is not as smooth as it claims to be. Among many lower
-    solutions both follow the one nearest to where they start.
+    with :math:`y^*` solved anew at each point. Among many lower solutions both follow the one
+    nearest to where they start. A number is refused, and NaN stands for it, with a warning that
+    says why: where the lower level is not solved, here or at a neighbor; where its stationary point
+    is no minimum; where it is singular in a direction that the upper function sees; and where the
+    hyper-objective has a kink (a constraint about to become active, say), so that its one-sided
+    slopes differ however small the step is.
 
     Args:
       problem: The problem; ``project_x`` and ``project_xy`` play no part.
@@ -80,10 +85,13 @@ def check_hypergradient(
       epsilon: Step of the finite differences, > 0, times ``max(1, |x|)``.
 
     Returns:
-      A :class:`HypergradientCheck` of numpy arrays. Warns when the lower level is not solved.
+      A :class:`HypergradientCheck` of numpy arrays.
 
     Raises:
       ValueError: On a problem that is too large, or an argument out of range.
+
+    Warns:
+      UserWarning: Where a number is refused, and where the two gradients differ.
 
     Example:
       >>> import bilevel, jax.numpy as jnp
@@ -118,45 +126,95 @@ def check_hypergradient(
         @jax.jit
         def both(x, y, lam):
             scales = level.scales(x, y)
-            u = level.newton(x, level.descend(x, y, lam, scales), scales)
+            u = level.descend(x, y, lam, scales)
+            lowest, u = level.lower(x, u[: y.size]), level.newton(x, u, scales)
             r_x, r_u = jax.jacfwd(level.residual, (0, 1))(x, u, scales)
             value, (F_x, F_y) = jax.value_and_grad(upper, (0, 1))(x, u[: y.size])
             cotangent = jnp.concatenate([F_y, jnp.zeros_like(lam)])
-            implicit = F_x - r_x.T @ jnp.linalg.lstsq(r_u.T, cotangent, rcond=1e-10)[0]
+            w = jnp.linalg.lstsq(r_u.T, cotangent, rcond=1e-10)[0]
 
             def psi(x):
-                return upper(x, level.newton(x, u, scales)[: y.size])
+                v = level.newton(x, u, scales)
+                return upper(x, v[: y.size]), jnp.linalg.norm(level.residual(x, v, scales))
 
             h = epsilon * jnp.maximum(1.0, jnp.linalg.norm(x))
-            ends = jax.lax.map(lambda e: (psi(x + h * e), psi(x - h * e)), jnp.eye(x.size))
-            residual = jnp.linalg.norm(level.residual(x, u, scales))
-            return value, u, residual, implicit, (ends[0] - ends[1]) / (2 * h)
+            steps = h * jnp.array([1.0, -1.0, 0.25, -0.25])
+            ends, left = jax.lax.map(lambda e: jax.vmap(lambda a: psi(x + a * e))(steps), identity)
+            return {
+                "u": u,
+                "value": value,
+                "residual": jnp.linalg.norm(level.residual(x, u, scales)),
+                "implicit": F_x - r_x.T @ w,
+                "unseen": jnp.linalg.norm(r_u.T @ w - cotangent) / (1 + jnp.linalg.norm(F_y)),
+                "difference": (ends[:, 0] - ends[:, 1]) / (2 * h),
+                "bend": jnp.abs(ends[:, 0] + ends[:, 1] - 2 * value) / h,
+                "narrow_bend": jnp.abs(ends[:, 2] + ends[:, 3] - 2 * value) / (h / 4),
+                "neighbors": jnp.max(left, initial=0.0),
+                "rise": level.lower(x, u[: y.size]) - lowest,
+                "curvature": level.least_curvature(x, u[: y.size]) * scales[0],
+            }
 
-        value, u, residual, implicit, difference = both(x_flat, y_flat, lam)
-        if not residual < 1e-6:
-            warnings.warn(
-                f"the lower level is not solved: its optimality residual is {float(residual):.2g}",
-                stacklevel=2,
-            )
+        identity = jnp.eye(x_flat.size)
+        found = jax.device_get(both(x_flat, y_flat, lam))
+        doubts, smooth = _doubts(found)
+        if doubts:
+            warnings.warn("; ".join(doubts), stacklevel=2)
+        nothing = np.full(x_flat.size, np.nan)
+        implicit = found["implicit"] if not doubts else nothing
+        difference = found["difference"] if smooth and not doubts else nothing
+        norm = float(np.linalg.norm(difference)) or 1.0
 
         def error(a):
-            norm = float(jnp.linalg.norm(difference))
-            return float(jnp.linalg.norm(a - difference)) / (norm or 1.0)
+            return float(np.linalg.norm(a - difference)) / norm
 
         given = None
         if hypergradient is not None:
-            given = error(ravel_pytree(jax.tree.map(np.float64, hypergradient))[0])
+            given = error(np.asarray(ravel_pytree(jax.tree.map(np.float64, hypergradient))[0]))
+        apart = error(implicit)
+        if apart > 1e-3:
+            warnings.warn(
+                f"the gradients differ, by {apart:.2g} of their size: a function is not as smooth "
+                "as it seems, or its derivative is not that of its value",
+                stacklevel=2,
+            )
         as_numpy = lambda tree: jax.tree.map(np.asarray, tree)  # noqa: E731
+        u = found["u"]
         return HypergradientCheck(
-            implicit=as_numpy(unravel_x(implicit)),
-            finite_difference=as_numpy(unravel_x(difference)),
-            relative_error=error(implicit),
+            implicit=as_numpy(unravel_x(jnp.asarray(implicit))),
+            finite_difference=as_numpy(unravel_x(jnp.asarray(difference))),
+            relative_error=apart,
             given_error=given,
-            value=float(value),
+            value=float(found["value"]) if not doubts or smooth else float("nan"),
             y=as_numpy(unravel_y(u[: y_flat.size])),
             multipliers=np.asarray(u[y_flat.size :]),
-            lower_residual=float(residual),
+            lower_residual=float(found["residual"]),
+            doubts=doubts,
         )
+
+
+def _doubts(found: dict[str, Any]) -> tuple[tuple[str, ...], bool]:
+    """Returns why the gradients are not to be believed, and whether the value still is."""
+    residual = float(found["residual"])
+    if not residual < _SOLVED:
+        return (f"the lower level is not solved: its optimality residual is {residual:.2g}",), False
+    if found["curvature"] < -1e-7 or found["rise"] > 1e-6 * (1 + abs(float(found["rise"]))):
+        return ("the lower level is not solved: its stationary point is no minimum",), False
+    if not found["neighbors"] < _SOLVED:
+        text = f"an optimality residual of {float(found['neighbors']):.2g} is left"
+        return (f"the lower level is not solved at a neighbor of x: {text}",), True
+    doubts = []
+    if found["unseen"] > 1e-6:
+        doubts.append(
+            "the lower level is singular in a direction that the upper function sees: the "
+            "hypergradient is not defined there"
+        )
+    # A smooth function's slopes on either side close in as the step shrinks; at a kink they do not.
+    scale = 1 + float(np.linalg.norm(found["difference"]))
+    kinks = (found["narrow_bend"] > 0.5 * found["bend"]) & (found["narrow_bend"] > 1e-3 * scale)
+    if np.any(kinks):
+        at = ", ".join(map(str, np.flatnonzero(kinks)[:5]))
+        doubts.append(f"the hyper-objective has a kink at x: its slopes differ in entries {at}")
+    return tuple(doubts), True
 
 
 class _Flat:
@@ -176,6 +234,11 @@ class _Flat:
         """Steps s and t of the residual, of the size of the curvature."""
         t = jnp.maximum(jnp.linalg.norm(jax.hessian(self.lower, 1)(x, y), 2), 1e-3)
         return 1 / t, t
+
+    def least_curvature(self, x, y):
+        """Smallest eigenvalue of the lower Hessian, where nothing else holds y; zero elsewhere."""
+        held = self.bounded or self.constraint(x, y).size
+        return 0.0 if held else jnp.linalg.eigvalsh(jax.hessian(self.lower, 1)(x, y))[0]
 
     def clip(self, lam):
         return lam if self.equality else jnp.maximum(lam, 0.0)
@@ -206,7 +269,9 @@ class _Flat:
                 bound = value + d @ move + move @ move / (2 * s)
                 return (augmented(y + move, lam) > bound + 1e-12 * jnp.abs(value)) & (s > 1e-12)
 
-            s = jax.lax.while_loop(too_long, lambda s: s / 2, 2 * s)
+            # Bounded: at a gradient of zero no step is too long, and inf * 0 is NaN.
+            first = jnp.minimum(2 * s, 1e6 * scales[0])
+            s = jax.lax.while_loop(too_long, lambda s: s / 2, first)
             return self.project(y - s * d), s, lam
 
         def outer(_, carry):

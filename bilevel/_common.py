@@ -49,6 +49,13 @@ def batches(batch: Any) -> tuple[Any, Any]:
             "batch must be None or the pair (upper_batch, lower_batch), got "
             f"{jax.tree.structure(batch)}"
         )
+    shapes = [np.shape(part) for part in batch if isinstance(part, jax.Array | np.ndarray)]
+    if len(shapes) == 2 and len(set(map(len, shapes))) == 2 and shapes[0][:1] == shapes[1][:1]:
+        warnings.warn(
+            f"batch is taken for (upper_batch, lower_batch), arrays of shapes {shapes[0]} and "
+            f"{shapes[1]}. If these are features and labels, pass ((X, y), (X, y)).",
+            stacklevel=2,
+        )
     return batch[0], batch[1]
 
 
@@ -92,12 +99,13 @@ def scalar(fun: Callable[..., Any], name: str) -> Callable[..., Any]:
 
     def checked(*args):
         value = fun(*args)
-        if not isinstance(value, (jax.Array, np.ndarray, float)) or np.shape(value) != ():
+        array = isinstance(value, jax.Array | np.ndarray | np.generic | float)
+        if not array or np.shape(value) != ():
             shapes = jax.tree.map(np.shape, value)
             raise ValueError(f"{name} must return a scalar, got shape {shapes}")
         if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
             raise ValueError(f"{name} must return a float, got {jnp.result_type(value)}")
-        return value
+        return jnp.asarray(value)
 
     return checked
 

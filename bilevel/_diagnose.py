@@ -1,6 +1,7 @@
 """A local stability check: is the solver's own iteration, here, a contraction?"""
 
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -71,42 +72,15 @@ def diagnose(
       ...     upper=lambda x, y, batch: jnp.sum((y - 1.0) ** 2) + 0.5 * jnp.sum(x**2),
       ...     lower=lambda x, y, batch: jnp.sum((y - x) ** 2),
       ... )
-      >>> solver = bilevel.penalty(0.3, 0.8, 0.2, sigma=0.1, inner_steps=5)
+      >>> solver = bilevel.penalty(0.3, 0.8, 0.2, upper_weight=0.1, inner_steps=5)
       >>> state = solver.init(problem, jnp.zeros(1), jnp.zeros(1))
       >>> bilevel.diagnose(problem, solver, state, iterations=200).stable
       True
     """
     _checks.count("iterations", iterations, 8)
     state = state._replace(problem=problem)
-    leaves, structure = jax.tree.flatten(state)
-    moving = [i for i, a in enumerate(leaves) if jnp.issubdtype(jnp.result_type(a), jnp.floating)]
-    rng = np.random.default_rng(seed)
-    values = [jnp.asarray(leaves[i]) for i in moving]
-    first = [jnp.asarray(rng.standard_normal(a.shape), a.dtype) for a in values]
-
-    @jax.jit
-    def growth(values, vector, batch):
-        def one_step(values):
-            full = list(leaves)
-            for i, a in zip(moving, values, strict=True):
-                full[i] = a
-            new, metrics = solver.step(jax.tree.unflatten(structure, full), batch)
-            new = jax.tree.leaves(new)
-            return [new[i] for i in moving], metrics
-
-        _, push, metrics = jax.linearize(one_step, values, has_aux=True)
-
-        def body(i, carry):
-            vector, logs = carry
-            vector = push(vector)
-            norm = jnp.sqrt(sum(jnp.sum(jnp.square(a)) for a in vector))
-            safe = jnp.where(norm > 0, norm, 1.0)
-            return [a / safe.astype(a.dtype) for a in vector], logs.at[i].set(jnp.log(norm))
-
-        logs = jnp.zeros(iterations)
-        return jax.lax.fori_loop(0, iterations, body, (vector, logs))[1], metrics
-
-    logs, metrics = growth(values, first, batch)
+    growth = jax.jit(lambda state, batch: growth_of(solver.step, state, batch, iterations, seed))
+    logs, metrics = growth(state, batch)
     logs = np.asarray(logs, np.float64)
     if not np.all(np.isfinite(logs[logs != -np.inf])):
         radius, uncertainty = float("nan"), float("nan")
@@ -123,3 +97,36 @@ def diagnose(
             stacklevel=2,
         )
     return Diagnosis(radius, uncertainty, stable, {k: float(v) for k, v in metrics.items()})
+
+
+def growth_of(
+    step: Callable[..., Any], state: Any, batch: Any, iterations: int, seed: int
+) -> tuple[jax.Array, dict[str, Any]]:
+    """Returns the logarithms of the growth in each step of the power iteration, and the metrics.
+
+    Only the floating-point leaves of the state are varied. Traceable.
+    """
+    leaves, structure = jax.tree.flatten(state)
+    moving = [i for i, a in enumerate(leaves) if jnp.issubdtype(jnp.result_type(a), jnp.floating)]
+    rng = np.random.default_rng(seed)
+    values = [jnp.asarray(leaves[i]) for i in moving]
+    first = [jnp.asarray(rng.standard_normal(a.shape), a.dtype) for a in values]
+
+    def one_step(values):
+        full = list(leaves)
+        for i, a in zip(moving, values, strict=True):
+            full[i] = a
+        new, metrics = step(jax.tree.unflatten(structure, full), batch)
+        new = jax.tree.leaves(new)
+        return [new[i] for i in moving], metrics
+
+    _, push, metrics = jax.linearize(one_step, values, has_aux=True)
+
+    def body(i, carry):
+        vector, logs = carry
+        vector = push(vector)
+        norm = jnp.sqrt(sum(jnp.sum(jnp.square(a)) for a in vector))
+        safe = jnp.where(norm > 0, norm, 1.0)
+        return [a / safe.astype(a.dtype) for a in vector], logs.at[i].set(jnp.log(norm))
+
+    return jax.lax.fori_loop(0, iterations, body, (first, jnp.zeros(iterations)))[1], metrics

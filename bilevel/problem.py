@@ -17,7 +17,7 @@ __all__ = ["Gradients", "Problem", "Samples", "Solver"]
 
 
 @jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Problem:
     r"""A bilevel problem: two functions, and sets and constraints where there are some.
 
@@ -32,7 +32,10 @@ class Problem:
     Methods that need still more independence take :class:`Samples`.
 
     A problem has no arrays of its own, so that it rides through ``jit`` as part of a state's
-    structure. Build it once: a new one compiles the step anew.
+    structure. Functions may be any callables: modules and dataclasses that hold arrays too, which
+    become constants of the compiled step. Two problems are equal where all their functions are:
+    those that hash are compared by ``==``, others are equal to themselves alone. Build a problem
+    once: a new one compiles the step anew.
 
     Args:
       upper: ``F(x, y, batch) -> scalar``.
@@ -58,11 +61,11 @@ class Problem:
       ...     upper=lambda x, y, batch: jnp.sum((y - 1.0) ** 2),
       ...     lower=lambda x, y, batch: jnp.sum((y - x) ** 2),
       ... )
-      >>> solver = bilevel.f2sa(alpha=0.1, gamma=0.2)
+      >>> solver = bilevel.f2sa(penalized_step=0.1, lower_step=0.2)
       >>> state = solver.init(problem, jnp.zeros(2), jnp.zeros(2))
       >>> state, metrics = solver.step(state, None)
       >>> sorted(metrics)
-      ['gap', 'lower', 'lower_gap', 'multiplier', 'residual', 'upper']
+      ['gap', 'lower', 'lower_gap', 'lower_residual', 'multiplier', 'residual', 'upper']
     """
 
     upper: Callable[..., Any]
@@ -85,8 +88,32 @@ class Problem:
         r = self.multiplier_bound
         if r is not None:
             _checks.number("multiplier_bound", r, 0, open_low=True, infinite=True)
+            object.__setattr__(self, "multiplier_bound", float(r))
         if self.constraint is None and (r is not None or self.equality):
             raise ValueError("multiplier_bound and equality need a constraint, got constraint=None")
+
+    def _key(self) -> tuple[Any, ...]:
+        return tuple(_comparable(getattr(self, f.name)) for f in dataclasses.fields(self))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Problem) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+
+class _Identity(NamedTuple):
+    """Stands for a callable that cannot be hashed, by value or at all."""
+
+    id: int
+
+
+def _comparable(value: Any) -> Any:
+    try:
+        hash(value)
+    except Exception:  # Whatever a class of the user's raises.
+        return _Identity(id(value))
+    return value
 
 
 class Gradients(NamedTuple):
@@ -132,6 +159,8 @@ class Solver(NamedTuple):
       constraints: Which of ``"project_x"``, ``"project_y"``, ``"project_xy"`` and
         ``"constraint"`` of a problem it keeps. ``init`` refuses a problem with another.
       step_names: Names of its step sizes among the arguments of the function that made it.
+      residuals: Names of the metrics that vanish at a solution, for ``tol`` of
+        :func:`bilevel.solve`.
       export: ``export(state) -> result``; ``None`` where ``x`` and ``y`` are the result.
     """
 
@@ -145,6 +174,7 @@ class Solver(NamedTuple):
     lower: str = "nonconvex"
     constraints: tuple[str, ...] = ()
     step_names: tuple[str, ...] = ()
+    residuals: tuple[str, ...] = ("residual",)
     export: Callable[[Any], Any] | None = None
 
 

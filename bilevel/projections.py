@@ -339,8 +339,8 @@ def affine(matrix: Any, rhs: Any = None) -> Callable[..., Any]:
     pseudoinverse = (basis.T / s[:rank]) @ u.T
 
     def fitting(b):
-        if jnp.shape(b) != a.shape[:1]:
-            raise ValueError(f"rhs must have shape {a.shape[:1]}, got {jnp.shape(b)}")
+        if np.shape(b) != a.shape[:1]:
+            raise ValueError(f"rhs must have shape {a.shape[:1]}, got {np.shape(b)}")
         if _traced(b):
             return b
         narrow = jnp.finfo(jnp.result_type(b)).eps if isinstance(b, jax.Array) else 0.0

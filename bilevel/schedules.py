@@ -9,10 +9,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from optim import _checks
 
-__all__ = ["f2sa_schedules", "f3sa_schedules", "lv_hba_schedule", "penalty_schedules", "power"]
+__all__ = [
+    "adaptive_step",
+    "f2sa_schedules",
+    "f3sa_schedules",
+    "lv_hba_schedule",
+    "lv_hba_steps",
+    "penalty_schedules",
+    "power",
+]
 
 _NOISE = ("none", "upper", "both")
 
@@ -41,13 +50,49 @@ def power(scale: float, exponent: float, offset: float = 1.0) -> Callable[[Any],
     return lambda k: scale * (jnp.asarray(k, jnp.result_type(float)) + offset) ** exponent
 
 
+def adaptive_step(rate: float = 0.1, decay: float = 100.0) -> optax.GradientTransformation:
+    r"""Returns Adam with the rate :math:`r\,(1 + k/d)^{-1/2}`: the solvers' default upper step.
+
+    Theorems leave the constant of the upper step to the curvature of the hyper-objective, which
+    nobody knows beforehand; a step of 0.1 is a hundred times too short for most penalties of a
+    regression and too long for some quadratics. Adam's steps have the size of the rate whatever the
+    gradients' is. It is a choice of this implementation: a number or a schedule for ``upper_step``
+    gives the papers' methods.
+
+    Args:
+      rate: :math:`r > 0`, about the first moves of each entry of x.
+      decay: :math:`d > 0`, the number of iterations after which the rate begins to fall.
+
+    Returns:
+      An optax transform.
+
+    Raises:
+      ValueError: On an argument that is not positive.
+
+    Example:
+      >>> import bilevel
+      >>> solver = bilevel.implicit(upper_step=bilevel.adaptive_step(0.01))
+    """
+    _checks.number("rate", rate, 0, open_low=True)
+    _checks.number("decay", decay, 0, open_low=True)
+    return optax.adam(lambda k: rate * (1 + jnp.asarray(k, jnp.result_type(float)) / decay) ** -0.5)
+
+
+def _first(value: float, exponent: float, offset: float) -> Callable[[Any], Any]:
+    """Returns the power schedule that starts at ``value``."""
+    return power(value * offset**-exponent, exponent, offset)
+
+
 def _exponents(table: dict[str, tuple[float, float]], noise: str) -> tuple[float, float]:
     _checks.choice("noise", noise, _NOISE)
     return table[noise]
 
 
 def f2sa_schedules(
-    noise: str = "none", alpha0: float = 0.1, gamma0: float = 0.2, offset: float = 10.0
+    noise: str = "none",
+    alpha0: float | None = None,
+    gamma0: float | None = None,
+    offset: float | None = None,
 ) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     r"""Returns F2SA's :math:`\alpha_k = \alpha_0 (k + k_0)^{-a}` and :math:`\gamma_k`.
 
@@ -62,9 +107,10 @@ def f2sa_schedules(
 
     Args:
       noise: ``"none"``, ``"upper"`` or ``"both"``.
-      alpha0: Scale of the step in ``x`` and ``y``.
-      gamma0: Scale of the step in ``z``, below the inverse smoothness of the lower level.
-      offset: :math:`k_0`.
+      alpha0: Scale of the step in ``y``; ``None`` for a first step of 0.014 (0.003 with noise).
+      gamma0: Scale of the step in ``z``, which must stay below the inverse smoothness of the lower
+        level; ``None`` for a first step of 0.1.
+      offset: :math:`k_0`; ``None`` for 10 (1000 with noise).
 
     Returns:
       ``(alpha, gamma)``.
@@ -84,15 +130,24 @@ def f2sa_schedules(
     a, c = _exponents(
         {"none": (1 / 3, 0.0), "upper": (3 / 5, 2 / 5), "both": (5 / 7, 4 / 7)}, noise
     )
-    return power(alpha0, -a, offset), power(gamma0, -c, offset)
+    alpha, gamma, _ = _steps(noise, a, c, alpha0, gamma0, offset)
+    return alpha, gamma
+
+
+def _steps(noise, a, c, alpha0, gamma0, offset):
+    offset = (10.0 if noise == "none" else 1000.0) if offset is None else offset
+    first = 0.014 if noise == "none" else 0.003
+    alpha = _first(first, -a, offset) if alpha0 is None else power(alpha0, -a, offset)
+    gamma = _first(0.1, -c, offset) if gamma0 is None else power(gamma0, -c, offset)
+    return alpha, gamma, offset
 
 
 def f3sa_schedules(
     noise: str = "none",
-    alpha0: float = 0.1,
-    gamma0: float = 0.2,
-    eta0: float = 4.0,
-    offset: float = 10.0,
+    alpha0: float | None = None,
+    gamma0: float | None = None,
+    eta0: float | None = None,
+    offset: float | None = None,
 ) -> tuple[Callable[[Any], Any], Callable[[Any], Any], Callable[[Any], Any]]:
     r"""Returns F3SA's :math:`\alpha_k`, :math:`\gamma_k` and :math:`\eta_k`.
 
@@ -105,10 +160,10 @@ def f3sa_schedules(
 
     Args:
       noise: ``"none"``, ``"upper"`` or ``"both"``.
-      alpha0: Scale of the step in ``x`` and ``y``.
-      gamma0: Scale of the step in ``z``.
-      eta0: Scale of the momentum's weight on a new gradient.
-      offset: :math:`k_0`.
+      alpha0: Scale of the step in ``y``; ``None`` for a first step of 0.014 (0.003 with noise).
+      gamma0: Scale of the step in ``z``; ``None`` for a first step of 0.1.
+      eta0: Scale of the momentum's weight on a new gradient; ``None`` for a first weight of 1.
+      offset: :math:`k_0`; ``None`` for 10 (1000 with noise).
 
     Returns:
       ``(alpha, gamma, eta)``.
@@ -120,7 +175,7 @@ def f3sa_schedules(
       >>> import bilevel
       >>> alpha, gamma, eta = bilevel.f3sa_schedules("both")
       >>> float(eta(0)), float(gamma(0)) > float(gamma(1))
-      (0.633..., True)
+      (1.0, True)
 
     References:
       Kwon, Kwon, Wright, Nowak, `A Fully First-Order Method for Stochastic Bilevel Optimization
@@ -129,41 +184,43 @@ def f3sa_schedules(
     a, c = _exponents(
         {"none": (1 / 3, 0.0), "upper": (1 / 2, 1 / 4), "both": (3 / 5, 2 / 5)}, noise
     )
-    eta = power(eta0, -2 * c, offset)
-    return (
-        power(alpha0, -a, offset),
-        power(gamma0, -c, offset),
-        lambda k: jnp.minimum(1.0, eta(k)),
-    )
+    alpha, gamma, offset = _steps(noise, a, c, alpha0, gamma0, offset)
+    eta = _first(1.0, -2 * c, offset) if eta0 is None else power(eta0, -2 * c, offset)
+    return alpha, gamma, lambda k: jnp.minimum(1.0, eta(k))
 
 
 def penalty_schedules(
     noise: str = "none",
-    alpha0: float = 0.1,
-    beta0: float = 0.8,
-    gamma0: float = 0.1,
-    eta0: float = 4.0,
-    offset: float = 10.0,
+    alpha0: float | None = None,
+    beta0: float | None = None,
+    gamma0: float | None = None,
+    sigma0: float | None = None,
+    eta0: float | None = None,
+    offset: float = 1000.0,
 ) -> dict[str, Any]:
     r"""Returns step sizes of the penalty method with the paper's rates, as keyword arguments.
 
     .. math::
-      \sigma_k = (k + 1)^{-1/3}, \quad \alpha, \beta, \gamma \text{ constant}
+      \sigma_k = \sigma_0 (k + 1)^{-1/3}, \quad \alpha, \beta, \gamma \text{ constant}
 
     for gradients without noise (Algorithm 1: :math:`\epsilon^{-3}` gradients), and
 
     .. math::
-      \sigma_k = (k+1)^{-1/5}, \quad \alpha_k, \beta_k, \gamma_k \propto (k + k_0)^{-2/5}, \quad
+      \sigma_k = \sigma_0 (k+1)^{-1/5}, \quad
+      \alpha_k, \beta_k, \gamma_k \propto (k + k_0)^{-2/5}, \quad
       \eta_k = \min(1, \eta_0 (k + k_0)^{-4/5})
 
     for noise in both levels (Algorithm 2: :math:`\epsilon^{-5}`).
 
     Args:
       noise: ``"none"`` or ``"both"``.
-      alpha0: Scale of the step in ``x``.
-      beta0: Scale of the averaging weight; weights above 1 are cut to 1.
-      gamma0: Scale of the inner step.
-      eta0: Scale of the momentum's weight on a new gradient.
+      alpha0: Scale of the step in ``x``; ``None`` for :func:`adaptive_step` (with noise of 0.015),
+        ``prox=10`` and, without noise, five inner steps, which suit hyperparameters.
+      beta0: Scale of the averaging weight, cut to 1; ``None`` for a first weight of 0.8.
+      gamma0: Scale of the inner step; ``None`` for a first step of 0.1.
+      sigma0: :math:`\sigma_0`, the first weight of the upper function; ``None`` for 0.5 without
+        noise and 0.3 with noise, or 1 where ``alpha0`` is given.
+      eta0: Scale of the momentum's weight on a new gradient; ``None`` for a first weight of 1.
       offset: :math:`k_0`.
 
     Returns:
@@ -180,21 +237,56 @@ def penalty_schedules(
       Kwon, Kwon, Wright, Nowak, `On Penalty Methods for Nonconvex Bilevel Optimization and
       First-Order Stochastic Approximation <https://arxiv.org/abs/2309.01753>`_, 2024
     """
+    _checks.choice("noise", noise, ("none", "both"))
+    if sigma0 is None:
+        sigma0 = 1.0 if alpha0 is not None else (0.5 if noise == "none" else 0.3)
     if noise == "none":
-        return {
-            "alpha": alpha0,
-            "beta": (jnp.minimum if isinstance(beta0, jax.core.Tracer) else min)(1.0, beta0),
-            "gamma": gamma0,
-            "sigma": power(1.0, -1 / 3),
+        beta0 = 0.8 if beta0 is None else beta0
+        steps = {
+            "upper_step": adaptive_step() if alpha0 is None else alpha0,
+            "averaging": (jnp.minimum if isinstance(beta0, jax.core.Tracer) else min)(1.0, beta0),
+            "lower_step": 0.1 if gamma0 is None else gamma0,
+            "upper_weight": power(sigma0, -1 / 3),
         }
-    _checks.choice("noise", noise, ["none", "both"])
-    beta, eta = power(beta0, -2 / 5, offset), power(eta0, -4 / 5, offset)
+        return steps | ({"prox": 10.0, "inner_steps": 5} if alpha0 is None else {})
+    p, q = -2 / 5, -4 / 5
+    beta = _first(0.8, p, offset) if beta0 is None else power(beta0, p, offset)
+    eta = _first(1.0, q, offset) if eta0 is None else power(eta0, q, offset)
+    steps = {
+        "upper_step": adaptive_step(0.015) if alpha0 is None else power(alpha0, p, offset),
+        "averaging": lambda k: jnp.minimum(1.0, beta(k)),
+        "lower_step": _first(0.1, p, offset) if gamma0 is None else power(gamma0, p, offset),
+        "upper_weight": power(sigma0, -1 / 5),
+        "momentum": lambda k: jnp.minimum(1.0, eta(k)),
+    }
+    return steps | ({"prox": 10.0} if alpha0 is None else {})
+
+
+def lv_hba_steps() -> dict[str, Any]:
+    r"""Returns steps of LV-HBA that suit hyperparameters, as keyword arguments.
+
+    :func:`adaptive_step` of 0.03 for x and a step of 0.1 for y, theta and the multipliers,
+    :math:`\gamma_1 = 10` and :math:`c_k = 10 (k+1)^{0.3}`. Steps that differ between x and y are a
+    choice of this implementation, and exact where the set C is a product; a set that couples them
+    wants one step for the pair.
+
+    Returns:
+      A dict of arguments for :func:`bilevel.lv_hba`.
+
+    Example:
+      >>> import bilevel
+      >>> solver = bilevel.lv_hba(**bilevel.lv_hba_steps())
+    """
+    both: dict[Any, optax.GradientTransformation] = {
+        "x": adaptive_step(0.03),
+        "y": optax.sgd(0.1),
+    }
     return {
-        "alpha": power(alpha0, -2 / 5, offset),
-        "beta": lambda k: jnp.minimum(1.0, beta(k)),
-        "gamma": power(gamma0, -2 / 5, offset),
-        "sigma": power(1.0, -1 / 5),
-        "eta": lambda k: jnp.minimum(1.0, eta(k)),
+        "upper_step": optax.partition(both, ("x", "y")),
+        "multiplier_step": 0.1,
+        "lower_step": 0.1,
+        "prox": 10.0,
+        "penalty": power(10.0, 0.3),
     }
 
 
@@ -217,7 +309,7 @@ def lv_hba_schedule(c0: float = 1.0, p: float = 0.3) -> Callable[[Any], Any]:
 
     Example:
       >>> import bilevel
-      >>> solver = bilevel.lv_hba(0.02, 0.1, 0.1, c=bilevel.lv_hba_schedule(1.0, 0.25))
+      >>> solver = bilevel.lv_hba(0.02, 0.1, 0.1, penalty=bilevel.lv_hba_schedule(1.0, 0.25))
 
     References:
       Yao, Yu, Zeng, Zhang, `Constrained Bi-Level Optimization: Proximal Lagrangian Value Function

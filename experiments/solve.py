@@ -57,9 +57,9 @@ def _run(config, workdir, data_dir, quiet, stop) -> Result:
         config.problem.name, data_dir, seed=config.seed, **dict(config.problem.options)
     )
     solver = solvers.build(name, options, task, config.batch_size)
-    batches, prepare = solvers.feed(name, options, task, config.batch_size, config.seed)
+    batches, prepare = solvers.feed(solver, task, config.batch_size, config.seed)
     state = jax.jit(partial(solver.init, task.problem))(task.x0, task.y0)
-    price = solvers.gradients_per_step(name, options, task.problem.project_y is not None)
+    price = solver.gradients.total
     # Whole sets and single samples are not split; every device computes the same.
     split = (
         jax.device_count() > 1

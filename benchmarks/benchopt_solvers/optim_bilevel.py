@@ -47,7 +47,7 @@ class Solver(StochasticJaxSolver):
                     (self.n_inner_samples, self.batch_size_inner),
                 )
             )
-            return bilevel.saba(*blocks, rho=self.step_size, gamma=self.outer_step)
+            return bilevel.saba(*blocks, lower_step=self.step_size, upper_step=self.outer_step)
 
         def falling(scale):
             return bilevel.power(scale, -self.decay) if self.decay else scale
@@ -58,16 +58,16 @@ class Solver(StochasticJaxSolver):
             return bilevel.f2sa(
                 falling(self.step_size * sigma),
                 step,
-                lam=1 / sigma,
+                multiplier=1 / sigma,
                 inner_steps=self.n_inner_steps,
-                x_step=falling(self.outer_step),
+                upper_step=falling(self.outer_step),
             )
         return bilevel.penalty(
             falling(self.outer_step / sigma),
             1.0,
             step,
             sigma,
-            rho=1e3,
+            prox=1e3,
             inner_steps=self.n_inner_steps,
         )
 

@@ -19,7 +19,9 @@ def multiplier(lam: Rate | None, alpha: Any, gamma: Any) -> Callable[[Any], jax.
     return lam_k
 
 
-def report(f: Any, g_y: Any, g_z: Any, lam: Any, residual: Any) -> dict[str, Any]:
+def report(
+    f: Any, g_y: Any, g_z: Any, lam: Any, residual: Any, lower_residual: Any
+) -> dict[str, Any]:
     """Returns the metrics, of ``f(x, y)``, ``g(x, y)`` and ``g(x, z)``."""
     return {
         "upper": f,
@@ -28,4 +30,5 @@ def report(f: Any, g_y: Any, g_z: Any, lam: Any, residual: Any) -> dict[str, Any
         "gap": f / lam + g_y - g_z,
         "multiplier": lam,
         "residual": residual,
+        "lower_residual": lower_residual,
     }

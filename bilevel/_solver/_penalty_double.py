@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from bilevel._common import Rate, StepSize, at, fresh, inner_loop, maybe, mover, samples, scalar
 from bilevel._solver._prox import average, prox_start, prox_step, report
-from bilevel.problem import Problem, Solver
+from bilevel.problem import Gradients, Problem, Solver
 from optim import parallel
 
 __all__ = ["PenaltyState", "double_loop"]
@@ -48,7 +48,7 @@ def double_loop(
     axis_name: str | None,
 ) -> Solver:
     """Returns Algorithm 1, whose arguments :func:`bilevel.penalty` has checked."""
-    move_x = mover(alpha, "alpha")
+    move_x = mover(alpha, "upper_step")
 
     def init(problem, x0, y0, z0=None):
         x, y, z = prox_start(problem, x0, y0, z0)
@@ -85,4 +85,10 @@ def double_loop(
         )  # fmt: skip
         return state, metrics
 
-    return Solver(init, step, axis_name)
+    return Solver(
+        init, step, axis_name, name="penalty", lower="nonconvex",
+        constraints=("project_x", "project_y"), step_names=("upper_step", "lower_step"),
+        residuals=("residual", "prox_residual"),
+        gradients=Gradients(upper=inner_steps + 1, lower=2 * inner_steps + 2),
+        batch="samples", inner_steps=inner_steps,
+    )  # fmt: skip

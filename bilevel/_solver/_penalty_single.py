@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bilevel._common import Rate, StepSize, at, axpy, fresh, maybe, samples
+from bilevel._common import Rate, StepSize, at, axpy, fresh, maybe, mover, samples
 from bilevel._solver._prox import average, prox_start, prox_step, report
 from bilevel._solver._storm import storm, zero_estimates
-from bilevel.problem import Problem, Samples, Solver
+from bilevel.problem import Gradients, Problem, Samples, Solver
 
 __all__ = ["PenaltyMomentumState", "single_loop"]
 
@@ -28,6 +28,7 @@ class PenaltyMomentumState(NamedTuple):
       previous: ``(x, wy, wz)`` of the iteration before.
       estimates: The six gradient estimates :math:`e_k`: the first three like ``y0``, the others
         like ``x0``.
+      opt_x: State of the optax transform that moves ``x``; ``()`` for a step size.
     """
 
     problem: Problem
@@ -39,6 +40,7 @@ class PenaltyMomentumState(NamedTuple):
     wz: Any
     previous: tuple[Any, Any, Any]
     estimates: Samples
+    opt_x: Any
 
 
 def single_loop(
@@ -51,12 +53,15 @@ def single_loop(
     axis_name: str | None,
 ) -> Solver:
     """Returns Algorithm 2, whose arguments :func:`bilevel.penalty` has checked."""
+    move_x = mover(alpha, "upper_step")
 
     def init(problem, x0, y0, z0=None):
         x, y, z = prox_start(problem, x0, y0, z0)
         previous, zero = (fresh(x), fresh(y), fresh(z)), zero_estimates(x, y)
         count = jnp.zeros((), jnp.int32)
-        return PenaltyMomentumState(problem, count, x, y, z, fresh(y), fresh(z), previous, zero)
+        return PenaltyMomentumState(
+            problem, count, x, y, z, fresh(y), fresh(z), previous, zero, move_x.init(x)
+        )
 
     def step(state, batch):
         problem, k, x, wy, wz = state.problem, state.count, state.x, state.wy, state.wz
@@ -73,12 +78,18 @@ def single_loop(
         e_gxz, gxv = estimate("lower", 0, (x, v), (x_old, wz), s.g_xz, e.g_xz)
         d = optax.tree.sub(axpy(sigma_k, e_fx, e_gxy), e_gxz)
         metrics = report(state, u, v, d, (fxu, gxu, gxv), sigma_k, rho)
-        x_new = maybe(problem.project_x)(axpy(-at(alpha, k), d, x))
+        x_moved, opt_x = move_x.move(x, d, state.opt_x, k)
+        x_new = maybe(problem.project_x)(x_moved)
         state = state._replace(
             count=k + 1, x=x_new, y=average(beta_k, state.y, u), z=average(beta_k, state.z, v),
             wy=u, wz=v, previous=(x, wy, wz),
-            estimates=Samples(e_fy, e_gy, e_gz, e_fx, e_gxy, e_gxz),
+            estimates=Samples(e_fy, e_gy, e_gz, e_fx, e_gxy, e_gxz), opt_x=opt_x,
         )  # fmt: skip
         return state, metrics
 
-    return Solver(init, step, axis_name)
+    return Solver(
+        init, step, axis_name, name="penalty", lower="nonconvex",
+        constraints=("project_x", "project_y"), step_names=("upper_step", "lower_step"),
+        residuals=("residual", "prox_residual"),
+        gradients=Gradients(upper=4, lower=8), batch="samples",
+    )  # fmt: skip

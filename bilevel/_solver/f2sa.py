@@ -21,7 +21,8 @@ from bilevel._common import (
     unconstrained_lower,
 )
 from bilevel._solver import _kwon
-from bilevel.problem import Problem, Solver
+from bilevel.problem import Gradients, Problem, Solver
+from bilevel.schedules import adaptive_step, f2sa_schedules
 from optim import _checks, parallel
 
 __all__ = ["F2SAState", "f2sa"]
@@ -54,13 +55,13 @@ class F2SAState(NamedTuple):
 
 
 def f2sa(
-    alpha: StepSize,
-    gamma: StepSize,
-    lam: Rate | None = None,
-    delta: Rate | None = None,
+    penalized_step: StepSize | None = None,
+    lower_step: StepSize | None = None,
+    multiplier: Rate | None = None,
+    multiplier_step: Rate | None = None,
     inner_steps: int = 10,
-    xi: float = 1.0,
-    x_step: StepSize | None = None,
+    step_ratio: float | None = None,
+    upper_step: StepSize | None = None,
     axis_name: str | None = None,
 ) -> Solver:
     r"""Fully First-order Stochastic Approximation (F2SA).
@@ -82,15 +83,18 @@ def f2sa(
     unless given, is ours.
 
     Args:
-      alpha: Step size of ``y``: a number, a schedule of the iteration, or an optax transform.
-      gamma: Step size of ``z``, likewise.
-      lam: Multiplier :math:`\lambda_k`: a number or a schedule; ``None`` for the paper's
-        :math:`\gamma_k / (2 \alpha_k)`. It is :math:`1/\sigma` of the penalty methods.
-      delta: Increments :math:`\delta_k \ge 0`: a number or a schedule; ``lam`` is then
-        :math:`\lambda_0`.
+      penalized_step: Step size :math:`\alpha_k` of ``y``: a number, a schedule of the iteration,
+        or an optax transform; ``None`` for that of :func:`bilevel.f2sa_schedules`.
+      lower_step: Step size :math:`\gamma_k` of ``z``, likewise.
+      multiplier: :math:`\lambda_k`, a number or a schedule; ``None`` for the paper's
+        :math:`\gamma_k / (2 \alpha_k)`. It is :math:`1/\sigma_k` of :func:`bilevel.penalty`.
+      multiplier_step: Increments :math:`\delta_k \ge 0`: a number or a schedule; ``multiplier`` is
+        then :math:`\lambda_0`.
       inner_steps: T >= 1.
-      xi: Ratio of the step of ``x`` to that of ``y``, > 0.
-      x_step: Step size of ``x`` in place of :math:`\xi \alpha_k`, or an optax transform.
+      step_ratio: Ratio :math:`\xi > 0` of the step of ``x`` to that of ``y``, for the paper's step
+        :math:`\xi \alpha_k`.
+      upper_step: Step size of ``x`` in place of :math:`\xi \alpha_k`, or an optax transform;
+        without it and ``step_ratio``, :func:`bilevel.adaptive_step`.
       axis_name: Mapped axis over which gradients and metrics are averaged.
 
     Returns:
@@ -98,8 +102,9 @@ def f2sa(
       The batch is ``(upper_batch, lower_batch)`` or :class:`bilevel.Samples`. Metrics, all where
       the step of ``x`` is taken: ``upper`` :math:`f(x, y)`, ``lower`` :math:`g(x, y)`,
       ``lower_gap`` :math:`g(x, y) - g(x, z)`, ``gap`` :math:`f/\lambda + g(x, y) - g(x, z)`,
-      ``multiplier`` :math:`\lambda_k` and ``residual`` :math:`\|x - P_X(x - d)\|` of the
-      hypergradient :math:`d`.
+      ``multiplier`` :math:`\lambda_k`, ``residual`` :math:`\|x - P_X(x - d)\|` of the
+      hypergradient :math:`d` and ``lower_residual``, the norm of the pair of gradients of the last
+      inner step.
 
     Raises:
       ValueError: On a hyperparameter out of range; at ``init`` on a problem with a constrained
@@ -123,21 +128,35 @@ def f2sa(
       <https://arxiv.org/abs/2301.10945>`_, 2023
     """
     _checks.count("inner_steps", inner_steps)
-    _checks.number("xi", xi, 0, open_low=True)
-    if lam is not None:
-        _checks.number("lam", lam, 0, open_low=True, schedule=True)
-    if delta is not None:
-        _checks.number("delta", delta, 0, schedule=True)
-    transforms = [isinstance(s, optax.GradientTransformation) for s in (alpha, gamma)]
-    if lam is None and any(transforms):
-        raise ValueError("lam must be given where alpha or gamma is an optax transform, got None")
-    if x_step is None and transforms[0]:
-        raise ValueError("x_step must be given where alpha is an optax transform, got None")
-    if delta is not None and (lam is None or callable(lam)):
-        raise ValueError("lam must be the number lambda_0 where delta is given")
-    move_y, move_z = mover(alpha, "alpha"), mover(gamma, "gamma")
-    move_x = mover((lambda k: xi * at(alpha, k)) if x_step is None else x_step, "x_step")
-    lam_at = _kwon.multiplier(lam, alpha, gamma)
+    shipped = f2sa_schedules("none")
+    penalized_step = shipped[0] if penalized_step is None else penalized_step
+    lower_step = shipped[1] if lower_step is None else lower_step
+    if step_ratio is not None:
+        _checks.number("step_ratio", step_ratio, 0, open_low=True)
+        if upper_step is not None:
+            raise ValueError("step_ratio and upper_step exclude each other, got both")
+    if multiplier is not None:
+        _checks.number("multiplier", multiplier, 0, open_low=True, schedule=True)
+    if multiplier_step is not None:
+        _checks.number("multiplier_step", multiplier_step, 0, schedule=True)
+    steps = (penalized_step, lower_step)
+    transforms = [isinstance(step, optax.GradientTransformation) for step in steps]
+    if multiplier is None and any(transforms):
+        raise ValueError(
+            "multiplier must be given where penalized_step or lower_step is an optax transform, "
+            "got None"
+        )
+    if step_ratio is not None and transforms[0]:
+        raise ValueError("step_ratio must be None where penalized_step is an optax transform")
+    if multiplier_step is not None and (multiplier is None or callable(multiplier)):
+        raise ValueError("multiplier must be the number lambda_0 where multiplier_step is given")
+    move_y, move_z = mover(penalized_step, "penalized_step"), mover(lower_step, "lower_step")
+    if upper_step is None and step_ratio is None:
+        upper_step = adaptive_step()
+    elif upper_step is None:
+        upper_step = lambda k: step_ratio * at(penalized_step, k)  # noqa: E731
+    move_x = mover(upper_step, "upper_step")
+    lam_at = _kwon.multiplier(multiplier, penalized_step, lower_step)
 
     def init(problem, x0, y0, z0=None):
         unconstrained_lower(problem, "f2sa", "bilevel.penalty or bilevel.lv_hba")
@@ -159,25 +178,34 @@ def f2sa(
             return values[0] + lam_k * (values[1] - values[2]), values
 
         def inner(carry, s):
-            y, z, opt_y, opt_z = carry
-            z, opt_z = move_z.move(z, g_y(x, z, s.g_z), opt_z, k)
-            y, opt_y = move_y.move(y, h_y(x, y, s.f_y, s.g_y), opt_y, k)
-            return y, z, opt_y, opt_z
+            y, z, opt_y, opt_z, _ = carry
+            d_z = g_y(x, z, s.g_z)
+            z, opt_z = move_z.move(z, d_z, opt_z, k)
+            d_y = h_y(x, y, s.f_y, s.g_y)
+            y, opt_y = move_y.move(y, d_y, opt_y, k)
+            return y, z, opt_y, opt_z, jnp.hypot(*map(optax.tree.norm, (d_y, d_z)))
 
-        first = (state.y, state.z, state.opt_y, state.opt_z)
-        y, z, opt_y, opt_z = inner_loop(inner, first, batch, inner_steps)
+        zero = jnp.zeros((), jnp.result_type(*jax.tree.leaves(state.y)))
+        first = (state.y, state.z, state.opt_y, state.opt_z, zero)
+        y, z, opt_y, opt_z, lower_residual = inner_loop(inner, first, batch, inner_steps)
         oracle = parallel.value_and_grad(lagrangian, has_aux=True, axis_name=axis_name)
         (_, (fxy, gxy, gxz)), d = oracle(x, y, z, samples(batch))
         x_new, opt_x = move_x.move(x, d, state.opt_x, k)
         residual = projected_gradient(problem.project_x, x, d)
-        if delta is None:
+        if multiplier_step is None:
             lam_next = lam_at(k + 1)
         else:
-            lam_next = jnp.asarray(lam_k + at(delta, k), lam_k.dtype)
+            lam_next = jnp.asarray(lam_k + at(multiplier_step, k), lam_k.dtype)
             lam_next = jax.lax.stop_gradient(lam_next)  # A schedule, to `diagnose`.
         x_new = maybe(problem.project_x)(x_new)
         state = state._replace(count=k + 1, x=x_new, y=y, z=z, lam=lam_next)
         state = state._replace(opt_x=opt_x, opt_y=opt_y, opt_z=opt_z)
-        return state, _kwon.report(fxy, gxy, gxz, lam_k, residual)
+        return state, _kwon.report(fxy, gxy, gxz, lam_k, residual, lower_residual)
 
-    return Solver(init, step, axis_name)
+    return Solver(
+        init, step, axis_name, name="f2sa", lower="strongly convex", constraints=("project_x",),
+        gradients=Gradients(upper=inner_steps + 1, lower=2 * inner_steps + 2),
+        batch="samples", inner_steps=inner_steps,
+        step_names=("upper_step", "penalized_step", "lower_step", "multiplier_step"),
+        residuals=("residual", "lower_residual"),
+    )  # fmt: skip

@@ -8,11 +8,13 @@ import optax
 
 from bilevel._common import (
     Rate,
+    StepSize,
     at,
     axpy,
     fresh,
     lower_start,
     maybe,
+    mover,
     projected_gradient,
     samples,
     start,
@@ -20,7 +22,8 @@ from bilevel._common import (
 )
 from bilevel._solver import _kwon
 from bilevel._solver._storm import storm, zero_estimates
-from bilevel.problem import Problem, Samples, Solver
+from bilevel.problem import Gradients, Problem, Samples, Solver
+from bilevel.schedules import adaptive_step, f3sa_schedules
 from optim import _checks
 
 __all__ = ["F3SAState", "f3sa"]
@@ -39,6 +42,7 @@ class F3SAState(NamedTuple):
       previous: ``(x, y, z)`` of the iteration before.
       estimates: The six gradient estimates :math:`e_k`: the first three like ``y0``, the others
         like ``x0``.
+      opt_x: State of the optax transform that moves ``x``; ``()`` for a step size.
     """
 
     problem: Problem
@@ -49,14 +53,16 @@ class F3SAState(NamedTuple):
     lam: jax.Array
     previous: tuple[Any, Any, Any]
     estimates: Samples
+    opt_x: Any
 
 
 def f3sa(
-    alpha: Rate,
-    gamma: Rate,
-    eta: Rate,
-    lam: Rate | None = None,
-    xi: float = 1.0,
+    penalized_step: Rate | None = None,
+    lower_step: Rate | None = None,
+    momentum: Rate | None = None,
+    multiplier: Rate | None = None,
+    step_ratio: float | None = None,
+    upper_step: StepSize | None = None,
     axis_name: str | None = None,
 ) -> Solver:
     r"""Faster Fully First-order Stochastic Approximation (F3SA).
@@ -71,12 +77,16 @@ def f3sa(
     half the gradients. :func:`bilevel.f3sa_schedules` has the paper's step sizes.
 
     Args:
-      alpha: Step size :math:`\alpha_k` of ``y``, a number or a schedule. (An optax transform would
-        break the estimates' link to the last move, so none is taken.)
-      gamma: Step size :math:`\gamma_k` of ``z``.
-      eta: :math:`\eta_k \in (0, 1]`, a number or a schedule.
-      lam: Multiplier :math:`\lambda_k`; ``None`` for the paper's :math:`\gamma_k / (2\alpha_k)`.
-      xi: Ratio of the step of ``x`` to that of ``y``, > 0.
+      penalized_step: Step size :math:`\alpha_k` of ``y``, a number or a schedule; ``None`` for that
+        of :func:`bilevel.f3sa_schedules`, as in the next two.
+      lower_step: Step size :math:`\gamma_k` of ``z``, likewise.
+      momentum: :math:`\eta_k \in (0, 1]`, the weight of the newest gradient: a number or a
+        schedule; 1 is no momentum.
+      multiplier: :math:`\lambda_k`; ``None`` for the paper's :math:`\gamma_k / (2\alpha_k)`.
+      step_ratio: Ratio :math:`\xi > 0` of the step of ``x`` to that of ``y``, for the paper's step
+        :math:`\xi \alpha_k`.
+      upper_step: Step size of ``x`` in place of :math:`\xi \alpha_k`, or an optax transform;
+        without it and ``step_ratio``, ``bilevel.adaptive_step(0.01)``.
       axis_name: Mapped axis over which gradients and metrics are averaged.
 
     Returns:
@@ -105,42 +115,63 @@ def f3sa(
       Kwon, Kwon, Wright, Nowak, `A Fully First-Order Method for Stochastic Bilevel Optimization
       <https://arxiv.org/abs/2301.10945>`_, 2023
     """
-    for name, value in (("alpha", alpha), ("gamma", gamma)):
+    shipped = f3sa_schedules("none")
+    penalized_step = shipped[0] if penalized_step is None else penalized_step
+    lower_step = shipped[1] if lower_step is None else lower_step
+    momentum = shipped[2] if momentum is None else momentum
+    for name, value in (("penalized_step", penalized_step), ("lower_step", lower_step)):
         _checks.number(name, value, 0, open_low=True, schedule=True)
-    _checks.number("eta", eta, 0, 1, open_low=True, schedule=True)
-    if lam is not None:
-        _checks.number("lam", lam, 0, open_low=True, schedule=True)
-    _checks.number("xi", xi, 0, open_low=True)
-
-    lam_at = _kwon.multiplier(lam, alpha, gamma)
+    _checks.number("momentum", momentum, 0, 1, open_low=True, schedule=True)
+    if multiplier is not None:
+        _checks.number("multiplier", multiplier, 0, open_low=True, schedule=True)
+    if step_ratio is not None:
+        _checks.number("step_ratio", step_ratio, 0, open_low=True)
+        if upper_step is not None:
+            raise ValueError("step_ratio and upper_step exclude each other, got both")
+    if upper_step is None and step_ratio is None:
+        upper_step = adaptive_step(0.01)
+    elif upper_step is None:
+        upper_step = lambda k: step_ratio * at(penalized_step, k)  # noqa: E731
+    move_x = mover(upper_step, "upper_step")
+    lam_at = _kwon.multiplier(multiplier, penalized_step, lower_step)
 
     def init(problem, x0, y0, z0=None):
         unconstrained_lower(problem, "f3sa", "bilevel.penalty or bilevel.lv_hba")
         x, y = start(problem, x0, y0)
         z, count = lower_start(problem, y, z0), jnp.zeros((), jnp.int32)
         previous = fresh(x), fresh(y), fresh(z)
-        return F3SAState(problem, count, x, y, z, lam_at(count), previous, zero_estimates(x, y))
+        zero, opt_x = zero_estimates(x, y), move_x.init(x)
+        return F3SAState(problem, count, x, y, z, lam_at(count), previous, zero, opt_x)
 
     def step(state, batch):
         problem, k, lam_k = state.problem, state.count, state.lam
         x, y, z, (x_old, y_old, z_old) = state.x, state.y, state.z, state.previous
         e, s = state.estimates, samples(batch)
-        estimate = storm(problem, eta, k, axis_name)
+        estimate = storm(problem, momentum, k, axis_name)
         e_gz, _ = estimate("lower", 1, (x, z), (x_old, z_old), s.g_z, e.g_z)
         e_fy, _ = estimate("upper", 1, (x, y), (x_old, y_old), s.f_y, e.f_y)
         e_gy, _ = estimate("lower", 1, (x, y), (x_old, y_old), s.g_y, e.g_y)
-        z_new = axpy(-at(gamma, k), e_gz, z)
-        y_new = axpy(-at(alpha, k), axpy(lam_k, e_gy, e_fy), y)
+        alpha, gamma = at(penalized_step, k), at(lower_step, k)
+        z_new = axpy(-gamma, e_gz, z)
+        e_hy = axpy(lam_k, e_gy, e_fy)
+        y_new = axpy(-alpha, e_hy, y)
+        lower_residual = jnp.hypot(*map(optax.tree.norm, (e_hy, e_gz)))
         e_fx, fxy = estimate("upper", 0, (x, y_new), (x_old, y), s.f_x, e.f_x)
         e_gxy, gxy = estimate("lower", 0, (x, y_new), (x_old, y), s.g_xy, e.g_xy)
         e_gxz, gxz = estimate("lower", 0, (x, z_new), (x_old, z), s.g_xz, e.g_xz)
         d = axpy(lam_k, optax.tree.sub(e_gxy, e_gxz), e_fx)
-        x_new = maybe(problem.project_x)(axpy(-xi * at(alpha, k), d, x))
+        x_moved, opt_x = move_x.move(x, d, state.opt_x, k)
+        x_new = maybe(problem.project_x)(x_moved)
         residual = projected_gradient(problem.project_x, x, d)
         state = state._replace(
             count=k + 1, x=x_new, y=y_new, z=z_new, lam=lam_at(k + 1), previous=(x, y, z),
-            estimates=Samples(e_fy, e_gy, e_gz, e_fx, e_gxy, e_gxz),
+            estimates=Samples(e_fy, e_gy, e_gz, e_fx, e_gxy, e_gxz), opt_x=opt_x,
         )  # fmt: skip
-        return state, _kwon.report(fxy, gxy, gxz, lam_k, residual)
+        return state, _kwon.report(fxy, gxy, gxz, lam_k, residual, lower_residual)
 
-    return Solver(init, step, axis_name)
+    return Solver(
+        init, step, axis_name, name="f3sa", lower="strongly convex", constraints=("project_x",),
+        gradients=Gradients(upper=4, lower=8), batch="samples",
+        step_names=("upper_step", "penalized_step", "lower_step"),
+        residuals=("residual", "lower_residual"),
+    )  # fmt: skip

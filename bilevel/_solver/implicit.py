@@ -22,7 +22,8 @@ from bilevel._common import (
     uncoupled,
 )
 from bilevel._solver._hessian import conjugate_gradient, hessian_products
-from bilevel.problem import Problem, Solver
+from bilevel.problem import Gradients, Problem, Solver
+from bilevel.schedules import adaptive_step
 from optim import _checks
 
 __all__ = ["ImplicitState", "implicit"]
@@ -52,12 +53,12 @@ class ImplicitState(NamedTuple):
 
 def implicit(
     linear_solver: str = "cg",
-    alpha: StepSize = 0.1,
-    gamma: StepSize = 0.1,
+    upper_step: StepSize | None = None,
+    lower_step: StepSize = 0.1,
     *,
     inner_steps: int = 10,
     linear_steps: int = 10,
-    eta: Rate = 0.1,
+    linear_step: Rate = 0.1,
     ridge: float = 0.0,
     axis_name: str | None = None,
 ) -> Solver:
@@ -81,12 +82,14 @@ def implicit(
       linear_solver: ``"cg"``: conjugate gradients, for a lower Hessian that is positive definite.
         ``"normal_cg"``: on the normal equations, for any Hessian, at twice the price.
         ``"neumann"``: the truncated Neumann series :math:`v \leftarrow v - \eta (f_{yy} v - F_y)`.
-      alpha: Step in ``x``: a number, a schedule or an optax transform.
-      gamma: Step in ``y``: the same. An optax transform keeps its state from step to step.
+      upper_step: Step :math:`\alpha_k` in ``x``: a number, a schedule or an optax transform;
+        ``None`` for :func:`bilevel.adaptive_step`.
+      lower_step: Step :math:`\gamma_k` in ``y``: the same. An optax transform keeps its state from
+        step to step.
       inner_steps: Number of steps in ``y``, >= 1.
       linear_steps: Number of iterations of the linear solver, >= 1.
-      eta: Step :math:`\eta > 0` of ``"neumann"`` and of the fixed point that ``project_y`` needs;
-        below 2 over the largest eigenvalue of :math:`f_{yy}`.
+      linear_step: Step :math:`\eta > 0` of ``"neumann"`` and of the fixed point that ``project_y``
+        needs, below 2 over the largest eigenvalue of :math:`f_{yy}`: a number or a schedule.
       ridge: Number >= 0 added to the diagonal of the linear system.
       axis_name: Mapped axis to average gradients over.
 
@@ -109,7 +112,7 @@ def implicit(
       ...     upper=lambda x, y, batch: jnp.sum((y - 1.0) ** 2),
       ...     lower=lambda x, y, batch: jnp.sum((y - x) ** 2),
       ... )
-      >>> solver = bilevel.implicit("cg", alpha=0.25, gamma=0.5, inner_steps=1)
+      >>> solver = bilevel.implicit("cg", upper_step=0.25, lower_step=0.5, inner_steps=1)
       >>> state = solver.init(problem, jnp.zeros(2), jnp.zeros(2))
       >>> state, metrics = solver.step(state, None)
       >>> state.x
@@ -124,9 +127,10 @@ def implicit(
     _checks.choice("linear_solver", linear_solver, ("cg", "normal_cg", "neumann"))
     _checks.count("inner_steps", inner_steps)
     _checks.count("linear_steps", linear_steps)
-    _checks.number("eta", eta, 0, open_low=True, schedule=True)
+    _checks.number("linear_step", linear_step, 0, open_low=True, schedule=True)
     _checks.number("ridge", ridge, 0)
-    move_x, move_y = mover(alpha, "alpha"), mover(gamma, "gamma")
+    upper_step = adaptive_step() if upper_step is None else upper_step
+    move_x, move_y = mover(upper_step, "upper_step"), mover(lower_step, "lower_step")
 
     def init(problem, x0, y0):
         uncoupled(problem, "implicit")
@@ -145,7 +149,7 @@ def implicit(
         s = samples(batch)
         project_x, project_y = maybe(problem.project_x), maybe(problem.project_y)
         lower_y = oracle(problem, "lower", 1, axis_name)
-        products = hessian_products(problem, axis_name)
+        products, eta_k = hessian_products(problem, axis_name), at(linear_step, k)
 
         def inner(carry, s):
             y, opt = carry
@@ -156,9 +160,9 @@ def implicit(
         upper, (F_x, F_y) = oracle(problem, "upper", (0, 1), axis_name)(x, y, s.f_x)
         lower, f_y = lower_y(x, y, s.g_xz)
         system = linear_system(
-            lambda v: products(x, y, v, s.g_xz)[2], problem.project_y, y, f_y, at(eta, k)
+            lambda v: products(x, y, v, s.g_xz)[2], problem.project_y, y, f_y, eta_k
         )
-        v, linear_residual = solve(system, F_y, state.v, at(eta, k))
+        v, linear_residual = solve(system, F_y, state.v, eta_k)
         d = optax.tree.sub(F_x, products(x, y, system.lift(v), s.g_xz)[3])
         new_x, opt_x = move_x.move(x, d, state.opt_x, k)
         metrics = {
@@ -192,7 +196,16 @@ def implicit(
         v, r = jax.lax.fori_loop(0, linear_steps, neumann, (v, norm))
         return v, r / jnp.where(norm > 0, norm, 1)
 
-    return Solver(init, step, axis_name)
+    # CG begins with a product for its residual; one more makes the mixed derivative.
+    products = {"cg": linear_steps + 2, "normal_cg": 2 * linear_steps + 3}
+    products["neumann"] = linear_steps + 1
+    return Solver(
+        init, step, axis_name, name="implicit", lower="strongly convex",
+        constraints=("project_x", "project_y"), batch="samples", inner_steps=inner_steps,
+        gradients=Gradients(upper=1, lower=inner_steps + 1, products=products[linear_solver]),
+        step_names=("upper_step", "lower_step", "linear_step"),
+        residuals=("residual", "lower_residual", "linear_residual"),
+    )  # fmt: skip
 
 
 class _System(NamedTuple):

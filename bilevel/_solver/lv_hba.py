@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from bilevel._common import (
@@ -17,7 +18,7 @@ from bilevel._common import (
     scalar,
     start,
 )
-from bilevel.problem import Problem, Solver
+from bilevel.problem import Gradients, Problem, Solver
 from bilevel.schedules import lv_hba_schedule
 from optim import _checks, _xla_cpu, parallel
 
@@ -49,12 +50,12 @@ class LVHBAState(NamedTuple):
 
 
 def lv_hba(
-    alpha: StepSize,
-    beta: Rate,
-    eta: Rate,
-    gamma1: float = 1.0,
-    gamma2: float = 1.0,
-    c: Rate | None = None,
+    upper_step: StepSize,
+    multiplier_step: Rate,
+    lower_step: Rate,
+    prox: float = 1.0,
+    multiplier_prox: float = 1.0,
+    penalty: Rate | None = None,
     project_theta: Any = None,
     axis_name: str | None = None,
 ) -> Solver:
@@ -88,12 +89,13 @@ def lv_hba(
     update ``x``.
 
     Args:
-      alpha: Step size of ``(x, y)``: a number, a schedule, or an optax transform of the pair.
-      beta: Step size of ``z``, a number >= 0 or a schedule.
-      eta: Step size of ``theta`` and ``lam``, a number or a schedule.
-      gamma1: Proximal parameter of the lower variable, > 0.
-      gamma2: Proximal parameter of the multipliers, > 0.
-      c: :math:`c_k`, a number or a schedule; ``None`` for the paper's :math:`(k+1)^{0.3}`, as
+      upper_step: Step size :math:`\alpha` of ``(x, y)``: a number, a schedule, or an optax
+        transform of the pair.
+      multiplier_step: Step size :math:`\beta` of ``z``, a number >= 0 or a schedule.
+      lower_step: Step size :math:`\eta` of ``theta`` and ``lam``, a number or a schedule.
+      prox: Proximal parameter :math:`\gamma_1` of the lower variable, > 0.
+      multiplier_prox: Proximal parameter :math:`\gamma_2` of the multipliers, > 0.
+      penalty: :math:`c_k`, a number or a schedule; ``None`` for the paper's :math:`(k+1)^{0.3}`, as
         from :func:`bilevel.lv_hba_schedule`.
       project_theta: ``(theta, x) -> theta`` in place of ``problem.project_y``.
       axis_name: Mapped axis over which gradients and metrics are averaged.
@@ -105,7 +107,8 @@ def lv_hba(
       :math:`f - v_{\gamma}` with the value function at the current (theta, lam), ``feasibility``
       :math:`\max(0, g)` or :math:`|g|` (largest entry, at (x, y)), ``multiplier``
       :math:`\|\lambda\|_\infty` and ``residual`` :math:`\|(x, y)_{k+1} - (x, y)_k\| / \alpha`, the
-      projected gradient (of the move itself for an optax transform).
+      projected gradient (of the move itself for an optax transform), and ``stationarity``,
+      :math:`c_k` times that, in units of F.
 
     Raises:
       ValueError: On a hyperparameter out of range; at ``init`` on a constraint without
@@ -120,7 +123,7 @@ def lv_hba(
       ...     project_xy=bilevel.projections.joint(bilevel.projections.halfspace((-1.0, 1.0))),
       ...     multiplier_bound=10.0,
       ... )
-      >>> solver = bilevel.lv_hba(alpha=0.05, beta=0.5, eta=0.2)
+      >>> solver = bilevel.lv_hba(upper_step=0.05, multiplier_step=0.5, lower_step=0.2)
       >>> state, step = solver.init(problem, 0.5, 0.0), jax.jit(solver.step)
       >>> for _ in range(300):
       ...     state, metrics = step(state, None)
@@ -131,13 +134,15 @@ def lv_hba(
       Yao, Yu, Zeng, Zhang, `Constrained Bi-Level Optimization: Proximal Lagrangian Value Function
       Approach and Hessian-free Algorithm <https://arxiv.org/abs/2401.16164>`_, 2024
     """
-    c = lv_hba_schedule() if c is None else c
-    for name, value in (("eta", eta), ("c", c)):
+    penalty = lv_hba_schedule() if penalty is None else penalty
+    for name, value in (("lower_step", lower_step), ("penalty", penalty)):
         _checks.number(name, value, 0, open_low=True, schedule=True)
-    _checks.number("beta", beta, 0, schedule=True)
-    _checks.number("gamma1", gamma1, 0, open_low=True)
-    _checks.number("gamma2", gamma2, 0, open_low=True)
-    move, plain = mover(alpha, "alpha"), not isinstance(alpha, optax.GradientTransformation)
+    _checks.number("multiplier_step", multiplier_step, 0, schedule=True)
+    _checks.number("prox", prox, 0, open_low=True)
+    _checks.number("multiplier_prox", multiplier_prox, 0, open_low=True)
+    move = mover(upper_step, "upper_step")
+    plain = not isinstance(upper_step, optax.GradientTransformation)
+    gamma1, gamma2 = prox, multiplier_prox
 
     def init(problem, x0, y0, batch=None):
         if problem.constraint is not None and problem.multiplier_bound is None:
@@ -167,7 +172,7 @@ def lv_hba(
         upper, lower = batches(batch)
         F, f = scalar(problem.upper, "upper"), scalar(problem.lower, "lower")
         g = _constraint(problem)
-        c_k, eta_k, beta_k = at(c, k), at(eta, k), at(beta, k)
+        c_k, eta_k, beta_k = at(penalty, k), at(lower_step, k), at(multiplier_step, k)
 
         def lagrangian(x, theta, lam):
             value, slack = f(x, theta, lower), g(x, theta, lower)
@@ -205,7 +210,7 @@ def lv_hba(
         x_new, y_new = _project(problem, *moved)
         if residual is None:
             residual = optax.tree.norm(optax.tree.sub((x_new, y_new), (x, y)))
-            residual /= at(alpha, k) if plain else 1.0
+            residual /= at(upper_step, k) if plain else 1.0
         z = _bounded(problem, z + jnp.asarray(beta_k / gamma2 * (lam - z), z.dtype))
 
         violation = parallel.pmean(g(x, y, lower), axis_name)
@@ -217,13 +222,20 @@ def lv_hba(
             "feasibility": jnp.max(violation, initial=0.0),
             "multiplier": jnp.max(jnp.abs(lam), initial=0.0),
             "residual": residual,
+            "stationarity": c_k * residual,
         }
         # Both read x and y, which the new ones may overwrite.
         x_new, y_new = _xla_cpu.after((x_new, y_new), value, residual)
         new = {"x": x_new, "y": y_new, "theta": theta, "lam": lam, "z": z, "opt_xy": opt_xy}
         return state._replace(count=k + 1, **new), metrics
 
-    return Solver(init, step, axis_name)
+    return Solver(
+        init, step, axis_name, name="lv_hba", lower="convex",
+        constraints=("project_x", "project_y", "project_xy", "constraint"),
+        gradients=Gradients(upper=1, lower=3, constraint=2),
+        step_names=("upper_step", "lower_step", "multiplier_step"),
+        residuals=("stationarity", "feasibility"),
+    )  # fmt: skip
 
 
 def _constraint(problem):
@@ -232,9 +244,9 @@ def _constraint(problem):
 
     def g(x, y, batch):
         value = problem.constraint(x, y, batch)
-        if not isinstance(value, jax.Array):
+        if not isinstance(value, jax.Array | np.ndarray | np.generic):
             raise ValueError(f"constraint must return one array, got {jax.tree.structure(value)}")
-        return value
+        return jnp.asarray(value)
 
     return g
 

@@ -4,20 +4,20 @@ from bilevel._common import Rate, StepSize
 from bilevel._solver._penalty_double import double_loop
 from bilevel._solver._penalty_single import single_loop
 from bilevel.problem import Solver
-from bilevel.schedules import power
+from bilevel.schedules import adaptive_step, power
 from optim import _checks
 
 __all__ = ["penalty"]
 
 
 def penalty(
-    alpha: StepSize,
-    beta: Rate,
-    gamma: Rate,
-    sigma: Rate | None = None,
-    rho: float = 1.0,
+    upper_step: StepSize | None = None,
+    averaging: Rate = 0.8,
+    lower_step: Rate = 0.1,
+    upper_weight: Rate | None = None,
+    prox: float = 1.0,
     inner_steps: int = 1,
-    eta: Rate | None = None,
+    momentum: Rate | None = None,
     warm_start: bool = True,
     axis_name: str | None = None,
 ) -> Solver:
@@ -39,10 +39,10 @@ def penalty(
           + \nabla_x g(x_k, u) - \nabla_x g(x_k, v))\big)
       \end{aligned}
 
-    An iteration of Algorithm 1, without ``eta``, takes 3T + 3 gradients; in its stochastic form
-    the batches of the x step are large. Algorithm 2, with ``eta``, has T = 1 and replaces each of
-    the six gradients by the estimate with momentum of :func:`bilevel.f3sa`, twelve gradients in
-    all. :func:`bilevel.penalty_schedules` has step sizes with the paper's rates.
+    An iteration of Algorithm 1, without ``momentum``, takes 3T + 3 gradients; in its stochastic
+    form the batches of the x step are large. Algorithm 2, with ``momentum``, has T = 1 and replaces
+    each of the six gradients by the estimate with momentum of :func:`bilevel.f3sa`, twelve
+    gradients in all. :func:`bilevel.penalty_schedules` has step sizes with the paper's rates.
 
     From the paper's preprint (arXiv 2309.01753): :math:`h_\sigma` and :math:`\psi_\sigma`, the
     proximal error bound and what it gives, the form of both algorithms (a double loop with large
@@ -53,14 +53,17 @@ def penalty(
     the same equations.
 
     Args:
-      alpha: Step size of ``x``: a number, a schedule, or (Algorithm 1) an optax transform.
-      beta: Averaging weight in (0, 1] of the prox centers, a number or a schedule.
-      gamma: Inner step size, at most :math:`1 / (L + 1/\rho)`, a number or a schedule.
-      sigma: :math:`\sigma_k > 0`, a number or a schedule; ``None`` for the paper's
-        :math:`(k+1)^{-1/3}`, with ``eta`` :math:`(k+1)^{-1/5}`.
-      rho: Proximal parameter, below the inverse of the lower level's weak convexity.
+      upper_step: Step size :math:`\alpha_k` of ``x``: a number, a schedule or an optax transform;
+        ``None`` for :func:`bilevel.adaptive_step` (Algorithm 2: of 0.015).
+      averaging: Weight :math:`\beta_k` in (0, 1] of the averages, a number or a schedule.
+      lower_step: Inner step size :math:`\gamma_k`, at most :math:`1 / (L + 1/\rho)` where L is the
+        lower level's largest curvature: a number or a schedule.
+      upper_weight: :math:`\sigma_k > 0`, a number or a schedule; ``None`` for the paper's
+        :math:`(k+1)^{-1/3}`, with ``momentum`` :math:`(k+1)^{-1/5}`.
+      prox: Proximal parameter :math:`\rho`, below the inverse of the lower level's weak convexity.
       inner_steps: T >= 1.
-      eta: Momentum :math:`\eta_k \in (0, 1]` of Algorithm 2, a number or a schedule.
+      momentum: :math:`\eta_k \in (0, 1]` of Algorithm 2, the weight of the newest gradient: a
+        number or a schedule; 1 is no momentum.
       warm_start: Whether the inner loop starts at the last prox points or at
         :math:`(y_k, z_k)`. Algorithm 2 always does the former.
       axis_name: Mapped axis over which gradients and metrics are averaged.
@@ -84,7 +87,7 @@ def penalty(
       ...     lower=lambda x, y, batch: jnp.sum((y - x) ** 2),
       ...     project_x=bilevel.projections.box(0, 0.5),
       ... )
-      >>> solver = bilevel.penalty(0.3, 0.8, 0.2, sigma=0.1, inner_steps=5)
+      >>> solver = bilevel.penalty(0.3, 0.8, 0.2, upper_weight=0.1, inner_steps=5)
       >>> state, step = solver.init(problem, jnp.zeros(1), jnp.zeros(1)), jax.jit(solver.step)
       >>> for _ in range(100):
       ...     state, metrics = step(state, None)
@@ -95,19 +98,24 @@ def penalty(
       Kwon, Kwon, Wright, Nowak, `On Penalty Methods for Nonconvex Bilevel Optimization and
       First-Order Stochastic Approximation <https://arxiv.org/abs/2309.01753>`_, 2024
     """
-    if sigma is None:
-        sigma = power(1.0, -1 / 3 if eta is None else -1 / 5)
-    _checks.number("alpha", alpha, 0, open_low=True, schedule=True, transform=eta is None)
-    for name, value in (("gamma", gamma), ("sigma", sigma)):
+    if upper_weight is None:
+        upper_weight = power(1.0, -1 / 3 if momentum is None else -1 / 5)
+    once = momentum is None
+    if upper_step is None:
+        upper_step = adaptive_step(0.1 if once else 0.015)
+    for name, value in (("lower_step", lower_step), ("upper_weight", upper_weight)):
         _checks.number(name, value, 0, open_low=True, schedule=True)
-    for name, value in (("beta", beta), ("eta", 1.0 if eta is None else eta)):
+    for name, value in (("averaging", averaging), ("momentum", 1.0 if once else momentum)):
         _checks.number(name, value, 0, 1, open_low=True, schedule=True)
-    _checks.number("rho", rho, 0, open_low=True)
+    _checks.number("prox", prox, 0, open_low=True)
     _checks.count("inner_steps", inner_steps)
-    if eta is None:
-        return double_loop(alpha, beta, gamma, sigma, rho, inner_steps, warm_start, axis_name)
+    if momentum is None:
+        return double_loop(
+            upper_step, averaging, lower_step, upper_weight, prox, inner_steps, warm_start,
+            axis_name,
+        )  # fmt: skip
     if inner_steps != 1:
-        raise ValueError(f"inner_steps must be 1 with eta (Algorithm 2), got {inner_steps}")
+        raise ValueError(f"inner_steps must be 1 with momentum (Algorithm 2), got {inner_steps}")
     if not warm_start:
-        raise ValueError("warm_start must be True with eta (Algorithm 2), got False")
-    return single_loop(alpha, beta, gamma, sigma, rho, eta, axis_name)
+        raise ValueError("warm_start must be True with momentum (Algorithm 2), got False")
+    return single_loop(upper_step, averaging, lower_step, upper_weight, prox, momentum, axis_name)

@@ -20,7 +20,8 @@ from bilevel._common import (
     unconstrained_lower,
 )
 from bilevel._solver._hessian import hessian_products
-from bilevel.problem import Problem, Solver
+from bilevel.problem import Gradients, Problem, Solver
+from bilevel.schedules import adaptive_step
 from optim import _checks, parallel
 
 __all__ = ["SABAState", "SABATable", "saba"]
@@ -72,8 +73,8 @@ class SABAState(NamedTuple):
 def saba(
     upper_samples: int,
     lower_samples: int,
-    rho: Rate = 0.1,
-    gamma: StepSize = 0.1,
+    lower_step: Rate = 0.1,
+    upper_step: StepSize | None = None,
     *,
     axis_name: str | None = None,
 ) -> Solver:
@@ -98,8 +99,9 @@ def saba(
     Args:
       upper_samples: Number m >= 1 of components of the upper function.
       lower_samples: Number n >= 1 of components of the lower function.
-      rho: Step of ``y`` and ``v``: a number or a schedule.
-      gamma: Step of ``x``: a number, a schedule or an optax transform.
+      lower_step: Step :math:`\rho` of ``y`` and ``v``: a number or a schedule.
+      upper_step: Step :math:`\gamma` of ``x``: a number, a schedule or an optax transform; ``None``
+        for ``bilevel.adaptive_step(0.03)``, which gives up the linear rate.
       axis_name: Mapped axis over which the batch is split; the tables are whole on every device.
 
     Returns:
@@ -116,7 +118,7 @@ def saba(
       ...     upper=lambda x, y, b: jnp.sum((y - b) ** 2),
       ...     lower=lambda x, y, b: jnp.sum((y - x - b) ** 2),
       ... )
-      >>> solver = bilevel.saba(2, 2, rho=0.25, gamma=0.1)
+      >>> solver = bilevel.saba(2, 2, lower_step=0.25, upper_step=0.1)
       >>> state, step = solver.init(problem, jnp.zeros(2), jnp.zeros(2)), jax.jit(solver.step)
       >>> samples = jnp.array([1.0, 3.0])
       >>> for t in range(200):
@@ -131,8 +133,9 @@ def saba(
     """
     _checks.count("upper_samples", upper_samples)
     _checks.count("lower_samples", lower_samples)
-    _checks.number("rho", rho, 0, open_low=True, schedule=True)
-    move_x = mover(gamma, "gamma")
+    _checks.number("lower_step", lower_step, 0, open_low=True, schedule=True)
+    upper_step = adaptive_step(0.03) if upper_step is None else upper_step
+    move_x = mover(upper_step, "upper_step")
 
     def init(problem, x0, y0):
         unconstrained_lower(problem, "saba", "bilevel.implicit or bilevel.lv_hba")
@@ -162,7 +165,7 @@ def saba(
         F_x_table, F_x = _saga(state.F_x, upper_ids, F_x)
         d_v, d_x = (optax.tree.add(a, b) for a, b in ((f_yy_v, F_y), (f_xy_v, F_x)))
 
-        project_x, rho_k = maybe(problem.project_x), at(rho, k)
+        project_x, rho_k = maybe(problem.project_x), at(lower_step, k)
         new_x, opt_x = move_x.move(x, d_x, state.opt_x, k)
         metrics = {
             "upper": parallel.pmean(jnp.mean(upper), axis_name),
@@ -179,7 +182,12 @@ def saba(
         )  # fmt: skip
         return state, metrics
 
-    return Solver(init, step, axis_name)
+    return Solver(
+        init, step, axis_name, name="saba", lower="strongly convex", constraints=("project_x",),
+        gradients=Gradients(upper=1, lower=1, products=1), batch="components",
+        step_names=("upper_step", "lower_step"),
+        residuals=("residual", "lower_residual", "linear_residual"),
+    )  # fmt: skip
 
 
 def _empty(n, like) -> SABATable:

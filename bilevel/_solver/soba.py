@@ -20,13 +20,11 @@ from bilevel._common import (
     unconstrained_lower,
 )
 from bilevel._solver._hessian import hessian_products
-from bilevel.problem import Problem, Solver
-from bilevel.schedules import power
+from bilevel.problem import Gradients, Problem, Solver
+from bilevel.schedules import adaptive_step
 from optim import _checks
 
 __all__ = ["SOBAState", "soba"]
-
-_DEFAULT = power(0.1, -0.5)
 
 
 class SOBAState(NamedTuple):
@@ -50,8 +48,8 @@ class SOBAState(NamedTuple):
 
 
 def soba(
-    rho: Rate = _DEFAULT,
-    gamma: StepSize = _DEFAULT,
+    lower_step: Rate = 0.1,
+    upper_step: StepSize | None = None,
     *,
     axis_name: str | None = None,
 ) -> Solver:
@@ -69,9 +67,10 @@ def soba(
     The paper's lower variable is :math:`z`; it has no projection, ``project_x`` is ours.
 
     Args:
-      rho: Step :math:`\rho_t > 0` of ``y`` and ``v``: a number or a schedule.
-      gamma: Step :math:`\gamma_t` of ``x``: a number, a schedule or an optax transform. Both
-        default to :math:`0.1\,(t + 1)^{-1/2}`, the paper's exponent.
+      lower_step: Step :math:`\rho_t > 0` of ``y`` and ``v``: a number or a schedule. The
+        paper's schedule falls as :math:`(t + 1)^{-1/2}`: ``bilevel.power(0.1, -0.5)``.
+      upper_step: Step :math:`\gamma_t` of ``x``: a number, a schedule or an optax transform;
+        ``None`` for ``bilevel.adaptive_step(0.03)``.
       axis_name: Mapped axis to average gradients over.
 
     Returns:
@@ -89,7 +88,7 @@ def soba(
       ...     upper=lambda x, y, batch: jnp.sum((y - 1.0) ** 2),
       ...     lower=lambda x, y, batch: jnp.sum((y - x) ** 2),
       ... )
-      >>> solver = bilevel.soba(rho=0.25, gamma=0.1)
+      >>> solver = bilevel.soba(lower_step=0.25, upper_step=0.1)
       >>> state, step = solver.init(problem, jnp.zeros(2), jnp.zeros(2)), jax.jit(solver.step)
       >>> for _ in range(100):
       ...     state, metrics = step(state, None)
@@ -100,8 +99,9 @@ def soba(
       Dagréou, Ablin, Vaiter, Moreau, `A framework for bilevel optimization that enables stochastic
       and global variance reduction algorithms <https://arxiv.org/abs/2201.13409>`_, 2022
     """
-    _checks.number("rho", rho, 0, open_low=True, schedule=True)
-    move_x = mover(gamma, "gamma")
+    upper_step = adaptive_step(0.03) if upper_step is None else upper_step
+    _checks.number("lower_step", lower_step, 0, open_low=True, schedule=True)
+    move_x = mover(upper_step, "upper_step")
 
     def init(problem, x0, y0):
         unconstrained_lower(problem, "soba", "bilevel.implicit or bilevel.lv_hba")
@@ -118,7 +118,7 @@ def soba(
         upper, (F_x, F_y) = gradients(x, y, upper_batch)
         d_v, d_x = (optax.tree.add(a, b) for a, b in ((f_yy_v, F_y), (f_xy_v, F_x)))
 
-        project_x, rho_k = maybe(problem.project_x), at(rho, k)
+        project_x, rho_k = maybe(problem.project_x), at(lower_step, k)
         new_x, opt_x = move_x.move(x, d_x, state.opt_x, k)
         metrics = {
             "upper": upper,
@@ -131,4 +131,9 @@ def soba(
         y, v = axpy(-rho_k, f_y, y), axpy(-rho_k, d_v, v)
         return state._replace(count=k + 1, x=project_x(new_x), y=y, v=v, opt_x=opt_x), metrics
 
-    return Solver(init, step, axis_name)
+    return Solver(
+        init, step, axis_name, name="soba", lower="strongly convex", constraints=("project_x",),
+        gradients=Gradients(upper=1, lower=1, products=1),
+        step_names=("upper_step", "lower_step"),
+        residuals=("residual", "lower_residual", "linear_residual"),
+    )  # fmt: skip

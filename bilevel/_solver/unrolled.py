@@ -21,7 +21,8 @@ from bilevel._common import (
     uncoupled,
 )
 from bilevel._solver._hessian import hessian_products
-from bilevel.problem import Problem, Samples, Solver
+from bilevel.problem import Gradients, Problem, Samples, Solver
+from bilevel.schedules import adaptive_step
 from optim import _checks
 
 __all__ = ["UnrolledState", "unrolled"]
@@ -48,14 +49,14 @@ class UnrolledState(NamedTuple):
 
 
 def unrolled(
-    steps: int = 10,
-    alpha: StepSize = 0.1,
-    gamma: Rate = 0.1,
+    inner_steps: int = 20,
+    upper_step: StepSize | None = None,
+    lower_step: Rate = 0.1,
     *,
     warm_start: bool = True,
     axis_name: str | None = None,
 ) -> Solver:
-    r"""Differentiates the upper value through ``steps`` projected steps of the lower level.
+    r"""Differentiates the upper value through ``inner_steps`` projected steps of the lower level.
 
     .. math::
       y_{t+1} &= P_Y(y_t - \gamma_k f_y(x, y_t)), \quad t < T, \qquad
@@ -65,19 +66,20 @@ def unrolled(
       p_t = w_t - \gamma_k f_{yy}(x, y_t)\, w_t \\
       x &\leftarrow P_X(x - \alpha_k h_0)
 
-    This is reverse-mode differentiation with the adjoint recursion written out: it keeps the
-    ``steps`` iterates and nothing of what the gradients computed on the way, and it is exact when
-    gradients are averaged over devices. The start :math:`y_0` counts as a constant.
+    This is reverse-mode differentiation with the adjoint recursion written out: it keeps the T
+    iterates and nothing of what the gradients computed on the way, and it is exact when gradients
+    are averaged over devices. The start :math:`y_0` counts as a constant.
 
-    A step takes 2 ``steps`` gradients and ``steps`` Hessian-vector products of the lower function
-    and one gradient of the upper, and stores ``steps`` copies of ``y``.
+    A step takes T gradients and T Hessian-vector products of the lower function and one gradient of
+    the upper, and stores T copies of ``y``, with ``project_y`` twice as many.
     Hessian-vector products are forward over reverse: ``lower`` must allow forward-mode
     differentiation, which ``jax.custom_vjp`` does not.
 
     Args:
-      steps: Number T >= 1 of lower steps.
-      alpha: Step in ``x``: a number, a schedule or an optax transform.
-      gamma: Step in ``y``: a number or a schedule of the solver's iteration.
+      inner_steps: Number T >= 1 of lower steps.
+      upper_step: Step :math:`\alpha_k` in ``x``: a number, a schedule or an optax transform;
+        ``None`` for :func:`bilevel.adaptive_step`.
+      lower_step: Step :math:`\gamma_k` in ``y``: a number or a schedule of the solver's iteration.
       warm_start: Whether a run starts where the last one ended; otherwise at ``y0`` each time.
       axis_name: Mapped axis to average gradients over.
 
@@ -97,7 +99,7 @@ def unrolled(
       ...     upper=lambda x, y, batch: jnp.sum((y - 1.0) ** 2),
       ...     lower=lambda x, y, batch: jnp.sum((y - x) ** 2),
       ... )
-      >>> solver = bilevel.unrolled(1, alpha=0.25, gamma=0.5)
+      >>> solver = bilevel.unrolled(1, upper_step=0.25, lower_step=0.5)
       >>> state = solver.init(problem, jnp.zeros(2), jnp.zeros(2))
       >>> state, metrics = solver.step(state, None)
       >>> state.x
@@ -107,9 +109,10 @@ def unrolled(
       Franceschi, Donini, Frasconi, Pontil, `Forward and Reverse Gradient-Based Hyperparameter
       Optimization <https://arxiv.org/abs/1703.01785>`_, 2017
     """
-    _checks.count("steps", steps)
-    _checks.number("gamma", gamma, 0, open_low=True, schedule=True)
-    move_x = mover(alpha, "alpha")
+    _checks.count("inner_steps", inner_steps)
+    _checks.number("lower_step", lower_step, 0, open_low=True, schedule=True)
+    upper_step = adaptive_step() if upper_step is None else upper_step
+    move_x = mover(upper_step, "upper_step")
 
     def init(problem, x0, y0):
         uncoupled(problem, "unrolled")
@@ -124,27 +127,26 @@ def unrolled(
         project_x, project_y = maybe(problem.project_x), maybe(problem.project_y)
         lower_y = oracle(problem, "lower", 1, axis_name)
         products = hessian_products(problem, axis_name)
-        gamma_k = at(gamma, k)
+        gamma_k = at(lower_step, k)
 
         def forward(y, b):
             value, f_y = lower_y(x, y, b if many else s.g_z)
-            return project_y(axpy(-gamma_k, f_y, y)), (y, value)
+            point = axpy(-gamma_k, f_y, y)
+            return project_y(point), (y, point if problem.project_y else None, value)
 
         def backward(carry, at_t):
-            (p, h), (y, b) = carry, at_t
-            # w needs the point that was projected, hence the gradient at y again.
-            w = p
-            if problem.project_y is not None:
-                point = axpy(-gamma_k, lower_y(x, y, b if many else s.g_z)[1], y)
-                w = jax.vjp(project_y, point)[1](p)[0]
+            (p, h), (y, point, b) = carry, at_t
+            w = jax.vjp(project_y, point)[1](p)[0] if problem.project_y else p
             _, _, f_yy_w, f_xy_w = products(x, y, w, b if many else s.g_z)
             return (axpy(-gamma_k, f_yy_w, w), axpy(-gamma_k, f_xy_w, h)), None
 
         inner = s.g_z if many else None
         first = state.y if warm_start else state.y0
-        y, (path, values) = jax.lax.scan(forward, first, inner, length=steps)
+        y, (path, points, values) = jax.lax.scan(forward, first, inner, length=inner_steps)
         upper, (F_x, F_y) = oracle(problem, "upper", (0, 1), axis_name)(x, y, s.f_x)
-        (_, d), _ = jax.lax.scan(backward, (F_y, F_x), (path, inner), length=steps, reverse=True)
+        (_, d), _ = jax.lax.scan(
+            backward, (F_y, F_x), (path, points, inner), length=inner_steps, reverse=True
+        )
 
         new_x, opt_x = move_x.move(x, d, state.opt_x, k)
         before = jax.tree.map(lambda a: a[-1], path)
@@ -157,4 +159,10 @@ def unrolled(
         }
         return state._replace(count=k + 1, x=project_x(new_x), y=y, opt_x=opt_x), metrics
 
-    return Solver(init, step, axis_name)
+    return Solver(
+        init, step, axis_name, name="unrolled", lower="strongly convex",
+        constraints=("project_x", "project_y"), batch="samples", inner_steps=inner_steps,
+        gradients=Gradients(upper=1, lower=inner_steps, products=inner_steps),
+        step_names=("upper_step", "lower_step"),
+        residuals=("residual", "lower_residual"),
+    )  # fmt: skip

@@ -13,15 +13,15 @@ from configs.bilevel import common
 
 SOLVERS = {
     "f2sa": {
-        "alpha": 0.005,
-        "gamma": 0.05,
-        "lam": 5.0,
-        "delta": 0.005,
+        "penalized_step": 0.005,
+        "lower_step": 0.05,
+        "multiplier": 5.0,
+        "multiplier_step": 0.005,
         "inner_steps": 5,
-        "x_step": {"adam": 0.05},
+        "upper_step": {"adam": 0.05},
     },
-    "soba": {"rho": 0.05, "gamma": {"adam": 0.05}},
-    "unrolled": {"alpha": {"adam": 0.05}, "gamma": 0.05, "steps": 5},
+    "soba": {"lower_step": 0.05, "upper_step": {"adam": 0.05}},
+    "unrolled": {"upper_step": {"adam": 0.05}, "lower_step": 0.05, "inner_steps": 5},
 }
 
 

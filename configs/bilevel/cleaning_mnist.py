@@ -16,17 +16,28 @@ from configs.bilevel import common
 # A lower step above .2 diverges here: pixels are correlated, the largest curvature is about 10.
 SOLVERS = {
     "penalty": {
-        "alpha": {"adam": 0.1},
-        "beta": 0.8,
-        "gamma": 0.1,
-        "sigma": {"power": (0.3, -1 / 3)},
-        "rho": 10.0,
+        "upper_step": {"adam": 0.1},
+        "averaging": 0.8,
+        "lower_step": 0.1,
+        "upper_weight": {"power": (0.3, -1 / 3)},
+        "prox": 10.0,
         "inner_steps": 5,
     },
-    "f2sa": {"alpha": 0.01, "gamma": 0.1, "lam": 5.0, "delta": 0.01, "x_step": {"adam": 0.1}},
-    "implicit": {"alpha": {"adam": 0.1}, "gamma": 0.1, "inner_steps": 10, "linear_steps": 10},
-    "unrolled": {"alpha": {"adam": 0.1}, "gamma": 0.1, "steps": 10},
-    "soba": {"rho": 0.1, "gamma": {"adam": 0.05}},
+    "f2sa": {
+        "penalized_step": 0.01,
+        "lower_step": 0.1,
+        "multiplier": 5.0,
+        "multiplier_step": 0.01,
+        "upper_step": {"adam": 0.1},
+    },
+    "implicit": {
+        "upper_step": {"adam": 0.1},
+        "lower_step": 0.1,
+        "inner_steps": 10,
+        "linear_steps": 10,
+    },
+    "unrolled": {"upper_step": {"adam": 0.1}, "lower_step": 0.1, "inner_steps": 10},
+    "soba": {"lower_step": 0.1, "upper_step": {"adam": 0.05}},
 }
 
 

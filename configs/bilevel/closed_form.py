@@ -10,28 +10,29 @@ from configs.bilevel import common
 
 SOLVERS = {
     "penalty": {
-        "alpha": 0.2,
-        "beta": 0.8,
-        "gamma": 0.05,
-        "sigma": {"power": (1.0, -1 / 3)},
-        "rho": 0.5,
+        "upper_step": 0.2,
+        "averaging": 0.8,
+        "lower_step": 0.05,
+        "upper_weight": {"power": (1.0, -1 / 3)},
+        "prox": 0.5,
         "inner_steps": 5,
     },
     "f2sa": {
-        "alpha": {"power": (0.1, -1 / 3, 10)},
-        "gamma": 0.05,
+        "penalized_step": {"power": (0.1, -1 / 3, 10)},
+        "lower_step": 0.05,
+        "step_ratio": 1.0,
     },
     "implicit": {
         "linear_solver": "normal_cg",
-        "alpha": 0.1,
-        "gamma": 0.05,
+        "upper_step": 0.1,
+        "lower_step": 0.05,
         "inner_steps": 20,
         "linear_steps": 20,
-        "eta": 0.05,
+        "linear_step": 0.05,
     },
-    "unrolled": {"alpha": 0.1, "gamma": 0.05, "steps": 50},
+    "unrolled": {"upper_step": 0.1, "lower_step": 0.05, "inner_steps": 50},
     "soba": {},
-    "saba": {"rho": 0.1, "gamma": 0.1},
+    "saba": {"lower_step": 0.1, "upper_step": 0.1},
 }
 PROBLEMS = ("p1", "p2a", "p2b", "p3", "p4", "p5")
 

@@ -9,17 +9,28 @@ accuracy after 150 steps (seed 0; 1 core of an AMD EPYC, CPU): implicit 96.7 %, 
 from configs.bilevel import common
 
 SOLVERS = {
-    "implicit": {"alpha": {"adam": 3e-3}, "gamma": 1.0, "inner_steps": 10, "linear_steps": 10},
+    "implicit": {
+        "upper_step": {"adam": 3e-3},
+        "lower_step": 1.0,
+        "inner_steps": 10,
+        "linear_steps": 10,
+    },
     "penalty": {
-        "alpha": {"adam": 3e-3},
-        "beta": 0.8,
-        "gamma": 0.5,
-        "sigma": 0.1,
-        "rho": 10.0,
+        "upper_step": {"adam": 3e-3},
+        "averaging": 0.8,
+        "lower_step": 0.5,
+        "upper_weight": 0.1,
+        "prox": 10.0,
         "inner_steps": 5,
     },
-    "f2sa": {"alpha": 0.1, "gamma": 1.0, "lam": 5.0, "delta": 0.01, "x_step": {"adam": 3e-3}},
-    "unrolled": {"alpha": {"adam": 3e-3}, "gamma": 1.0, "steps": 10},
+    "f2sa": {
+        "penalized_step": 0.1,
+        "lower_step": 1.0,
+        "multiplier": 5.0,
+        "multiplier_step": 0.01,
+        "upper_step": {"adam": 3e-3},
+    },
+    "unrolled": {"upper_step": {"adam": 3e-3}, "lower_step": 1.0, "inner_steps": 10},
 }
 
 

@@ -13,17 +13,34 @@ from configs.bilevel import common
 
 SOLVERS = {
     "penalty": {
-        "alpha": {"adam": 0.02},
-        "beta": 0.8,
-        "gamma": 0.3,
-        "sigma": {"power": (0.3, -1 / 3)},
-        "rho": 10.0,
+        "upper_step": {"adam": 0.02},
+        "averaging": 0.8,
+        "lower_step": 0.3,
+        "upper_weight": {"power": (0.3, -1 / 3)},
+        "prox": 10.0,
         "inner_steps": 5,
     },
-    "lv_hba": {"alpha": 0.1, "beta": 0.1, "eta": 0.1, "gamma1": 10.0, "c": {"power": (1.0, 0.3)}},
-    "f2sa": {"alpha": 0.03, "gamma": 0.3, "lam": 5.0, "delta": 0.01, "x_step": {"adam": 0.02}},
-    "implicit": {"alpha": {"adam": 0.02}, "gamma": 0.3, "inner_steps": 10, "linear_steps": 10},
-    "soba": {"rho": 0.2, "gamma": {"adam": 0.02}},
+    "lv_hba": {
+        "upper_step": 0.1,
+        "multiplier_step": 0.1,
+        "lower_step": 0.1,
+        "prox": 10.0,
+        "penalty": {"power": (1.0, 0.3)},
+    },
+    "f2sa": {
+        "penalized_step": 0.03,
+        "lower_step": 0.3,
+        "multiplier": 5.0,
+        "multiplier_step": 0.01,
+        "upper_step": {"adam": 0.02},
+    },
+    "implicit": {
+        "upper_step": {"adam": 0.02},
+        "lower_step": 0.3,
+        "inner_steps": 10,
+        "linear_steps": 10,
+    },
+    "soba": {"lower_step": 0.2, "upper_step": {"adam": 0.02}},
 }
 
 

@@ -10,18 +10,29 @@ Argument: a solver (implicit, penalty, f2sa, unrolled, soba), ``smoke``, or both
 from configs.bilevel import common
 
 SOLVERS = {
-    "implicit": {"alpha": {"adam": 0.1}, "gamma": 0.3, "inner_steps": 10, "linear_steps": 10},
+    "implicit": {
+        "upper_step": {"adam": 0.1},
+        "lower_step": 0.3,
+        "inner_steps": 10,
+        "linear_steps": 10,
+    },
     "penalty": {
-        "alpha": {"adam": 0.1},
-        "beta": 0.8,
-        "gamma": 0.2,
-        "sigma": {"power": (0.3, -1 / 3)},
-        "rho": 10.0,
+        "upper_step": {"adam": 0.1},
+        "averaging": 0.8,
+        "lower_step": 0.2,
+        "upper_weight": {"power": (0.3, -1 / 3)},
+        "prox": 10.0,
         "inner_steps": 5,
     },
-    "f2sa": {"alpha": 0.03, "gamma": 0.3, "lam": 5.0, "delta": 0.01, "x_step": {"adam": 0.1}},
-    "unrolled": {"alpha": {"adam": 0.1}, "gamma": 0.3, "steps": 20},
-    "soba": {"rho": 0.3, "gamma": {"adam": 0.05}},
+    "f2sa": {
+        "penalized_step": 0.03,
+        "lower_step": 0.3,
+        "multiplier": 5.0,
+        "multiplier_step": 0.01,
+        "upper_step": {"adam": 0.1},
+    },
+    "unrolled": {"upper_step": {"adam": 0.1}, "lower_step": 0.3, "inner_steps": 20},
+    "soba": {"lower_step": 0.3, "upper_step": {"adam": 0.05}},
 }
 
 

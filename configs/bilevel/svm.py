@@ -15,23 +15,28 @@ from configs.bilevel import common
 
 SOLVERS = {
     "lv_hba": {
-        "alpha": 0.01,
-        "beta": 0.1,
-        "eta": 0.01,
-        "gamma1": 10.0,
-        "gamma2": 1.0,
-        "c": {"power": (1.0, 0.3)},
+        "upper_step": 0.01,
+        "multiplier_step": 0.1,
+        "lower_step": 0.01,
+        "prox": 10.0,
+        "multiplier_prox": 1.0,
+        "penalty": {"power": (1.0, 0.3)},
     },
     "penalty": {
-        "alpha": {"adam": 0.1},
-        "beta": 0.8,
-        "gamma": 0.05,
-        "sigma": {"power": (0.1, -1 / 3)},
-        "rho": 1.0,
+        "upper_step": {"adam": 0.1},
+        "averaging": 0.8,
+        "lower_step": 0.05,
+        "upper_weight": {"power": (0.1, -1 / 3)},
+        "prox": 1.0,
         "inner_steps": 5,
     },
-    "implicit": {"alpha": {"adam": 0.1}, "gamma": 0.05, "inner_steps": 10, "linear_steps": 10},
-    "unrolled": {"alpha": {"adam": 0.1}, "gamma": 0.05, "steps": 20},
+    "implicit": {
+        "upper_step": {"adam": 0.1},
+        "lower_step": 0.05,
+        "inner_steps": 10,
+        "linear_steps": 10,
+    },
+    "unrolled": {"upper_step": {"adam": 0.1}, "lower_step": 0.05, "inner_steps": 20},
 }
 DATA = ("diabetes", "fourclass", "breast_cancer", "digits")
 

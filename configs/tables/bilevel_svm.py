@@ -7,15 +7,15 @@ METHODS = {
     "LV-HBA": {
         "problem.options.form": "constrained",
         "solver.name": "lv_hba",
-        "solver.options.beta": 0.1,
-        "solver.options.gamma1": 10.0,
-        "solver.options.gamma2": 1.0,
+        "solver.options.multiplier_step": 0.1,
+        "solver.options.prox": 10.0,
+        "solver.options.multiplier_prox": 1.0,
     },
     "penalty": {
         "problem.options.form": "hinge",
         "solver.name": "penalty",
-        "solver.options.beta": 0.8,
-        "solver.options.sigma": ("power", 0.1, -0.3333),
+        "solver.options.averaging": 0.8,
+        "solver.options.upper_weight": ("power", 0.1, -0.3333),
         "solver.options.inner_steps": 5,
     },
     "implicit": {
@@ -27,7 +27,7 @@ METHODS = {
     "unrolled": {
         "problem.options.form": "hinge",
         "solver.name": "unrolled",
-        "solver.options.steps": 20,
+        "solver.options.inner_steps": 20,
     },
     "one C": {
         "problem.options.form": "hinge",
@@ -38,13 +38,17 @@ METHODS = {
 # Steps that take .4 to .5 s each on one core of an AMD EPYC.
 STEPS = {"LV-HBA": 8000, "penalty": 21000, "implicit": 13000, "unrolled": 6000, "one C": 12000}
 STEP_SIZES = {
-    "solver.options.alpha": [("adam", 0.003), ("adam", 0.03), ("adam", 0.3)],
-    "solver.options.gamma": [0.02, 0.05],
+    "solver.options.upper_step": [("adam", 0.003), ("adam", 0.03), ("adam", 0.3)],
+    "solver.options.lower_step": [0.02, 0.05],
 }
 # As many trials for each. The box in "one C" is a point, so that nothing is learned.
 GRID = {
     "LV-HBA": [
-        {"solver.options.alpha": alpha, "solver.options.eta": eta, "solver.options.c": c}
+        {
+            "solver.options.upper_step": alpha,
+            "solver.options.lower_step": eta,
+            "solver.options.penalty": c,
+        }
         for alpha, eta in ((0.003, 0.003), (0.01, 0.003), (0.01, 0.01))
         for c in (("power", 0.1, 0.3), ("power", 1.0, 0.3))
     ],

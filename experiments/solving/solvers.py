@@ -1,4 +1,4 @@
-"""Bilevel solvers by name from a config, the batches they ask for, and what a step costs."""
+"""Bilevel solvers by name from a config, and the batches they ask for."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +12,7 @@ from experiments.problems import Task
 from experiments.supervised import optimizers
 from optim import _checks
 
-__all__ = ["SOLVERS", "build", "feed", "gradients_per_step"]
+__all__ = ["SOLVERS", "build", "feed"]
 
 SOLVERS: dict[str, Callable[..., bilevel.Solver]] = {
     name: getattr(bilevel, name)
@@ -50,10 +50,10 @@ def build(name: str, options: Mapping[str, Any], task: Task, batch_size: int = 0
     for key, parameter in taken.items():
         if parameter.default is parameter.empty and key not in (*given, *_OWN):
             raise ValueError(f"solver {name!r} needs {key!r}{_HINT}")
-    if name == "lv_hba" and task.project_theta is not None:
+    if "project_theta" in taken and task.project_theta is not None:
         given["project_theta"] = task.project_theta
-    if name == "saba":
-        for level in ("upper", "lower"):
+    for level in ("upper", "lower"):
+        if f"{level}_samples" in taken:
             samples = getattr(task, level)
             given[f"{level}_samples"] = 1 if samples is None else _blocks(samples.size, batch_size)
     return SOLVERS[name](**given)
@@ -83,18 +83,18 @@ def _blocks(size: int, batch_size: int) -> int:
 
 
 def feed(
-    name: str, options: Mapping[str, Any], task: Task, batch_size: int, seed: int
+    solver: bilevel.Solver, task: Task, batch_size: int, seed: int
 ) -> tuple[Callable[[int], Iterator[Any]] | None, Callable[[Any, Any, Any], Any] | None]:
     """Returns ``(batches, prepare)`` for the loop; ``(None, None)`` where nothing is sampled.
 
     Batches are drawn with repeats by ``(seed, step)`` alone, independently for the levels, and for
-    methods with an inner loop also for each of its steps and gradients
-    (:class:`bilevel.Samples`). SABA gets one fixed block of samples at a time.
+    methods that take :class:`bilevel.Samples` also for each gradient and inner step. SABA gets one
+    fixed block of samples at a time.
     """
     if task.upper is None or task.lower is None:
         return None, None
     upper, lower = task.upper, task.lower
-    if name == "saba":
+    if solver.batch == "components":
         n, m = (_blocks(level.size, batch_size) for level in (upper, lower))
 
         def components(data, ids, key):
@@ -113,31 +113,26 @@ def feed(
             upper.take(data, everything),
             lower.take(data, everything),
         )
-    taken = inspect.signature(SOLVERS[name]).parameters
-    steps = next((k for k in ("inner_steps", "steps") if k in taken), None)
-    many = () if steps is None else (int(options.get(steps) or taken[steps].default),)
-    if name == "penalty" and options.get("eta") is not None:
-        many = ()
+    inner = (solver.inner_steps,) if solver.inner_steps else ()
 
-    def draw(rng, level, inner):
-        return rng.integers(level.size, size=(batch_size, *inner)).astype(np.int32)
+    def draw(rng, level, many=()):
+        return rng.integers(level.size, size=(batch_size, *many)).astype(np.int32)
 
     def take(data, inputs, key):
         del key
         if not isinstance(inputs, bilevel.Samples):
             return upper.take(data, inputs[0]), lower.take(data, inputs[1])
         levels = (upper, lower, lower, upper, lower, lower)
-        s = [
-            jnp.moveaxis(i, 0, -1) for i in inputs
-        ]  # The loop splits the leading axis over devices.
+        # The loop splits the leading axis over devices: the samples come first until here.
+        s = [jnp.moveaxis(i, 0, -1) for i in inputs]
         return bilevel.Samples(*(level.take(data, i) for level, i in zip(levels, s, strict=True)))
 
-    if steps is None and name not in ("f3sa", "penalty"):
-        return _drawn(lambda rng: (draw(rng, upper, ()), draw(rng, lower, ())), seed), take
+    if solver.batch == "pair":
+        return _drawn(lambda rng: (draw(rng, upper), draw(rng, lower)), seed), take
 
     def six(rng):
-        inner = [draw(rng, level, many) for level in (upper, lower, lower)]
-        return bilevel.Samples(*inner, *(draw(rng, level, ()) for level in (upper, lower, lower)))
+        many = [draw(rng, level, inner) for level in (upper, lower, lower)]
+        return bilevel.Samples(*many, *(draw(rng, level) for level in (upper, lower, lower)))
 
     return _drawn(six, seed), take
 
@@ -150,23 +145,3 @@ def _drawn(draw, seed):
             step += 1
 
     return batches
-
-
-def gradients_per_step(name: str, options: Mapping[str, Any], project_y: bool = False) -> int:
-    """Returns the gradients in a step, of either level; a Hessian-vector product counts as two."""
-    taken = inspect.signature(SOLVERS[name]).parameters
-
-    def option(key):
-        value = options.get(key)
-        return taken[key].default if value is None else value
-
-    if name in ("penalty", "f2sa"):
-        storm = name == "penalty" and options.get("eta") is not None
-        return 12 if storm else 3 * option("inner_steps") + 3
-    if name == "implicit":
-        steps, again = option("linear_steps"), 2 if option("linear_solver") == "normal_cg" else 1
-        products = steps + 1 if option("linear_solver") == "neumann" else again * (steps + 1) + 1
-        return option("inner_steps") + 2 + 2 * products
-    if name == "unrolled":
-        return (4 if project_y else 3) * option("steps") + 1
-    return {"f3sa": 12, "lv_hba": 6, "soba": 4, "saba": 4}[name]

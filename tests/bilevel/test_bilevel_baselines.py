@@ -33,7 +33,7 @@ def direction(solver, problem, x, y, batch=None):
 EXACT = {
     ("p1", "cg"): bilevel.implicit("cg", 1.0, 0.4, inner_steps=300, linear_steps=6),
     ("p1", "neumann"): bilevel.implicit(
-        "neumann", 1.0, 0.4, inner_steps=300, linear_steps=300, eta=0.4
+        "neumann", 1.0, 0.4, inner_steps=300, linear_steps=300, linear_step=0.4
     ),
     ("p3", "normal_cg"): bilevel.implicit("normal_cg", 1.0, 0.4, inner_steps=300, linear_steps=60),
     ("p3", "unrolled"): bilevel.unrolled(300, 1.0, 0.4),
@@ -115,7 +115,7 @@ def test_soba_takes_all_three_steps_at_one_point():
     with jax.enable_x64(True):
         case = form("p1", "penalty_stoch_s0")
         problem, i, j = case.problem, np.int32(4), np.int32(9)
-        solver = bilevel.soba(rho=lambda k: 0.2 / (k + 1), gamma=0.05)
+        solver = bilevel.soba(lower_step=lambda k: 0.2 / (k + 1), upper_step=0.05)
         state, step = solver.init(problem, case.x0, case.y0), jax.jit(solver.step)
 
         @jax.jit
@@ -156,7 +156,7 @@ def test_saba_converges_with_constant_steps_where_soba_does_not():
             body = lambda s, b: (solver.step(s, b)[0], None)  # noqa: E731
             return jax.jit(lambda s, b: jax.lax.scan(body, s, b)[0])(state, batches)
 
-        solver = bilevel.saba(16, 16, rho=0.15, gamma=0.15)
+        solver = bilevel.saba(16, 16, lower_step=0.15, upper_step=0.15)
         state = last(solver, saba_batch(*ids))
         assert np.linalg.norm(state.x - case.minimizer()) < 1e-9
         for table in (state.f_y, state.f_xy_v, state.F_x):
@@ -302,8 +302,8 @@ def test_bad_input():
         (lambda: bilevel.implicit(ridge=-1.0), "ridge must be >= 0, got -1"),
         (lambda: bilevel.implicit(inner_steps=0), "inner_steps must be an integer >= 1"),
         (lambda: bilevel.unrolled(2.5), "steps must be an integer >= 1"),
-        (lambda: bilevel.unrolled(gamma=-0.1), "gamma must be > 0"),
-        (lambda: bilevel.soba(rho=0.0), "rho must be > 0"),
+        (lambda: bilevel.unrolled(lower_step=-0.1), "gamma must be > 0"),
+        (lambda: bilevel.soba(lower_step=0.0), "rho must be > 0"),
         (lambda: bilevel.saba(0, 4), "upper_samples must be an integer >= 1"),
     ):
         with pytest.raises(ValueError, match=text):

@@ -15,9 +15,9 @@ from bilevel import Problem, power, projections
 def solver_of(r, c0=None, gamma1=None, **kwargs):
     return bilevel.lv_hba(
         *(float(r[k]) for k in ("alpha", "beta", "eta")),
-        gamma1=float(r["gamma1"]),
-        gamma2=float(r["gamma2"]),
-        c=power(float(r["c0"] if c0 is None else c0), float(r["p"])),
+        prox=float(r["gamma1"]),
+        multiplier_prox=float(r["gamma2"]),
+        penalty=power(float(r["c0"] if c0 is None else c0), float(r["p"])),
         **kwargs,
     )
 
@@ -162,9 +162,9 @@ def test_svm_official_step_by_step(data):
         float(r["alpha"]),
         float(r["beta"]),
         float(r["eta"]),
-        gamma1=1 / float(r["inv_gamma1"]),
-        gamma2=1 / float(r["inv_gamma2"]),
-        c=power(1.0, float(r["p"])),
+        prox=1 / float(r["inv_gamma1"]),
+        multiplier_prox=1 / float(r["inv_gamma2"]),
+        penalty=power(1.0, float(r["p"])),
     )
     onto = jax.jit(projections.svm(r["z_train"], r["y_train"]))
     step = jax.jit(solver.step)

@@ -9,6 +9,9 @@ import bilevel
 from bilevel import power
 from experiments.problems import closed_form
 
+# The record's letters.
+NAMES = {"alpha": "upper_step", "beta": "averaging", "gamma": "lower_step", "rho": "prox"}
+
 
 def check(states, record, prefix, names, tolerance=1e-12):
     for name in names:
@@ -22,7 +25,7 @@ def test_f2sa_replays(noise, prefix):
     with jax.enable_x64(True):
         r = records.load("penalty_stoch_s0")
         alpha, gamma = bilevel.f2sa_schedules(noise, *(float(r[k]) for k in ("ca", "cg", "k0")))
-        solver = bilevel.f2sa(alpha, gamma, inner_steps=int(r["T"]), xi=float(r["xi"]))
+        solver = bilevel.f2sa(alpha, gamma, inner_steps=int(r["T"]), step_ratio=float(r["xi"]))
         state = solver.init(records.closed_form_problem("P1", r), r["x0"], r["y0"], r["z0"])
         batches = None if noise == "none" else records.samples(r, prefix)
         states, metrics = records.trajectory(solver, state, batches, int(r["K"]))
@@ -36,12 +39,12 @@ def test_f2sa_replays_benchopt():
         r = records.load("f2sa_benchopt_P1s0")
         s = float(r["step"])
         solver = bilevel.f2sa(
-            alpha=power(s, -5 / 7),
-            gamma=power(s, -4 / 7),
-            lam=float(r["lmbda0"]),
-            delta=power(float(r["delta_lmbda"]), -1 / 7),
+            penalized_step=power(s, -5 / 7),
+            lower_step=power(s, -4 / 7),
+            multiplier=float(r["lmbda0"]),
+            multiplier_step=power(float(r["delta_lmbda"]), -1 / 7),
             inner_steps=int(r["n_inner_steps"]),
-            x_step=power(s / float(r["outer_ratio"]), -4 / 7),
+            upper_step=power(s / float(r["outer_ratio"]), -4 / 7),
         )
         problem = records.closed_form_problem("P1", r)
         state = solver.init(problem, *(r[k][0] for k in "xyz"))
@@ -57,7 +60,9 @@ def test_f3sa_replays():
     with jax.enable_x64(True):
         r = records.load("penalty_stoch_s0")
         ca, cg, ce, k0 = (float(r[k]) for k in ("ca", "cg", "ce", "k0"))
-        solver = bilevel.f3sa(*bilevel.f3sa_schedules("both", ca, cg, ce, k0), xi=float(r["xi"]))
+        solver = bilevel.f3sa(
+            *bilevel.f3sa_schedules("both", ca, cg, ce, k0), step_ratio=float(r["xi"])
+        )
         state = solver.init(records.closed_form_problem("P1", r), r["x0"], r["y0"], r["z0"])
         batches = records.samples(r, "f3sa_")
         states, _ = records.trajectory(solver, state, batches, int(r["K"]))
@@ -73,7 +78,7 @@ def test_algorithm_2_replays():
             zip(names, (float(r[k]) for k in ("a2", "b2", "g2", "ce", "k0")), strict=True)
         )
         solver = bilevel.penalty(
-            **bilevel.penalty_schedules("both", **constants), rho=float(r["rho"])
+            **bilevel.penalty_schedules("both", **constants), prox=float(r["rho"])
         )
         state = solver.init(records.closed_form_problem("P1", r), r["x0"], r["y0"], r["z0"])
         names = ("fwy", "gwy", "gwz", "fx", "gxy", "gxz")
@@ -88,7 +93,7 @@ def test_algorithm_1_replays(name):
     with jax.enable_x64(True):
         r = records.load(f"penalty_{name}_s0")
         problem = records.closed_form_problem(name, r)
-        args = {k: float(r[k]) for k in ("alpha", "beta", "gamma", "rho")}
+        args = {new: float(r[old]) for old, new in NAMES.items()}
         constant, decaying = float(r["sigma_const"]), power(1.0, -1 / 3)
 
         @jax.jit
@@ -97,7 +102,7 @@ def test_algorithm_1_replays(name):
             def sigma(k):
                 return jax.numpy.where(kind == 0, constant, decaying(k))
 
-            solver = bilevel.penalty(**args, sigma=sigma, inner_steps=int(r["T"]))
+            solver = bilevel.penalty(**args, upper_weight=sigma, inner_steps=int(r["T"]))
             state = solver.init(problem, r["x0"], r["y0"], r["z0"])
 
             def body(state, _):
@@ -121,8 +126,8 @@ def test_algorithm_1_reaches_the_minimizer_of_the_penalty_objective():
     with jax.enable_x64(True):
         r = records.load("penalty_P1_s0")
         sigma = float(r["sigmas"][sigma_index])
-        args = {k: float(r[k]) for k in ("alpha", "beta", "gamma", "rho")}
-        solver = bilevel.penalty(**args, sigma=sigma, inner_steps=int(r["T"]))
+        args = {new: float(r[old]) for old, new in NAMES.items()}
+        solver = bilevel.penalty(**args, upper_weight=sigma, inner_steps=int(r["T"]))
         problem = records.closed_form_problem("P1", r)
         state, metrics = bilevel.solve(problem, solver, r["x0"], r["y0"], steps=20_000)
         # The x step is alpha sigma, so that small sigma is slow.
@@ -145,8 +150,11 @@ def test_without_noise_momentum_changes_nothing():
         alpha, gamma, eta = bilevel.f3sa_schedules("both")
         steps = bilevel.penalty_schedules("both")
         pairs = [
-            (bilevel.f3sa(alpha, gamma, eta), bilevel.f2sa(alpha, gamma, inner_steps=1)),
-            (bilevel.penalty(**steps), bilevel.penalty(**(steps | {"eta": None}))),
+            (
+                bilevel.f3sa(alpha, gamma, eta, step_ratio=1.0),
+                bilevel.f2sa(alpha, gamma, inner_steps=1, step_ratio=1.0),
+            ),
+            (bilevel.penalty(**steps), bilevel.penalty(**(steps | {"momentum": None}))),
         ]
         for pair in pairs:
             got, expected = (

@@ -171,12 +171,12 @@ def test_x_stays_in_its_set_and_the_residual_is_of_the_hypergradient(high):
     )
     component = (np.int32(0), np.zeros(1))
     for solver, scale, batch in (
-        (bilevel.f2sa(0.1, 0.2, lam=2.0), 0.1, None),
-        (bilevel.f3sa(0.1, 0.2, 1.0, lam=2.0), 0.1, None),
+        (bilevel.f2sa(0.1, 0.2, multiplier=2.0, step_ratio=1.0), 0.1, None),
+        (bilevel.f3sa(0.1, 0.2, 1.0, multiplier=2.0, step_ratio=1.0), 0.1, None),
         (bilevel.penalty(0.3, 0.8, 0.2, 0.25), 0.3 * 0.25, None),
-        (bilevel.penalty(0.3, 0.8, 0.2, 0.25, eta=1.0), 0.3 * 0.25, None),
-        (bilevel.implicit(alpha=0.1), 0.1, None),
-        (bilevel.unrolled(alpha=0.1), 0.1, None),
+        (bilevel.penalty(0.3, 0.8, 0.2, 0.25, momentum=1.0), 0.3 * 0.25, None),
+        (bilevel.implicit(upper_step=0.1), 0.1, None),
+        (bilevel.unrolled(upper_step=0.1), 0.1, None),
         (bilevel.soba(0.1, 0.1), 0.1, None),
         (bilevel.saba(1, 1, 0.1, 0.1), 0.1, (component, component)),
     ):
@@ -210,7 +210,7 @@ def test_cold_and_warm_inner_starts_of_the_penalty_method():
 
 
 def test_what_lv_hba_reports():
-    solver = bilevel.lv_hba(0.05, 0.1, 0.1, gamma1=2.0, gamma2=0.5)
+    solver = bilevel.lv_hba(0.05, 0.1, 0.1, prox=2.0, multiplier_prox=0.5)
     batch = jax.tree.map(jnp.asarray, next(batches(0)))
     old = solver.init(CONSTRAINED, X0, Y0)._replace(lam=jnp.ones(1), z=jnp.full(1, 0.3))
     new, metrics = jax.jit(solver.step)(old, batch)
@@ -268,7 +268,7 @@ def test_vmap_over_step_sizes_and_seeds():
 
 
 def test_schedules_of_traced_constants():
-    both = jax.vmap(lambda b: bilevel.penalty_schedules("none", beta0=b)["beta"])
+    both = jax.vmap(lambda b: bilevel.penalty_schedules("none", beta0=b)["averaging"])
     np.testing.assert_array_equal(both(jnp.array([0.5, 2.0])), [0.5, 1.0])
     assert jax.jit(lambda p: bilevel.lv_hba_schedule(p=p)(15))(0.25) == 2.0
 
@@ -289,9 +289,11 @@ def test_optax_transforms_are_step_sizes():
             state, metrics = jax.jit(solver.step)(state, batch)
         return state, metrics
 
-    plain, _ = after(bilevel.f2sa(0.1, 0.2, lam=2.0, inner_steps=2))
+    plain, _ = after(bilevel.f2sa(0.1, 0.2, multiplier=2.0, inner_steps=2, step_ratio=1.0))
     sgd, adam = optax.sgd(0.1), optax.adam(0.1)
-    same, _ = after(bilevel.f2sa(sgd, optax.sgd(0.2), lam=2.0, inner_steps=2, x_step=sgd))
+    same, _ = after(
+        bilevel.f2sa(sgd, optax.sgd(0.2), multiplier=2.0, inner_steps=2, upper_step=sgd)
+    )
     close((plain.x, plain.y), (same.x, same.y), 1e-6)
     plain, _ = after(bilevel.lv_hba(0.1, 0.1, 0.1), CONSTRAINED)
     same, _ = after(bilevel.lv_hba(sgd, 0.1, 0.1), CONSTRAINED)
@@ -363,36 +365,42 @@ def test_states_keep_their_dtypes():
 
 def test_bad_hyperparameters():
     bad = [
-        (lambda: bilevel.f2sa(-1.0, 0.1), "alpha must be > 0, got -1.0"),
-        (lambda: bilevel.f2sa(0.1, 0.0), "gamma must be > 0, got 0.0"),
+        (lambda: bilevel.f2sa(-1.0, 0.1), "penalized_step must be > 0, got -1.0"),
+        (lambda: bilevel.f2sa(0.1, 0.0), "lower_step must be > 0, got 0.0"),
         (
             lambda: bilevel.f2sa(0.1, 0.1, inner_steps=0),
             "inner_steps must be an integer >= 1, got 0",
         ),
-        (lambda: bilevel.f2sa(optax.sgd(0.1), 0.1), "lam must be given"),
-        (lambda: bilevel.f2sa(0.1, 0.1, delta=0.1), "lam must be the number"),
-        (lambda: bilevel.f2sa(0.1, 0.1, lam=1.0, delta=-1.0), "delta must be >= 0, got -1.0"),
-        (lambda: bilevel.f2sa_schedules("some"), "noise must be one of none, upper, both"),
-        (lambda: bilevel.f3sa(0.1, 0.1, float("nan")), r"eta must be in \(0, 1\], got nan"),
-        (lambda: bilevel.penalty(0.1, 0.1, 0.1, 0.0), "sigma must be > 0, got 0.0"),
+        (lambda: bilevel.f2sa(optax.sgd(0.1), 0.1), "multiplier must be given"),
+        (lambda: bilevel.f2sa(0.1, 0.1, multiplier_step=0.1), "multiplier must be the number"),
         (
-            lambda: bilevel.penalty(0.1, 0.1, 0.1, 0.1, eta=0.1, inner_steps=2),
+            lambda: bilevel.f2sa(0.1, 0.1, multiplier=1.0, multiplier_step=-1.0),
+            "multiplier_step must be >= 0, got -1.0",
+        ),
+        (lambda: bilevel.f2sa_schedules("some"), "noise must be one of none, upper, both"),
+        (lambda: bilevel.f3sa(0.1, 0.1, float("nan")), r"momentum must be in \(0, 1\], got nan"),
+        (lambda: bilevel.penalty(0.1, 0.1, 0.1, 0.0), "upper_weight must be > 0, got 0.0"),
+        (
+            lambda: bilevel.penalty(0.1, 0.1, 0.1, 0.1, momentum=0.1, inner_steps=2),
             "inner_steps must be 1",
         ),
-        (lambda: bilevel.f3sa(0.1, 0.1, 2.0), r"eta must be in \(0, 1\], got 2.0"),
-        (lambda: bilevel.f3sa(optax.sgd(0.1), 0.1, 0.5), "alpha must be a number or a schedule"),
-        (lambda: bilevel.penalty(0.1, 2.0, 0.1), r"beta must be in \(0, 1\], got 2.0"),
-        (lambda: bilevel.penalty("0.1", 0.8, 0.1), "alpha must be a number or .*, got '0.1'"),
+        (lambda: bilevel.f2sa(upper_step=0.1, step_ratio=1.0), "exclude each other, got both"),
+        (lambda: bilevel.f3sa(0.1, 0.1, 2.0), r"momentum must be in \(0, 1\], got 2.0"),
+        (lambda: bilevel.f3sa(optax.sgd(0.1), 0.1, 0.5), "penalized_step must be a number or"),
+        (lambda: bilevel.penalty(0.1, 2.0, 0.1), r"averaging must be in \(0, 1\], got 2.0"),
+        (lambda: bilevel.penalty("0.1", 0.8, 0.1), "upper_step must be a number or .*, got '0.1'"),
         (
-            lambda: bilevel.penalty(optax.sgd(0.1), 0.8, 0.1, eta=0.5),
-            "alpha must be a number or a schedule, > 0, got Grad",
+            lambda: bilevel.penalty(0.1, 0.8, 0.1, prox=power(1, 0)),
+            "prox must be a number, > 0, got",
         ),
-        (lambda: bilevel.penalty(0.1, 0.8, 0.1, rho=power(1, 0)), "rho must be a number, > 0, got"),
         (
-            lambda: bilevel.lv_hba(0.1, 0.1, 0.1, gamma1=True),
-            "gamma1 must be a number, > 0, got True",
+            lambda: bilevel.lv_hba(0.1, 0.1, 0.1, prox=True),
+            "prox must be a number, > 0, got True",
         ),
-        (lambda: bilevel.lv_hba(0.1, 0.1, 0.1, gamma2=-3), "gamma2 must be > 0, got -3"),
+        (
+            lambda: bilevel.lv_hba(0.1, 0.1, 0.1, multiplier_prox=-3),
+            "multiplier_prox must be > 0, got -3",
+        ),
         (lambda: Problem(upper, 3), "lower must be callable, got 3"),
         (lambda: Problem(upper, lower, multiplier_bound=1.0), "need a constraint"),
         (
@@ -496,7 +504,7 @@ def test_diagnose_finds_the_spectral_radius():
             lower=lambda x, y, b: jnp.sum((y - a @ x) ** 2),
         )
         for alpha, stable in ((0.05, True), (2.0, False)):
-            solver = bilevel.f2sa(alpha, 0.2, lam=1.0, inner_steps=1)
+            solver = bilevel.f2sa(alpha, 0.2, multiplier=1.0, inner_steps=1, step_ratio=1.0)
             state = solver.init(problem, np.ones(2), np.zeros(2))
 
             def flat_step(v, state=state, solver=solver):

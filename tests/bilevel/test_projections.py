@@ -37,6 +37,16 @@ SETS = {
         (np.zeros(()), np.zeros(3)),
         lambda v: v - max(0, v @ [1, 0, 1, 2] + 0.3) * np.array([1, 0, 1, 2]) / 6,
     ),
+    "l1 ball": (
+        projections.l1_ball(0.9),
+        {"a": np.zeros(3), "b": np.zeros(())},
+        lambda v: 0.9 * v / max(0.9, np.abs(v).sum()) * 0.5,
+    ),
+    "inequalities": (
+        projections.inequalities(np.vstack([A, -A, A[:1]]), [1.0, 0.5, 0.7, np.inf, 1.0]),
+        np.zeros(5),
+        lambda v: v - np.linalg.pinv(A) @ (A @ v - np.clip(A @ v, [-0.7, -1e9], [1.0, 0.5])),
+    ),
     "svm": (
         projections.svm(Z, T),
         (np.zeros(3), np.zeros(()), np.zeros(30)),
@@ -164,3 +174,82 @@ def test_bad_input():
             projections.affine(A)(jnp.zeros(5), rhs)
     with pytest.raises(ValueError, match=r"xi of shape \(30,\), got 4 and \(3,\)"):
         projections.svm(Z, T)((jnp.zeros(3), jnp.zeros(()), jnp.zeros(3)))
+
+
+def test_intersections_project_and_do_not_only_reach_the_set():
+    both = projections.intersection(projections.ball(1.0), projections.halfspace(np.ones(3), 0.2))
+    normal = np.ones(3) / np.sqrt(3)
+    with jax.enable_x64(True):
+        for v in (np.array([2.0, 1.0, -0.3]), np.array([0.1, 0.0, 0.0]), np.array([3.0, 3.0, 3.0])):
+            p = np.asarray(jax.jit(both)(v))
+            # On the disk in which the plane cuts the ball: its nearest point, by hand.
+            centre = 0.2 / np.sqrt(3) * normal
+            flat = v - (v @ normal) * normal
+            radius = np.sqrt(1 - centre @ centre)
+            size = np.linalg.norm(flat)
+            on_plane = centre + flat * min(1, radius / max(size, 1e-12))
+            expected = v if v @ np.ones(3) <= 0.2 and v @ v <= 1 else on_plane
+            np.testing.assert_allclose(p, expected, atol=1e-8)
+    for wrong in ((), (3,)):
+        with pytest.raises(ValueError, match="projections must be functions, at least one"):
+            projections.intersection(*wrong)
+
+
+def test_infinite_bounds_leave_directions_free():
+    v = np.array([3.0, -2.0])
+    np.testing.assert_array_equal(projections.halfspace(np.ones(2), np.inf)(v), v)
+    np.testing.assert_array_equal(projections.ball(np.inf)(v), v)
+    np.testing.assert_array_equal(projections.box([-np.inf, 0.0], [1.0, np.inf])(v), [1, 0])
+    u, xi = projections.polyhedron(np.eye(2), [1.0, -np.inf])((np.zeros(2), np.zeros(2)))
+    np.testing.assert_allclose(u, [0.5, 0], atol=1e-6)
+    np.testing.assert_allclose(xi, [0.5, 0], atol=1e-6)
+
+
+def test_wide_narrow_and_odd_trees():
+    half = jnp.asarray(rng.standard_normal(100_000), jnp.float16)
+    out = projections.simplex()(half)
+    assert out.dtype == jnp.float16
+    np.testing.assert_allclose(jnp.sum(out.astype(jnp.float32)), 1.0, rtol=1e-2)
+    ones = jnp.ones(100_000, jnp.float16)  # |a|^2 is not a number of float16.
+    np.testing.assert_allclose(projections.halfspace(ones, 0.0)(ones), 0.0, atol=1e-3)
+    tree = {"w": jnp.array([2.0, -1.0]), "b": jnp.array(5.0), "n": None}
+    for project in (
+        projections.box(0.0, 1.0),
+        projections.ball(1.0),
+        projections.l1_ball(1.0),
+        projections.halfspace(tree, 1.0),
+        projections.affine(np.ones((1, 3)), np.ones(1)),
+        projections.simplex(),
+        projections.inequalities(np.ones((1, 3)), 1.0),
+    ):
+        assert jax.tree.structure(project(tree)) == jax.tree.structure(tree)
+    assert float(projections.simplex(2.0)(tree)["b"]) == 2.0
+
+
+EMPTY = [
+    (lambda: projections.affine(np.ones((2, 2)), [1.0, 2.0]), "rhs must be in the range of matrix"),
+    (lambda: projections.affine(np.ones((2, 2)))(np.zeros(2), [1.0, 2.0]), "in the range"),
+    (lambda: projections.affine([[np.nan, 1.0]]), "matrix must be finite, got nan"),
+    (lambda: projections.box([0.0, np.nan], 0.5)(np.zeros(2)), "must not be NaN"),
+    (lambda: projections.box(np.inf, np.inf)(np.zeros(2)), "low must be <= high"),
+    (lambda: projections.ball(1.0, np.array([np.nan])), "center must be finite"),
+    (lambda: projections.halfspace(np.ones(2), np.nan), "offset must be a number"),
+    (lambda: projections.halfspace(np.ones(2), -np.inf), "the set is empty"),
+    (lambda: projections.simplex()(np.zeros((2, 0))), "has an empty last axis"),
+    (lambda: projections.polyhedron(np.eye(2), [0.0, np.nan]), "a number or -inf in each row"),
+    (lambda: projections.inequalities([[1.0], [-1.0]], [0.0, -1.0]), "the polyhedron is empty"),
+    (lambda: projections.inequalities([[0.0]], [-1.0]), "a set that is not empty"),
+]
+
+
+@pytest.mark.parametrize("call", range(len(EMPTY)))
+def test_empty_sets_are_refused(call):
+    make, text = EMPTY[call]
+    with pytest.raises(ValueError, match=text):
+        make()
+
+
+def test_redundant_rows_are_no_contradiction():
+    rows = np.array([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]])
+    out = projections.affine(rows, [0.0, 1.0, 2.0])(np.array([3.0, -2.0]))
+    np.testing.assert_allclose(out, [3.0, -2.0], atol=1e-6)

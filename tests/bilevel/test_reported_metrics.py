@@ -91,15 +91,21 @@ def projected(x, d):
 def test_f2sa_and_f3sa(solver):
     alpha, gamma = (lambda k: 0.05 / (k + 1)), (lambda k: 0.3 / (k + 2))
     lam = (0.3 / 3) / (2 * 0.05 / 2)  # Of iteration 1.
-    made = bilevel.f2sa(alpha, gamma, inner_steps=3)
+    inner, steps = 3, (0.05 / 2, 0.3 / 3)
+    made = bilevel.f2sa(alpha, gamma, inner_steps=inner)
     if solver == "f3sa":
-        made = bilevel.f3sa(alpha, gamma, 0.5)
+        made, inner = bilevel.f3sa(alpha, gamma, 0.5), 1
     if solver == "fixed":
-        made, lam = bilevel.f2sa(0.05, 0.1, 4.0, 0.25), 4.25
+        made, lam, steps = bilevel.f2sa(0.05, 0.1, 4.0, 0.25, inner), 4.25, (0.05, 0.1)
     before, after, metrics = two_steps(made)
     by, x, y, z = By(), before.x, after.y, after.z
     d = by.F_x(x, y) + lam * (by.f_x(x, y) - by.f_x(x, z))
     gap = by.f(x, y) - by.f(x, z)
+    u, v = before.y, before.z
+    for _ in range(inner):
+        moves = by.F_y(x, u) + lam * by.f_y(x, u), by.f_y(x, v)
+        u, v = u - steps[0] * moves[0], v - steps[1] * moves[1]
+    np.testing.assert_allclose(y, u, rtol=1e-9)
     check(
         metrics,
         {
@@ -109,6 +115,7 @@ def test_f2sa_and_f3sa(solver):
             "gap": by.F(x, y) / lam + gap,
             "multiplier": lam,
             "residual": projected(x, d),
+            "lower_residual": norm(*moves),
         },
     )
 
@@ -118,7 +125,7 @@ def test_penalty(eta):
     rho, beta = 0.6, 0.7
     sigma = lambda k: 0.4 / (k + 1)  # noqa: E731
     inner = {"inner_steps": 2} if eta is None else {}
-    made = bilevel.penalty(0.1, beta, 0.2, sigma, rho, eta=eta, **inner)
+    made = bilevel.penalty(0.1, beta, 0.2, sigma, rho, momentum=eta, **inner)
     before, after, metrics = two_steps(made)
     by, x, u, v, s = By(), before.x, after.wy, after.wz, 0.4 / 2
     gap = by.f(x, u) - by.f(x, v)
@@ -140,7 +147,9 @@ def test_penalty(eta):
 
 @pytest.mark.parametrize("linear_solver", ["cg", "normal_cg", "neumann"])
 def test_implicit(linear_solver):
-    made = bilevel.implicit(linear_solver, 0.1, 0.15, inner_steps=2, linear_steps=2, eta=0.2)
+    made = bilevel.implicit(
+        linear_solver, 0.1, 0.15, inner_steps=2, linear_steps=2, linear_step=0.2
+    )
     before, after, metrics = two_steps(made)
     by, x, y, v = By(), before.x, after.y, after.v
     d = by.F_x(x, y) + B.T @ v  # f_xy v = -B'v.
@@ -250,7 +259,7 @@ def test_lv_hba(equality):
     def constraint(x, y):
         return rows @ y + x[:2] + offset
 
-    made = bilevel.lv_hba(alpha, 0.3, 0.2, gamma1, gamma2, c=lambda k: 2.0 + k)
+    made = bilevel.lv_hba(alpha, 0.3, 0.2, gamma1, gamma2, penalty=lambda k: 2.0 + k)
     before, after, metrics = two_steps(
         made,
         constraint=lambda x, y, i: constraint(x, y),
@@ -271,5 +280,6 @@ def test_lv_hba(equality):
             "feasibility": np.max(np.abs(g) if equality else np.maximum(g, 0)),
             "multiplier": np.max(np.abs(lam)),
             "residual": norm(after.x - x, after.y - y) / alpha,
+            "stationarity": (2.0 + 1) * norm(after.x - x, after.y - y) / alpha,
         },
     )

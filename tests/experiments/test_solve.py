@@ -49,7 +49,7 @@ def test_problems_and_solvers_of_the_configs_fit(name, arg):
     kind, options = config.solver.name, dict(config.solver.options)
     t = problems.build(config.problem.name, **dict(config.problem.options))
     solver = solvers.build(kind, options, t, config.batch_size)
-    batches, prepare = solvers.feed(kind, options, t, config.batch_size, 0)
+    batches, prepare = solvers.feed(solver, t, config.batch_size, 0)
 
     def two_steps():
         state = solver.init(t.problem, t.x0, t.y0)
@@ -75,9 +75,7 @@ def test_smoke_runs_of_the_configs(name, arg):
     assert result.final["steps"] == 4
     assert all(np.isfinite(v) for v in result.final.values())
     assert [row["step"] for row in result.history if "objective" in row] == [0, 2, 4]
-    assert result.final["gradients"] == 4 * solvers.gradients_per_step(
-        config.solver.name, config.solver.options
-    )
+    assert result.final["gradients"] == {"saba": 4 * 4, "f2sa": 4 * 33}[config.solver.name]
 
 
 def test_every_solver_of_every_config_can_be_built():
@@ -148,7 +146,7 @@ def test_stops_at_the_given_seconds():
 
 def test_batches_are_a_function_of_seed_and_step_and_differ_between_oracles():
     t = problems.build("loss_tuning", seed=0)
-    batches, prepare = solvers.feed("f2sa", {"inner_steps": 3}, t, 8, 5)
+    batches, prepare = solvers.feed(bilevel.f2sa(0.1, 0.1, inner_steps=3), t, 8, 5)
     first, second = (next(batches(s)) for s in (0, 1))
     np.testing.assert_array_equal(next(iter(batches(1))).f_x, second.f_x)
     assert first.g_y.shape == (8, 3)
@@ -157,12 +155,12 @@ def test_batches_are_a_function_of_seed_and_step_and_differ_between_oracles():
     assert batch.g_y["x"].shape == (3, 8, 64)
     np.testing.assert_array_equal(batch.g_z["label"][1], t.data["train"]["label"][first.g_z[:, 1]])
     np.testing.assert_array_equal(batch.f_x["label"], t.data["valid"]["label"][first.f_x])
-    pair, take = solvers.feed("soba", {}, t, 8, 5)
+    pair, take = solvers.feed(bilevel.soba(), t, 8, 5)
     assert take(t.data, next(pair(0)), None)[1]["x"].shape == (8, 64)
-    blocks, take = solvers.feed("saba", {}, t, 8, 5)
+    blocks, take = solvers.feed(bilevel.saba(1, 1), t, 8, 5)
     (i, part), _ = take(t.data, next(blocks(3)), None)
     np.testing.assert_array_equal(part["x"], t.data["valid"]["x"][8 * i : 8 * i + 8])
-    whole, take = solvers.feed("soba", {}, t, 0, 5)
+    whole, take = solvers.feed(bilevel.soba(), t, 0, 5)
     assert whole is None
     assert take(t.data, None, None)[0]["x"].shape == t.data["valid"]["x"].shape
 
@@ -181,14 +179,17 @@ def test_svm_keeps_its_weights_in_their_interval():
 
 
 def test_step_sizes_on_one_line():
-    short = {"alpha": ("adam", 0.1), "gamma": ("power", 2.0, -0.5), "inner_steps": 1}
-    assert float(solvers._value("gamma", short["gamma"])(3)) == 1.0
+    short = {"upper_step": ("adam", 0.1), "lower_step": ("power", 2.0, -0.5), "inner_steps": 1}
+    assert float(solvers._value("lower_step", short["lower_step"])(3)) == 1.0
     t = problems.build("p1")
-    with pytest.raises(ValueError, match="alpha: unknown 'adm'; nearest: adam"):
-        solvers.build("implicit", short | {"alpha": ("adm", 0.1)}, t)
+    with pytest.raises(ValueError, match="upper_step: unknown 'adm'; nearest: adam"):
+        solvers.build("implicit", short | {"upper_step": ("adm", 0.1)}, t)
     ends = []
     # A table's chosen point comes back from JSON, with lists.
-    for options in (short, short | {"alpha": {"adam": 0.1}, "gamma": ["power", 2.0, -0.5]}):
+    for options in (
+        short,
+        short | {"upper_step": {"adam": 0.1}, "lower_step": ["power", 2.0, -0.5]},
+    ):
         solver = solvers.build("implicit", options, t)
         ends.append(jax.jit(solver.step)(solver.init(t.problem, t.x0, t.y0), None)[0])
     np.testing.assert_array_equal(ends[0].x, ends[1].x)
@@ -199,10 +200,11 @@ def test_auc_and_gradient_counts():
     scores, positive = jnp.array([0.1, 0.4, 0.4, 0.9]), jnp.array([False, True, False, True])
     assert float(task.auc(scores, positive)) == 0.875
     assert float(task.auc(jnp.zeros(4), positive)) == 0.5
-    count = solvers.gradients_per_step
-    assert count("penalty", {"eta": 0.5}) == 12
-    assert count("implicit", {"inner_steps": 4, "linear_steps": 5}) == 4 + 2 + 2 * 7
-    assert count("unrolled", {"steps": 3}) == 10
+    assert bilevel.penalty(0.1, 0.5, 0.1, momentum=0.5).gradients.total == 12
+    counts = bilevel.implicit(inner_steps=4, linear_steps=5).gradients
+    assert counts == bilevel.Gradients(upper=1, lower=5, products=7)
+    assert counts.total == 4 + 2 + 2 * 7
+    assert bilevel.unrolled(3).gradients.total == 10
 
 
 def test_llc_optimum():
@@ -219,15 +221,21 @@ def test_llc_optimum():
 
 def test_diagnose_flags_the_authors_llc_steps_and_passes_the_tuned_ones():
     tuned = dict(module_of("constrained").SOLVERS["llc"])
-    official = {"alpha": 0.008, "beta": 0.02, "eta": 0.01, "gamma1": 10.0, "gamma2": 10.0}
+    official = {
+        "upper_step": 0.008,
+        "multiplier_step": 0.02,
+        "lower_step": 0.01,
+        "prox": 10.0,
+        "multiplier_prox": 10.0,
+    }
     with jax.enable_x64(True):
         t = constrained.llc()
         best = np.full(100, -0.3), {"y1": np.full(100, 0.7), "y2": np.full(100, -0.4)}
-        for options in (official | {"c": ("power", 0.025, 0.3)}, tuned):
+        for options in (official | {"penalty": ("power", 0.025, 0.3)}, tuned):
             solver = solvers.build("lv_hba", {k: v for k, v in options.items() if k != "name"}, t)
             state = solver.init(t.problem, *best)
             state = state._replace(lam=-jnp.ones(1), z=-jnp.ones(1), count=jnp.array(1499))
-            stable = options["c"] == tuned["c"]
+            stable = options["penalty"] == tuned["penalty"]
             with contextlib.nullcontext() if stable else pytest.warns(match="locally unstable"):
                 found = bilevel.diagnose(t.problem, solver, state)
             assert found.stable == stable
@@ -255,9 +263,9 @@ def test_bad_input():
         (lambda c: c.problem.options.update(noise=1.5), r"noise must be in \(0, 1\)"),
         (lambda c: c.problem.options.update(train=10**6), "at most 1437 together"),
         (lambda c: c.solver.update(name="penalt"), "unknown solver 'penalt'.*penalty"),
-        (lambda c: c.solver.options.update(alpa=1.0), "takes no 'alpa'; it takes alpha"),
-        (lambda c: c.solver.options.update(alpha={"adm": 1.0}), "unknown 'adm'.*adam"),
-        (lambda c: c.solver.options.__delattr__("gamma"), "needs 'gamma'"),
+        (lambda c: c.solver.options.update(alpa=1.0), "takes no 'alpa'; it takes upper_step"),
+        (lambda c: c.solver.options.update(upper_step={"adm": 1.0}), "unknown 'adm'.*adam"),
+        (lambda c: c.solver.options.__delattr__("lower_step"), "needs 'lower_step'"),
         (lambda c: c.solver.update(name="soba"), "takes no .* --config=FILE:SOLVER"),
         (
             lambda c: c.update(batch_size=-1),

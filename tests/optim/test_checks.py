@@ -49,7 +49,7 @@ POSITIVE = {
     "polynomial": profiles.polynomial,
     "huber": kappas.huber,
     "penalty": lambda v: bilevel.penalty(v, 0.8, 0.1),
-    "soba": lambda v: bilevel.soba(rho=v),
+    "soba": lambda v: bilevel.soba(lower_step=v),
     "power": lambda v: bilevel.power(v, 0.5),
     "simplex": bilevel.projections.simplex,
     "residue": lambda v: bilevel.density.residue(1, v),

@@ -1,0 +1,349 @@
+"""Which solver fits a problem: its curvature, its sets, its noise, and what follows from them."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from bilevel._common import batches, scalar, start
+from bilevel._diagnose import growth_of
+from bilevel._solver.f2sa import f2sa
+from bilevel._solver.f3sa import f3sa
+from bilevel._solver.implicit import implicit
+from bilevel._solver.lv_hba import lv_hba
+from bilevel._solver.penalty import penalty
+from bilevel._solver.soba import soba
+from bilevel._solver.unrolled import unrolled
+from bilevel.problem import Problem, Solver
+from bilevel.schedules import f2sa_schedules, f3sa_schedules, lv_hba_steps, penalty_schedules, power
+
+__all__ = ["Advice", "Facts", "Recommendation", "recommend"]
+
+_RANK = {"linear": -1, "nonconvex": 0, "convex": 1, "strongly convex": 2}
+
+
+class Facts(NamedTuple):
+    """What :func:`recommend` found out about a problem.
+
+    Attributes:
+      x_size: Numbers in x.
+      y_size: Numbers in y.
+      largest: Largest eigenvalue of the lower Hessian, at the start and where descent led.
+      smallest: Smallest one; of more than 40 numbers an estimate from above.
+      lower: ``"strongly convex"``, ``"convex"``, ``"nonconvex"`` or ``"linear"``, there.
+      twice_differentiable: Whether the lower gradient has derivatives in forward mode.
+      noise: Spread of the lower gradient between batches over its size; 0 for one batch.
+      coupling: Largest squared singular value of the constraint's Jacobian in y; 0 without one.
+    """
+
+    x_size: int
+    y_size: int
+    largest: float
+    smallest: float
+    lower: str
+    twice_differentiable: bool
+    noise: float
+    coupling: float
+
+
+class Advice(NamedTuple):
+    """What :func:`recommend` says of one solver.
+
+    Attributes:
+      solver: The solver, its steps fitted to the problem.
+      fits: Whether its assumptions hold.
+      why: The reason, a sentence.
+    """
+
+    solver: Solver
+    fits: bool
+    why: str
+
+
+class Recommendation(NamedTuple):
+    """What :func:`recommend` returns.
+
+    Attributes:
+      solver: The first solver that fits; ``None`` where none does.
+      why: Why it was taken, or why there is none.
+      advice: :class:`Advice` for every solver, the better ones first.
+      facts: The :class:`Facts` on which it rests.
+      stable_steps: Constant upper steps of the recommended solver with the spectral radius of its
+        iteration there; above one it is locally unstable. Empty where a joint step moves x and y.
+    """
+
+    solver: Solver | None
+    why: str
+    advice: tuple[Advice, ...]
+    facts: Facts
+    stable_steps: dict[float, float]
+
+    def __str__(self) -> str:
+        lines = [f"{self.why}", f"{self.facts}"]
+        lines += [f"{'+' if a.fits else '-'} {a.solver.name}: {a.why}" for a in self.advice]
+        lines += [
+            f"upper_step {s:g}: spectral radius {r:.4f}" for s, r in self.stable_steps.items()
+        ]
+        return "\n".join(lines)
+
+
+def recommend(
+    problem: Problem,
+    x: Any,
+    y: Any,
+    batch: Any = None,
+    *,
+    more_batches: Sequence[Any] = (),
+    seed: int = 0,
+) -> Recommendation:
+    r"""Looks at a problem, and says which solvers' assumptions hold, with what steps, and why.
+
+    It finds the extreme eigenvalues of the lower Hessian :math:`f_{yy}` by Lanczos' method on
+    Hessian-vector products, at ``y`` and after 200 steps of projected gradient descent from there;
+    the spread of the lower gradient between batches; the sets and constraints of the problem.
+    Lower steps are :math:`1 / L`, and of constant upper steps it says which are locally stable, as
+    :func:`bilevel.diagnose` does. All this is local: a lower level that is convex here may not be
+    elsewhere.
+
+    Args:
+      problem: The problem.
+      x: Upper variable, such as the start.
+      y: Lower variable, such as the start.
+      batch: ``(upper_batch, lower_batch)``, or ``None``.
+      more_batches: Further batches, to measure the noise.
+      seed: Of the first vectors.
+
+    Returns:
+      A :class:`Recommendation`; ``print`` it.
+
+    Raises:
+      ValueError: On a start that does not fit the problem.
+
+    Example:
+      >>> import bilevel, jax.numpy as jnp
+      >>> problem = bilevel.Problem(
+      ...     upper=lambda x, y, batch: jnp.sum((y - 1.0) ** 2),
+      ...     lower=lambda x, y, batch: jnp.sum((y - x) ** 2),
+      ... )
+      >>> found = bilevel.recommend(problem, jnp.zeros(2), jnp.zeros(2))
+      >>> found.solver.name, found.facts.lower, round(found.facts.largest, 3)
+      ('implicit', 'strongly convex', 2.0)
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Of an infeasible start: it is only a place to look at.
+        x, y = start(problem, x, y, joint=True)
+    rng = np.random.default_rng(seed)
+    facts = _facts(problem, x, y, batch, more_batches, rng)
+    candidates = _candidates(problem, facts)
+    if problem.constraint is not None:
+        scale = _joint_scale(problem, facts, x, y, batch)
+        candidates = [_joint(facts, scale), *candidates[1:]]
+    advice = tuple(_judge(problem, facts, solver) for solver in candidates)
+    best = next((a for a in advice if a.fits), None)
+    if best is None:
+        why = "; ".join(f"{a.solver.name}: {a.why}" for a in advice)
+        return Recommendation(None, f"no solver fits ({why})", advice, facts, {})
+    steps = _stable_steps(problem, best.solver, facts, x, y, batch, rng)
+    return Recommendation(best.solver, f"{best.solver.name}: {best.why}", advice, facts, steps)
+
+
+def _facts(problem, x, y, batch, more_batches, rng) -> Facts:
+    f = scalar(problem.lower, "lower")
+    lower_batch = batches(batch)[1]
+    y_flat, unravel = ravel_pytree(y)
+    n = y_flat.size
+
+    @jax.jit
+    def gradient(y, b):
+        return ravel_pytree(jax.grad(f, 1)(x, unravel(y), b))[0]
+
+    @jax.jit
+    def product(y, v):
+        return jax.jvp(lambda y: gradient(y, lower_batch), (y,), (v,))[1]
+
+    def extremes(y):
+        return _lanczos(lambda v: product(y, jnp.asarray(v, y.dtype)), n, rng)
+
+    try:
+        low, high = extremes(y_flat)
+        twice = True
+    except TypeError:  # A custom_vjp has no forward mode.
+        low, high, twice = np.nan, np.nan, False
+    if twice and problem.constraint is None:
+        project = problem.project_y or (lambda y: y)
+        step = 1.0 / max(high, -low, 1e-12)
+
+        @jax.jit
+        def settle(y):
+            def move(_, y):
+                moved = y - jnp.asarray(step, y.dtype) * gradient(y, lower_batch)
+                return ravel_pytree(project(unravel(moved)))[0]
+
+            return jax.lax.fori_loop(0, 200, move, y)
+
+        settled = settle(y_flat)
+        if np.all(np.isfinite(settled)):
+            again = extremes(settled)
+            low, high = min(low, again[0]), max(high, again[1])
+            y_flat = settled
+    kind = "nonconvex"
+    slope = float(jnp.linalg.norm(gradient(y_flat, lower_batch)))
+    rounding = 10 * n**0.5 * float(jnp.finfo(y_flat.dtype).eps)
+    if twice:
+        kind = "strongly convex" if low > rounding * high else "convex"
+        kind = "nonconvex" if low < -rounding * max(high, -low) else kind
+        kind = "linear" if max(high, -low) <= rounding * slope else kind
+    gradients = [np.asarray(gradient(y_flat, batches(b)[1])) for b in (batch, *more_batches)]
+    mean = np.mean(gradients, 0)
+    spread = np.mean([np.linalg.norm(g - mean) for g in gradients])
+    coupling = 0.0
+    if problem.constraint is not None:
+        g = lambda y: jnp.ravel(problem.constraint(x, unravel(y), lower_batch))  # noqa: E731
+        _, pull = jax.vjp(g, y_flat)
+        push = jax.jit(lambda v: jax.jvp(g, (y_flat,), (v,))[1])
+        square = lambda v: pull(push(jnp.asarray(v, y_flat.dtype)))[0]  # noqa: E731
+        coupling = _lanczos(square, n, rng)[1]
+    return Facts(
+        x_size=sum(np.size(a) for a in jax.tree.leaves(x)),
+        y_size=n,
+        largest=float(high),
+        smallest=float(low),
+        lower=kind,
+        twice_differentiable=twice,
+        noise=float(spread / (np.linalg.norm(mean) + 1e-12)) if more_batches else 0.0,
+        coupling=float(coupling),
+    )
+
+
+def _lanczos(matvec: Callable[[Any], Any], n: int, rng, steps: int = 40) -> tuple[float, float]:
+    """Returns the smallest and the largest Ritz value of a symmetric matrix of size n."""
+    basis, products = np.zeros((0, n)), np.zeros((0, n))
+    q = rng.standard_normal(n)
+    for _ in range(min(n, steps)):
+        before = np.linalg.norm(q)
+        for _ in range(2):  # Twice is enough.
+            q = q - basis.T @ (basis @ q)
+        if np.linalg.norm(q) <= 1e-6 * before:
+            # The space is invariant: a new direction finds what is orthogonal to it.
+            q = rng.standard_normal(n)
+            for _ in range(2):
+                q = q - basis.T @ (basis @ q)
+        basis = np.vstack([basis, q / np.linalg.norm(q)])
+        q = np.asarray(matvec(basis[-1]), np.float64)
+        products = np.vstack([products, q])
+    projected = basis @ products.T
+    values = np.linalg.eigvalsh((projected + projected.T) / 2)
+    return float(values[0]), float(values[-1])
+
+
+def _candidates(problem: Problem, facts: Facts) -> list[Solver]:
+    """Returns the solvers with steps for this problem, in the order in which one would try them."""
+    curvature = max(facts.largest, -facts.smallest, 1e-12) if facts.twice_differentiable else 10.0
+    step = 1 / curvature
+    linear = "cg" if problem.project_y is None else "normal_cg"
+    exact = [
+        implicit(linear, lower_step=step, linear_step=step),
+        unrolled(lower_step=step),
+    ]
+    if facts.noise > 0.01:
+        alpha, gamma = f2sa_schedules("both", 0.03 * step * 1000 ** (5 / 7), step * 1000 ** (4 / 7))
+        momentum = f3sa_schedules("both", 0.03 * step * 1000**0.6, step * 1000**0.4)
+        single = penalty_schedules("both", gamma0=0.5 * step * 1000**0.4)
+        first = [soba(lower_step=step), penalty(**single), f3sa(*momentum), f2sa(alpha, gamma)]
+        order = first + exact
+    else:
+        alpha, gamma = f2sa_schedules("none", 0.14 * step * 10 ** (1 / 3), step)
+        momentum = f3sa_schedules("none", 0.14 * step * 10 ** (1 / 3), step)
+        double = penalty_schedules("none", gamma0=0.5 * step)
+        order = [*exact, penalty(**double), f2sa(alpha, gamma), soba(lower_step=step)]
+        order.append(f3sa(*momentum))
+    if problem.constraint is not None:
+        return [_joint(facts, 1.0), *order]
+    return [*order, lv_hba(**(lv_hba_steps() | {"lower_step": 0.5 / (curvature + 0.1)}))]
+
+
+def _joint(facts: Facts, scale: Any) -> Solver:
+    """Returns LV-HBA for a constraint, with steps for the curvature, times ``scale``."""
+    curvature = abs(facts.largest) + 1  # With that of the proximal term.
+    step = scale / (curvature + 0.3 * facts.coupling)
+    # A large c_k keeps a steep upper function from pulling the pair away before theta follows.
+    return lv_hba(0.1 * scale / curvature, 0.02, step, 10.0, 0.3, power(40.0, 0.4))
+
+
+def _joint_scale(problem: Problem, facts: Facts, x: Any, y: Any, batch: Any) -> float:
+    """Returns half the largest scale of LV-HBA's steps that is stable after 500 iterations."""
+    ready = problem.project_xy is not None and problem.multiplier_bound is not None
+    if not ready or batches(batch) != (None, None):
+        return 0.1
+
+    def worst(scale):
+        solver = _joint(facts, scale)
+        first, _ = solver.step(solver.init(problem, x, y), batch)
+
+        def body(carry, _):
+            state, metrics = solver.step(carry, batch)
+            return state, metrics["residual"]
+
+        last, residuals = jax.lax.scan(body, first, length=500)
+        logs, _ = growth_of(solver.step, last, batch, 500, 0)
+        return residuals, jnp.exp(jnp.mean(logs[250:]))
+
+    scales = 0.5 ** np.arange(0, 12)
+    residuals, radii = jax.device_get(jax.jit(jax.vmap(worst))(jnp.asarray(scales)))
+    calm = np.all(np.isfinite(residuals), 1) & (residuals[:, -1] < residuals[:, 0])
+    calm &= radii <= 1.001
+    return float(scales[np.argmax(calm)] / 2) if calm.any() else float(scales[-1])
+
+
+def _judge(problem: Problem, facts: Facts, solver: Solver) -> Advice:
+    for name in ("project_y", "project_xy", "constraint"):
+        if getattr(problem, name) is not None and name not in solver.constraints:
+            return Advice(solver, False, f"it takes no {name}")
+    if solver.gradients.products and not facts.twice_differentiable:
+        return Advice(solver, False, "the lower gradient has no forward-mode derivative")
+    if facts.lower == "linear" and problem.constraint is None:
+        text = "the lower level is linear in y: its solution jumps with x, no error bound holds"
+        return Advice(solver, False, text)
+    if _RANK[facts.lower] < _RANK[solver.lower]:
+        text = f"the lower level is {facts.lower} there, not {solver.lower}"
+        return Advice(solver, False, f"{text} (curvature from {facts.smallest:.3g})")
+    if solver.name == "lv_hba" and problem.constraint is not None:
+        for name in ("project_xy", "multiplier_bound"):
+            if getattr(problem, name) is None:
+                return Advice(solver, False, f"the problem has a constraint and no {name}")
+    noise = f", noise {facts.noise:.2g}" if facts.noise else ""
+    text = f"the lower level is {facts.lower} there: {facts.smallest:.3g} to {facts.largest:.3g}"
+    return Advice(solver, True, text + noise)
+
+
+def _stable_steps(problem, solver, facts, x, y, batch, rng) -> dict[float, float]:
+    """Returns the spectral radius of the recommended iteration with constant upper steps."""
+    made = {
+        "implicit": lambda s, step: implicit(
+            "cg" if problem.project_y is None else "normal_cg", s, step, linear_step=step
+        ),
+        "unrolled": lambda s, step: unrolled(20, s, step),
+        "penalty": lambda s, step: penalty(s / 0.1, 0.8, 0.5 * step, 0.1, inner_steps=5),
+        "soba": lambda s, step: soba(step, s),
+    }
+    if solver.name not in made or not facts.twice_differentiable:
+        return {}
+    step = 1 / max(facts.largest, -facts.smallest, 1e-12)
+    make = made[solver.name]
+    state = make(1.0, step).init(problem, x, y)
+
+    def radius(s):
+        advance = make(s, step).step
+        settled = jax.lax.fori_loop(0, 50, lambda _, st: advance(st, batch)[0], state)
+        # From where a tiny upper step leaves y settled and x in its place.
+        logs, _ = growth_of(advance, settled._replace(x=state.x), batch, 200, seed)
+        return jnp.exp(jnp.mean(logs[100:]))
+
+    seed = int(rng.integers(2**31))
+    sizes = (0.001, 0.01, 0.1, 1.0, 10.0)
+    found = jax.jit(jax.vmap(radius))(jnp.array(sizes))
+    return {s: float(r) for s, r in zip(sizes, found, strict=True)}

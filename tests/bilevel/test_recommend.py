@@ -1,0 +1,74 @@
+"""What `recommend` finds out, and that it names a solver that works, or none."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bilevel
+from bilevel import projections
+from experiments.problems import closed_form, constrained
+
+
+def upper(x, y, batch):
+    return jnp.sum((y - 1.0) ** 2) + 0.5 * jnp.sum(x**2)
+
+
+NAMED = {
+    "p1": ("implicit", "strongly convex"),
+    "p2a": ("penalty", "convex"),
+    "p2b": ("penalty", "convex"),
+    "p5": ("implicit", "strongly convex"),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_the_named_solver_converges(name):
+    with jax.enable_x64(True):
+        form = closed_form.PROBLEMS[name](*closed_form.random_data(name))
+        found = bilevel.recommend(form.problem, form.x0, form.y0)
+        assert (found.solver.name, found.facts.lower) == NAMED[name]
+        hessian = jax.hessian(form.problem.lower, 1)(form.x0, form.y0, None)
+        if name != "p5":  # Quadratic: the same everywhere.
+            values = np.linalg.eigvalsh(hessian)
+            ends = found.facts.smallest, found.facts.largest
+            np.testing.assert_allclose(ends, values[[0, -1]], atol=1e-9)
+        run = bilevel.solve(form.problem, found.solver, form.x0, form.y0, steps=3000)
+        psi = jax.jit(form.psi)
+        best = psi(form.minimizer())
+        assert psi(run.state.x) - best <= 0.01 * (psi(form.x0) - best)
+        radii = list(found.stable_steps.values())
+        assert radii[0] <= 1.001 < radii[-1]
+
+
+def test_problems_that_no_solver_fits_and_those_that_one_must_not_take():
+    with jax.enable_x64(True):
+        form = closed_form.PROBLEMS["p4"](*closed_form.random_data("p4"))
+        found = bilevel.recommend(form.problem, form.x0, form.y0)
+        assert found.solver is None
+        assert "linear in y" in found.why
+        task = constrained.toy()
+        found = bilevel.recommend(task.problem, task.x0, task.y0)
+        fits = {a.solver.name: a.fits for a in found.advice}
+        assert fits.pop("lv_hba")
+        assert not any(fits.values())
+        assert "it takes no" in str(found)
+    concave = bilevel.Problem(upper, lambda x, y, b: jnp.sum(-((y - x) ** 2) + 0.1 * y**4))
+    found = bilevel.recommend(concave, np.zeros(2, np.float32), np.zeros(2, np.float32))
+    assert found.facts.lower == "nonconvex"
+    assert found.solver.name == "penalty"
+    boxed = bilevel.Problem(
+        upper, lambda x, y, b: jnp.sum((y - x) ** 2), project_y=projections.box(0, 1)
+    )
+    found = bilevel.recommend(boxed, np.zeros(2, np.float32), np.zeros(2, np.float32))
+    assert {a.solver.name for a in found.advice if not a.fits} == {"f2sa", "soba", "f3sa"}
+
+
+def test_noise_between_batches_turns_to_single_loops():
+    problem = bilevel.Problem(upper, lambda x, y, b: jnp.sum((y - x - b) ** 2))
+    batches = [(None, np.float32(b)) for b in (0.5, 1.0, 1.5)]
+    zero = np.zeros(2, np.float32)
+    found = bilevel.recommend(problem, zero, zero, batches[1], more_batches=batches[::2])
+    assert found.facts.noise > 0.1
+    assert found.solver.name == "soba"
+    assert bilevel.recommend(problem, zero, zero, batches[1]).facts.noise == 0
