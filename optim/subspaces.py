@@ -55,12 +55,14 @@ class Subspace(NamedTuple):
       up: ``up(low, basis, shape) -> full``, zero outside of the subspace.
       merge: ``merge(low, basis, full) -> full`` with the coordinates in the subspace replaced by
         ``low``. Only where the subspace is spanned by entries of the tensor; it saves a pass.
+      matrix: Whether tensors of more than two axes are to be reshaped to matrices first.
     """
 
     select: Callable[..., Any]
     down: Callable[[jax.Array, Any], jax.Array]
     up: Callable[[jax.Array, Any, tuple[int, ...]], jax.Array]
     merge: Callable[[jax.Array, Any, jax.Array], jax.Array] | None = None
+    matrix: bool = False
 
 
 class Block(NamedTuple):
@@ -69,10 +71,18 @@ class Block(NamedTuple):
     Attributes:
       order: As in :func:`block`.
       stratify: As in :func:`block`.
+      authors: As in :func:`block`.
     """
 
     order: str | Callable[..., jax.Array]
     stratify: bool
+    authors: bool = False
+
+
+def share(size: int, density: float, rounded: Callable[[float], int], authors: bool) -> int:
+    """How many of ``size`` are kept: at least one at a positive density, unless as the authors."""
+    k = rounded(size * density)
+    return k if authors or density == 0 else min(max(k, 1), size)
 
 
 class Space(NamedTuple):
@@ -84,6 +94,7 @@ class Space(NamedTuple):
       update: ``update(directions, low, basis, grads)``: the directions of ``low`` embedded, plus
         the state-free rule on what ``low`` leaves of the gradients.
       owners: ``owners(leaves)``: for each array of ``low`` the list of leaves it serves.
+      idle: ``idle(low)``: paths of the leaves that never have a part in ``low``.
       inner: The state-full direction on ``low``.
     """
 
@@ -91,30 +102,40 @@ class Space(NamedTuple):
     down: Callable[[Any, Any], Any]
     update: Callable[..., Any]
     owners: Callable[[Any], Any]
+    idle: Callable[[Any], list[str]]
     inner: optax.GradientTransformationExtraArgs
 
 
-def block(order: str | Callable[..., jax.Array] = "random", *, stratify: bool = True) -> Block:
+def block(
+    order: str | Callable[..., jax.Array] = "random",
+    *,
+    stratify: bool = True,
+    authors: bool = False,
+) -> Block:
     r"""A fraction of the tensors is state-full, the others are state-free.
 
     Of :math:`n` projectable tensors, in the order of their paths (numbers in them compare as
-    numbers), :math:`k = \mathrm{round}(\rho n)` are active (Python's ``round``: half to even). In
-    the interval :math:`u = 0, 1, \dots` these are, for :math:`i < k`,
+    numbers), :math:`k = \mathrm{round}(\rho n)` are active (Python's ``round``: half to even), at
+    least one if :math:`\rho > 0`. In the interval :math:`u = 0, 1, \dots` these are, for
+    :math:`i < k`,
 
     .. math::
       (uk + i) \bmod n, \qquad (n - 1 - uk - i) \bmod n, \qquad
       \{j, n - 1 - j\}\ \text{with}\ j = (u \tfrac k2 + i) \bmod \lfloor \tfrac n2 \rfloor,\
       i < \tfrac k2
 
-    for ``"ascending"``, ``"descending"`` and ``"mirror"``.
+    for ``"ascending"``, ``"descending"`` and ``"mirror"``, which needs an even :math:`k` and never
+    takes the middle tensor of an odd :math:`n`.
 
     Args:
       order: ``"random"``, ``"ascending"``, ``"descending"``, ``"mirror"``, or a function
         ``order(u, n, k, key) -> int array [k]`` of the active positions in interval ``u``.
       stratify: With ``"random"``, draw within classes of tensors of the same shape, of which each
         gets its share of ``k`` (by largest remainder; classes whose share is below one tensor are
-        drawn from as one pool). So the state has the same size whatever is drawn. The authors draw
-        from all tensors (``False``): the state must then hold the ``k`` largest ones.
+        one pool; a pool gives at least one). So the state has the same size whatever is drawn. The
+        authors draw from all tensors (``False``): the state must then hold the ``k`` largest ones.
+      authors: Whether :math:`k` may round to 0, as in the authors' code: a quarter of two tensors
+        is none.
 
     Returns:
       The choice of tensors, a :class:`Block`.
@@ -132,7 +153,7 @@ def block(order: str | Callable[..., jax.Array] = "random", *, stratify: bool = 
     """
     if not callable(order):
         _checks.choice("order", order, ORDERS, "a function")
-    return Block(order, stratify)
+    return Block(order, stratify, authors)
 
 
 def _along(index: jax.Array, like: jax.Array, axis: int) -> jax.Array:
@@ -166,10 +187,10 @@ def _drawn(key: jax.Array, size: int, k: int) -> jax.Array:
     return jnp.sort(jax.random.permutation(key, jnp.arange(size, dtype=jnp.int32))[:k])
 
 
-def _slices(axis: int) -> Subspace:
+def _slices(axis: int, authors: bool) -> Subspace:
     def select(key, grad, *, density, step, path):
         size = _matrix(grad, path).shape[axis]
-        return _drawn(key, size, int(size * density))
+        return _drawn(key, size, share(size, density, int, authors))
 
     def merge(low, basis, full):
         return _put(low, basis, full, axis)
@@ -182,8 +203,8 @@ def _slices(axis: int) -> Subspace:
     )
 
 
-def columns(axis: int = -2) -> Subspace:
-    """``int(size * density)`` random input features.
+def columns(axis: int = -2, *, authors: bool = False) -> Subspace:
+    """``int(size * density)`` random input features, at least one if the density is positive.
 
     Columns and rows are those of the authors, whose weights are (out, in). In JAX's layout, (in,
     out), their columns lie along axis -2, and each is contiguous in memory. Rows, along the last
@@ -192,6 +213,7 @@ def columns(axis: int = -2) -> Subspace:
     Args:
       axis: Along which to draw; -1 for weights stored as (out, in). Axes before the last two
         (convolution taps) are kept whole.
+      authors: Whether the number may round to 0, as in the authors' code.
 
     Returns:
       The :class:`Subspace`; its basis are int32 indices [k].
@@ -204,27 +226,31 @@ def columns(axis: int = -2) -> Subspace:
       >>> s.down(g, b).shape, s.up(s.down(g, b), b, g.shape).shape
       ((2, 2), (4, 2))
     """
-    return _slices(axis)
+    return _slices(axis, authors)
 
 
-def rows(axis: int = -1) -> Subspace:
-    """``int(size * density)`` random output features; see :func:`columns`.
+def rows(axis: int = -1, *, authors: bool = False) -> Subspace:
+    """``int(size * density)`` random output features, at least one; see :func:`columns`.
 
     Args:
       axis: Along which to draw; -2 for weights stored as (out, in).
+      authors: Whether the number may round to 0, as in the authors' code.
 
     Returns:
       The :class:`Subspace`; its basis are int32 indices [k].
     """
-    return _slices(axis)
+    return _slices(axis, authors)
 
 
-def randk() -> Subspace:
+def randk(*, authors: bool = False) -> Subspace:
     """``int(m * n * density)`` random entries of a matrix, independent for every tensor.
 
     For tensors of more than two axes the pairs of the last two axes are drawn, with everything
     before them (convolution taps) kept whole. The indices are part of the state: 4 bytes for each
-    kept entry, beside the moments.
+    kept entry, beside the moments. At least one is kept if the density is positive.
+
+    Args:
+      authors: Whether the number may round to 0, as in the authors' code.
 
     Returns:
       The :class:`Subspace`; its basis are int32 indices [k] into the flattened last two axes.
@@ -235,7 +261,7 @@ def randk() -> Subspace:
 
     def select(key, grad, *, density, step, path):
         size = flat(_matrix(grad, path)).shape[1]
-        return _drawn(key, size, int(size * density))
+        return _drawn(key, size, share(size, density, int, authors))
 
     def down(full, basis):
         low = flat(full).at[:, basis].get(mode="promise_in_bounds")
@@ -268,19 +294,21 @@ def _side(shape: tuple[int, ...], side: str) -> str:
     return side
 
 
-def _rank(shape: tuple[int, ...], side: str, density: float) -> int:
+def _rank(shape: tuple[int, ...], side: str, density: float, authors: bool) -> int:
     size = {"left": shape[0], "right": shape[1], "full": min(shape)}[side]
-    return round(size * density)
+    return share(size, density, round, authors)
 
 
-def _rotation(side: str, bases: Callable[..., tuple[jax.Array, jax.Array]]) -> Subspace:
+def _rotation(
+    side: str, authors: bool, bases: Callable[..., tuple[jax.Array, jax.Array]]
+) -> Subspace:
     # ``bases(key, grad, side, rank)`` gives (m, r) and (r, n) matrices, of which ``side`` uses one
     # or both. They are made in float32 whatever the gradient's type, as the authors do.
     _checks.choice("side", side, SIDES)
 
     def select(key, grad, *, density, step, path):
         which = _side(_matrix(grad, path, exact=True).shape, side)
-        left, right = bases(key, grad, which, _rank(grad.shape, which, density))
+        left, right = bases(key, grad, which, _rank(grad.shape, which, density, authors))
         left, right = left.astype(grad.dtype), right.astype(grad.dtype)
         return {"left": left, "right": right, "full": (left, right)}[which]
 
@@ -296,21 +324,23 @@ def _rotation(side: str, bases: Callable[..., tuple[jax.Array, jax.Array]]) -> S
             return basis[0] @ low @ basis[1]
         return low @ basis if which == "right" else basis @ low
 
-    return Subspace(select, down, up)
+    return Subspace(select, down, up, matrix=True)
 
 
-def svd(side: str = "std") -> Subspace:
+def svd(side: str = "std", *, authors: bool = False) -> Subspace:
     r"""The leading singular directions of the gradient at the change (GaLore's subspace).
 
     With :math:`G = U \Sigma V^\top`: side right keeps :math:`D = G V_r` of rank
     :math:`r = \mathrm{round}(\rho n)`, left :math:`D = U_r^\top G` of rank
     :math:`\mathrm{round}(\rho m)`, full :math:`U_r^\top G V_r` of rank
-    :math:`\mathrm{round}(\rho \min(m, n))`, never more than :math:`\min(m, n)`.
+    :math:`\mathrm{round}(\rho \min(m, n))`, never more than :math:`\min(m, n)`, and at least 1 if
+    :math:`\rho > 0`.
 
     Args:
       side: ``"std"`` (right if m >= n, else left: the shorter side), ``"reverse_std"``,
         ``"left"``, ``"right"`` or ``"full"``. On a square matrix ``"std"`` rotates the last axis:
         inputs in PyTorch's layout, outputs in Flax's.
+      authors: Whether the rank may round to 0, as in the authors' code.
 
     Returns:
       The :class:`Subspace`; its basis is :math:`V_r^\top` [r, n] (right), :math:`U_r` [m, r]
@@ -327,14 +357,15 @@ def svd(side: str = "std") -> Subspace:
         u, _, vt = jnp.linalg.svd(grad.astype(jnp.float32), full_matrices=False)
         return u[:, :rank], vt[:rank]
 
-    return _rotation(side, bases)
+    return _rotation(side, authors, bases)
 
 
-def random_orthogonal(side: str = "std") -> Subspace:
+def random_orthogonal(side: str = "std", *, authors: bool = False) -> Subspace:
     """Random orthonormal directions, uniform: the QR decomposition of a Gaussian matrix.
 
     Args:
       side: As in :func:`svd`.
+      authors: As in :func:`svd`.
 
     Returns:
       The :class:`Subspace`; its basis has the shapes of that of :func:`svd`.
@@ -354,16 +385,17 @@ def random_orthogonal(side: str = "std") -> Subspace:
             orthonormal(keys[1], grad.shape[1], rank if which != "left" else 0).T,
         )
 
-    return _rotation(side, bases)
+    return _rotation(side, authors, bases)
 
 
-def randperm(side: str = "std") -> Subspace:
+def randperm(side: str = "std", *, authors: bool = False) -> Subspace:
     """Random columns (right), rows (left) or both (full); ``side`` and ranks as in :func:`svd`.
 
     The authors multiply with permutation matrices; indices give the same numbers.
 
     Args:
       side: As in :func:`svd`.
+      authors: As in :func:`svd`.
 
     Returns:
       The :class:`Subspace`; its basis are int32 indices [r], or a pair of them (full).
@@ -376,7 +408,7 @@ def randperm(side: str = "std") -> Subspace:
     def select(key, grad, *, density, step, path):
         m, n = _matrix(grad, path, exact=True).shape
         which = _side((m, n), side)
-        rank = _rank((m, n), which, density)
+        rank = _rank((m, n), which, density, authors)
         if which == "full":
             keys = jax.random.split(key)
             return _drawn(keys[0], m, rank), _drawn(keys[1], n, rank)
@@ -399,6 +431,7 @@ def randperm(side: str = "std") -> Subspace:
         down,
         lambda low, basis, shape: merge(low, basis, jnp.zeros(shape, low.dtype)),
         merge,
+        matrix=True,
     )
 
 

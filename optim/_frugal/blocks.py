@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import NamedSharding
 
+from optim._frugal import adapters
 from optim._frugal.elementwise import is_elementwise
-from optim.subspaces import Block, Space
+from optim.subspaces import Block, Space, share
 
 
 class Tensor(NamedTuple):
@@ -111,27 +111,34 @@ def _random(pools: list[tuple[list[int], int]], n: int) -> Order:
 def _strata(classes: list[list[int]], density: float, k: int) -> list[tuple[list[int], int]]:
     """Classes as pools; those whose share is below one tensor are one pool.
 
-    Shares are by largest remainder: they sum to ``k``, each within one of its exact value.
+    Shares are by largest remainder: they sum to ``k``, each within one of its exact value; but no
+    pool is left out, or its tensors would never be active.
     """
     pools = [c for c in classes if len(c) * density >= 1]
     small = sorted(i for c in classes if len(c) * density < 1 for i in c)
     pools += [small] if small else []
     exact = [len(p) * density for p in pools]
-    share = [math.floor(x) for x in exact]
-    by_remainder = sorted(range(len(pools)), key=lambda i: share[i] - exact[i])
-    for i in by_remainder[: k - sum(share)]:
-        share[i] += 1
-    return list(zip(pools, share, strict=True))
+    shares = [math.floor(x) for x in exact]
+    by_remainder = sorted(range(len(pools)), key=lambda i: shares[i] - exact[i])
+    for i in by_remainder[: k - sum(shares)]:
+        shares[i] += 1
+    return [(pool, max(s, 1)) for pool, s in zip(pools, shares, strict=True)]
 
 
 def _order(block: Block, density: float, classes: list[list[int]]) -> Order:
     n = sum(len(c) for c in classes)
-    k = round(n * density)
+    k = share(n, density, round, block.authors)
+    if k == 0:
+        return _deterministic("ascending", n, 0)
     if callable(block.order):
         return _custom(block.order, n, k)
     if block.order == "random":
         strata = _strata(classes, density, k) if block.stratify else [(list(range(n)), k)]
         return _random(strata, n)
+    if block.order == "mirror" and not block.authors and n * density < 1:
+        if n == 1:
+            return _deterministic("ascending", 1, 1)
+        k = 2  # The smallest set is a pair.
     if block.order == "mirror" and k % 2:
         raise ValueError(
             f"order='mirror' takes pairs and needs an even number of active tensors, got {k} "
@@ -148,7 +155,7 @@ def tensors_of(leaves: list[Any], xs: list[Any]) -> list[Tensor]:
     whole, layers, first = [], [], None
     for i in sorted(range(len(leaves)), key=lambda i: natural(leaves[i].path)):
         x = xs[i]
-        if leaves[i].stacked:
+        if leaves[i].batch:
             first = len(whole) if first is None else first
             layers += [Tensor(i, j, x.shape[1:], x.dtype) for j in range(x.shape[0])]
         else:
@@ -208,14 +215,15 @@ def may_share_a_buffer(inner: optax.GradientTransformationExtraArgs) -> bool:
 
 def _places(group: Group, tensors: list[Tensor], active: jax.Array) -> list[tuple[Any, ...]]:
     """(tensor, whether it is active, its slot or the offset of its first entry)."""
-    here = active[np.array(group.tensors)]
+    here = jnp.asarray(active)[np.array(group.tensors)]
     size = np.ones(len(group.tensors), np.int32)
     if group.entries:
         size = np.array([math.prod(tensors[i].shape) for i in group.tensors], np.int32)
     # Where one is not active any place inside of the array will do. Outside of it, a sharded array
     # would be read and written at different places.
     last = (group.slots or group.entries) - size
-    start = jnp.minimum(jnp.cumsum(here * size) - here * size, last)
+    taken = jnp.where(here, size, 0)
+    start = jnp.minimum(jnp.cumsum(taken) - taken, last)
     return [
         (tensors[i], here[j], start[j])
         for j, i in enumerate(group.tensors)
@@ -279,20 +287,27 @@ def _per_tensor(
     inner: optax.GradientTransformationExtraArgs, groups: list[Group]
 ) -> optax.GradientTransformationExtraArgs:
     """``inner`` on the arrays of all groups; each slot is a tensor of its own to it."""
+    # With no group the state is an array, not an empty tuple: optax.tree.map_params compares a
+    # state with that of a model without leaves, and so passes over what is not like a parameter.
 
     def init_fn(params):
+        if not groups:
+            return jnp.zeros(0)
         states = []
         for group, x in zip(groups, params, strict=True):
             state = (jax.vmap(inner.init) if group.slots else inner.init)(x)
-            of = None if isinstance(x, jax.core.Tracer) else getattr(x, "sharding", None)
-            if isinstance(of, NamedSharding):  # vmap forgets it.
+            of = adapters.common_sharding([x])
+            if group.slots and of is not None:  # vmap forgets it.
                 state = jax.tree.map(
-                    lambda s, x=x, of=of: jax.device_put(s, of) if s.shape == x.shape else s, state
+                    lambda s, x=x, of=of: adapters.placed(s, of) if s.shape == x.shape else s, state
                 )
             states.append(state)
         return tuple(states)
 
     def update_fn(updates, state, params=None, **extra):
+        if not groups:
+            return (), state
+
         def one(g, s, p=None):
             return inner.update(g, s, p, **extra)
 
@@ -332,10 +347,18 @@ def blockwise(
         xs = jax.tree.leaves(xs)
         return tuple([xs[tensors[i].leaf] for i in g.tensors] for g in groups)
 
+    def idle(low):
+        del low
+        alone = np.eye(len(tensors), dtype=int)
+        names = [leaf.path for leaf in jax.tree.leaves(leaves)]
+        never = [t.leaf for i, t in enumerate(tensors) if not order.largest(alone[i])]
+        return [names[i] for i in dict.fromkeys(never)]
+
     return Space(
         lambda key, interval, step, grads: order.choose(interval, key),
         down,
         update,
         owners,
+        idle,
         _per_tensor(inner, groups),
     )

@@ -1,10 +1,8 @@
 """FRUGAL: a state-full optimizer on a small subspace, a state-free rule on the rest."""
 
-import dataclasses
 import functools
 import numbers
 import warnings
-import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,8 +11,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from optim import _checks, _paths, _trees, subspaces
-from optim._frugal import blocks
+from optim import _checks, _trees, subspaces
+from optim._frugal import adapters, blocks
+from optim._frugal.leaves import Split, describe, joined, split
 from optim.subspaces import Block, Space, Subspace
 
 __all__ = ["ScaleByFrugalState", "frugal", "scale_by_frugal"]
@@ -46,30 +45,6 @@ class ScaleByFrugalState(NamedTuple):
     regular: optax.OptState
 
 
-@dataclasses.dataclass(frozen=True)
-class Leaf:
-    """What is known of a projectable leaf before it has values.
-
-    Attributes:
-      path: Its path, joined by slashes.
-      stacked: Whether its first axis stacks the layers of a network.
-    """
-
-    path: str
-    stacked: bool
-
-    def per_tensor(self, f: Callable[..., Any]) -> Callable[..., Any]:
-        """A function of a tensor as one of this leaf."""
-        return jax.vmap(f) if self.stacked else f
-
-
-class Split(NamedTuple):
-    """A tree like the parameters in two parts; each has ``optax.MaskedNode`` where the other is."""
-
-    hidden: Any
-    others: Any
-
-
 def _leafwise(
     subspace: Subspace,
     inner: optax.GradientTransformationExtraArgs,
@@ -82,50 +57,61 @@ def _leafwise(
     def select(key, interval, step, grads):
         def one(leaf, g):
             # Of the path alone: another tensor in the model changes nothing here.
-            k = jax.random.fold_in(key, zlib.crc32(leaf.path.encode()))
+            k = jax.random.fold_in(key, leaf.number)
 
             def draw(k, g):
                 return subspace.select(k, g, density=density, step=step, path=leaf.path)
 
-            return leaf.per_tensor(draw)(jax.random.split(k, len(g)) if leaf.stacked else k, g)
+            g = leaf.view(g)
+            basis = leaf.per_tensor(draw)(jax.random.split(k, len(g)) if leaf.batch else k, g)
+            return _vary_as(g, basis)
 
         return jax.tree.map(one, leaves, grads)
 
     def down(xs, bases):
-        return jax.tree.map(
-            lambda leaf, x, b: leaf.per_tensor(subspace.down)(x, b), leaves, xs, bases
-        )
+        def one(leaf, x, b):
+            return leaf.per_tensor(subspace.down)(leaf.view(x), b)
+
+        return jax.tree.map(one, leaves, xs, bases)
 
     def update(directions, low, bases, grads):
-        def one(leaf, u, d, b, g):
+        def one(leaf, u, d, b, grad):
+            g = leaf.view(grad)
             if subspace.merge is not None:
-                return leaf.per_tensor(subspace.merge)(u, b, free(g))
-            shape = g.shape[1:] if leaf.stacked else g.shape
-            up = leaf.per_tensor(lambda x, b: subspace.up(x, b, shape))
-            return up(u, b) + free(g - up(d, b))
+                full = leaf.per_tensor(subspace.merge)(u, b, free(g))
+            else:
+                shape = g.shape[1:] if leaf.batch else g.shape
+                up = leaf.per_tensor(lambda x, b: subspace.up(x, b, shape))
+                full = up(u, b) + free(g - up(d, b))
+            return leaf.restore(full, grad.shape)
 
         return jax.tree.map(one, leaves, directions, low, bases, grads)
 
     def owners(xs):
         return jax.tree.map(lambda leaf, x: [x], leaves, xs)
 
-    return Space(select, down, update, owners, inner)
+    def idle(low):
+        pairs = zip(jax.tree.leaves(leaves), jax.tree.leaves(low), strict=True)
+        return [leaf.path for leaf, d in pairs if d.size == 0]
+
+    return Space(select, down, update, owners, idle, inner)
 
 
 def scale_by_frugal(
     inner: optax.GradientTransformation = optax.scale_by_adam(),  # noqa: B008
     *,
-    density: float = 0.25,
+    density: float | None = None,
     update_gap: int = 200,
     subspace: str | Subspace | Block = "block",
     state_free: str = "sign_sgd",
     state_free_scale: float = 1.0,
     projectable_scale: float = 1.0,
-    projectable: Any = _paths.is_hidden_matrix,
+    projectable: Any = None,
     seed: int = 0,
     reset: bool = True,
     regular: optax.GradientTransformation | None = None,
     stacked: Any = None,
+    weight_dimension_numbers: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Direction of :func:`frugal`, free of learning rate and decay.
 
@@ -137,18 +123,27 @@ def scale_by_frugal(
     Args:
       inner: State-full direction in the subspace, without a learning rate.
       density: :math:`\rho` in [0, 1], the part of each tensor, or of the tensors, that is
-        state-full. A Python number: it decides shapes.
+        state-full; 0.25 if ``None``. A Python number: it decides shapes. If it is positive, at
+        least one tensor, row, column, entry or direction is state-full.
       update_gap: Steps between changes of the subspace, >= 1.
       subspace: A name or an object of :mod:`optim.subspaces`.
       state_free: ``"sign_sgd"``, ``"sgd"`` or ``"none"``.
       state_free_scale: :math:`s_0` >= 0, on the state-free part.
       projectable_scale: :math:`s` >= 0, on the whole update of a projectable tensor.
-      projectable: Which leaves are split: a tree of bools or a function of (path, leaf).
+      projectable: Which leaves are split: a tree of bools or a function of (path, leaf); the hidden
+        matrices, :func:`optim.is_hidden_matrix`, if ``None``.
       seed: Seed of the random subspaces, an integer.
       reset: Whether the state of ``inner`` starts again at a change of the subspace.
       regular: Direction for the leaves that are not projectable; ``inner`` if ``None``.
       stacked: Which leaves hold the layers of a network along their first axis: a tree of bools or
         a function of (path, leaf).
+      weight_dimension_numbers: How a tensor of more than two axes is a matrix to a subspace that
+        needs one (``svd``, ``random_orthogonal``, ``randperm``): an object with the attributes
+        ``reduction_axis`` and ``output_axis``, each one axis or several, as
+        ``optax.contrib.GaLoreDimensionNumbers``; a tree of them; or a function of (path, leaf).
+        Other axes are a batch of matrices. Where it is ``None`` the rows are all axes but the last,
+        as in a convolution (height, width, in, out), but only the first one in a query, key or
+        value (features, heads, head size).
 
     Returns:
       The transformation; its state is a :class:`ScaleByFrugalState`.
@@ -158,7 +153,8 @@ def scale_by_frugal(
         at init, if a leaf does not suit the subspace.
 
     Warns:
-      UserWarning: At init, if no leaf is projectable.
+      UserWarning: At init, if no leaf is projectable, or one is never trained because its part of
+        the subspace is empty and ``state_free`` is ``"none"``.
 
     Example:
       >>> import jax.numpy as jnp, optim
@@ -167,6 +163,7 @@ def scale_by_frugal(
       >>> tx.init(params).inner.mu["w"].shape
       (2, 2)
     """
+    density = 0.25 if density is None else density
     if isinstance(density, bool) or not isinstance(density, numbers.Real):
         raise ValueError(
             f"density must be a Python number in [0, 1] (it decides shapes; with "
@@ -179,8 +176,7 @@ def scale_by_frugal(
     _checks.number("state_free_scale", state_free_scale, 0)
     _checks.number("projectable_scale", projectable_scale, 0)
     _checks.flag("reset", reset)
-    if state_free not in _FREE:
-        raise ValueError(f"state_free must be one of {', '.join(_FREE)}, got {state_free!r}")
+    _checks.choice("state_free", state_free, _FREE)
     chosen = subspaces.by_name(subspace)
     if isinstance(chosen, Block) and not reset:
         raise ValueError(
@@ -188,35 +184,17 @@ def scale_by_frugal(
         )
     if isinstance(seed, bool) or not isinstance(seed, numbers.Integral | jax.Array):
         raise ValueError(f"seed must be an integer, got {seed!r}")
-    for name, tx in (("inner", inner), ("regular", regular)):
-        if not isinstance(tx, optax.GradientTransformation) and (tx, name) != (None, "regular"):
-            raise ValueError(f"{name} must be an optax.GradientTransformation, got {tx!r}")
     density = float(density)
-    full_inner = optax.with_extra_args_support(inner)
-    rest_inner = full_inner if regular is None else optax.with_extra_args_support(regular)
+    full_inner = _direction("inner", inner)
+    rest_inner = full_inner if regular is None else _direction("regular", regular)
     flat = isinstance(chosen, Block) and blocks.may_share_a_buffer(full_inner)
 
     def free(g):
         return state_free_scale * _FREE[state_free](g)
 
-    def split(tree):
-        hidden = _paths.resolve("projectable", projectable, tree)
-        leaves, treedef = jax.tree.flatten(tree)
-        masked = optax.MaskedNode()
-        return Split(
-            treedef.unflatten([x if h else masked for x, h in zip(leaves, hidden, strict=True)]),
-            treedef.unflatten([masked if h else x for x, h in zip(leaves, hidden, strict=True)]),
-        )
-
     def space_of(hidden) -> Space:
-        layered = iter(_paths.resolve("stacked", stacked, hidden))
-
-        def describe(path, x):
-            path = _paths.of_variable(path)
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            return Leaf(name, next(layered))
-
-        leaves = jax.tree_util.tree_map_with_path(describe, hidden)
+        as_matrix = isinstance(chosen, Subspace) and chosen.matrix
+        leaves = describe(hidden, stacked, weight_dimension_numbers, as_matrix)
         if isinstance(chosen, Block):
             return blocks.blockwise(chosen, full_inner, free, density, leaves, hidden, flat)
         return _leafwise(chosen, full_inner, free, density, leaves)
@@ -227,8 +205,7 @@ def scale_by_frugal(
     def init_fn(params):
         for path, leaf in jax.tree_util.tree_leaves_with_path(params):
             _checks.real_leaf(path, leaf)
-        hidden, others = split(params)
-        _warn_if_none(hidden, params)
+        hidden, others = split(params, projectable)
         space = space_of(hidden)
         zero = jnp.zeros([], jnp.int32)
 
@@ -238,14 +215,17 @@ def scale_by_frugal(
             return basis, space.down(grads, basis)
 
         bases, low = jax.eval_shape(first, zero)
+        _warn(params, hidden, space.idle(low), frees=state_free != "none")
         # No value of these is used before the first step sets it.
-        bases = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), bases)
+        bases = jax.tree.map(lambda b: jnp.zeros(b.shape, b.dtype), bases)
+        if not isinstance(chosen, Block):
+            bases = jax.tree.map(_vary_as, hidden, bases)
         low = jax.tree.map(_zeros, low, space.owners(hidden))
         return ScaleByFrugalState(zero, bases, space.inner.init(low), rest_inner.init(others))
 
     def update_fn(updates, state, params=None, **extra):
-        grads = split(updates)
-        weights = Split(None, None) if params is None else split(params)
+        grads = split(updates, projectable)
+        weights = Split(None, None) if params is None else split(params, projectable)
         space = space_of(grads.hidden)
 
         change = state.count % update_gap == 0
@@ -267,91 +247,81 @@ def scale_by_frugal(
 
         others, rest_state = rest_inner.update(grads.others, state.regular, weights.others, **extra)
         count = jnp.asarray(optax.safe_increment(state.count))
-        return _joined(hidden, others), ScaleByFrugalState(count, basis, inner_state, rest_state)
+        return joined(hidden, others), ScaleByFrugalState(count, basis, inner_state, rest_state)
 
-    tx = optax.GradientTransformationExtraArgs(init_fn, update_fn)
-    return _trees.checked(_in_dtype_of_params(_on_explicit_axes(tx)))
+    tx = adapters.on_explicit_axes(optax.GradientTransformationExtraArgs(init_fn, update_fn))
+    return _trees.checked(adapters.on_trained_leaves(adapters.in_dtype_of_params(tx)))
+
+
+def _direction(name: str, tx: Any) -> optax.GradientTransformationExtraArgs:
+    _checks.transform(name, tx)
+    tx = optax.with_extra_args_support(tx)
+    adapters.check_direction(name, tx)
+    return adapters.with_float32(tx)
+
+
+def _vary_as(owner: jax.Array, tree: Any) -> Any:
+    """``tree``, under ``jax.shard_map`` as much each device's own as ``owner`` is."""
+    if not jax.sharding.get_abstract_mesh().manual_axes:
+        return tree
+    zero = jnp.sum(jnp.zeros_like(owner))
+    return jax.tree.map(lambda x: x + zero.astype(x.dtype), tree)
 
 
 def _zeros(low: jax.ShapeDtypeStruct, owners: list[Any]) -> jax.Array:
     """Zeros sharded as their owners are, on the last axes, where both have the same size."""
-    shardings = {getattr(x, "sharding", None) for x in owners if not isinstance(x, jax.core.Tracer)}
-    shape, ndim = owners[0].shape, len(low.shape)
-    lead = ndim - len(shape)
-    of = shardings.pop() if len(shardings) == 1 else None
-    if not isinstance(of, NamedSharding) or lead < 0:
-        return jnp.zeros(low.shape, low.dtype)
+    shape, lead = owners[0].shape, len(low.shape) - owners[0].ndim
+    of = adapters.common_sharding(owners)
+    if of is None or lead < 0:
+        return functools.reduce(
+            lambda x, o: _vary_as(o, x), owners, jnp.zeros(low.shape, low.dtype)
+        )
     spec = (*of.spec, *(None,) * (len(shape) - len(of.spec)))
     spec = [a if n == k else None for a, n, k in zip(spec, shape, low.shape[lead:], strict=True)]
-    spec = PartitionSpec(*(None,) * lead, *spec)
-    return jnp.zeros(low.shape, low.dtype, device=NamedSharding(of.mesh, spec))
+    of = NamedSharding(of.mesh, PartitionSpec(*(None,) * lead, *spec))
+    return adapters.placed(jnp.zeros(low.shape, low.dtype), of)
 
 
-def _joined(hidden: Any, others: Any) -> Any:
-    def is_masked(x):
-        return isinstance(x, optax.MaskedNode)
-
-    return jax.tree.map(lambda h, o: o if is_masked(h) else h, hidden, others, is_leaf=is_masked)
-
-
-def _warn_if_none(hidden: Any, params: Any) -> None:
+def _warn(params: Any, hidden: Any, idle: list[str], frees: bool) -> None:
+    """Warns if nothing is projectable, or if a projectable leaf is never trained."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if leaves and not jax.tree.leaves(hidden):
-        paths = ", ".join(jax.tree_util.keystr(path) for path, _ in leaves[:8])
-        warnings.warn(
-            f"frugal: no leaf is projectable, so all are updated by the state-full optimizer; "
-            f"projectable was asked about {paths}{', ...' if len(leaves) > 8 else ''}",
-            stacklevel=4,
+        message = (
+            "frugal: no leaf is projectable, so all are updated by the state-full optimizer; "
+            "projectable was asked about "
+            + _listed([jax.tree_util.keystr(path) for path, _ in leaves])
         )
+    elif idle and not frees:
+        message = (
+            "frugal: with state_free='none' and no state-full part these leaves are never trained: "
+            + _listed(idle)
+        )
+    else:
+        return
+    warnings.warn(message, stacklevel=5)
 
 
-def _in_dtype_of_params(
-    tx: optax.GradientTransformationExtraArgs,
-) -> optax.GradientTransformationExtraArgs:
-    """Gradients of another dtype are cast to that of the parameters and state, updates back."""
-
-    def update_fn(updates, state, params=None, **extra):
-        if params is None:
-            return tx.update(updates, state, params, **extra)
-        cast = jax.tree.map(lambda g, p: g.astype(p.dtype), updates, params)
-        directions, state = tx.update(cast, state, params, **extra)
-        return jax.tree.map(lambda u, g: u.astype(g.dtype), directions, updates), state
-
-    return optax.GradientTransformationExtraArgs(tx.init, update_fn)
-
-
-def _on_explicit_axes(
-    tx: optax.GradientTransformationExtraArgs,
-) -> optax.GradientTransformationExtraArgs:
-    """On explicit mesh axes the compiler decides inside; the state stays as it is laid out."""
-
-    def update_fn(updates, state, params=None, **extra) -> Any:
-        specs = jax.tree.map(lambda x: jax.typeof(x).sharding.spec, (updates, state))
-        if not any(axis for spec in jax.tree.leaves(specs) for axis in spec):
-            return tx.update(updates, state, params, **extra)
-        update = functools.partial(tx.update, **extra)
-        auto: Any = jax.sharding.auto_axes(update, out_sharding=specs)
-        return auto(updates, state, params)
-
-    return optax.GradientTransformationExtraArgs(tx.init, update_fn)
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
 
 
 def frugal(
     learning_rate: optax.ScalarOrSchedule,
     inner: optax.GradientTransformation = optax.scale_by_adam(),  # noqa: B008
     *,
-    density: float = 0.25,
+    density: float | None = None,
     update_gap: int = 200,
     subspace: str | Subspace | Block = "block",
     state_free: str = "sign_sgd",
     state_free_scale: float = 1.0,
     projectable_scale: float = 1.0,
     weight_decay: optax.ScalarOrSchedule = 0.0,
-    projectable: Any = _paths.is_hidden_matrix,
+    projectable: Any = None,
     seed: int = 0,
     reset: bool = True,
     regular: optax.GradientTransformation | None = None,
     stacked: Any = None,
+    weight_dimension_numbers: Any = None,
     mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""FRUGAL: full-rank updates with the optimizer state of a small subspace.
@@ -390,7 +360,8 @@ def frugal(
         ``optax.scale_by_lion()``, ``optax.trace(0.9)``, ... It sees low-dimensional gradients, and
         parameters if it reads them.
       density: :math:`\rho` in [0, 1], the part of each tensor, or of the tensors, that is
-        state-full. A Python number: it decides shapes.
+        state-full; 0.25 if ``None``. A Python number: it decides shapes. If it is positive, at
+        least one tensor, row, column, entry or direction is state-full.
       update_gap: Steps between changes of the subspace, >= 1.
       subspace: A name or an object of :mod:`optim.subspaces`.
       state_free: ``"sign_sgd"``, ``"sgd"`` or ``"none"``.
@@ -398,8 +369,8 @@ def frugal(
       projectable_scale: :math:`s` >= 0 on all of a projectable tensor's update.
       weight_decay: Decay :math:`\lambda` >= 0, or a schedule, times the learning rate; on whole
         tensors, state-full and state-free part alike, before the update, as the authors do.
-      projectable: Which leaves are split: a tree of bools or a function of (path, leaf). By default
-        the hidden matrices, :func:`optim.is_hidden_matrix`.
+      projectable: Which leaves are split: a tree of bools or a function of (path, leaf); the hidden
+        matrices, :func:`optim.is_hidden_matrix`, if ``None``.
       seed: Of the random subspaces, which depend on it, the step and the leaf's path alone: a
         resumed run and every device of a mesh draw the same.
       reset: Whether the state of ``inner`` starts again at a change. If not, it is read in the new
@@ -407,6 +378,13 @@ def frugal(
       regular: Direction for the leaves that are not projectable; ``inner`` if ``None``.
       stacked: Which leaves hold the layers of a network along their first axis, as under
         ``nnx.scan``: a tree of bools or a function of (path, leaf). Every layer then is a tensor.
+      weight_dimension_numbers: How a tensor of more than two axes is a matrix to a subspace that
+        needs one (``svd``, ``random_orthogonal``, ``randperm``): an object with the attributes
+        ``reduction_axis`` and ``output_axis``, each one axis or several, as
+        ``optax.contrib.GaLoreDimensionNumbers``; a tree of them; or a function of (path, leaf).
+        Other axes are a batch of matrices. Where it is ``None`` the rows are all axes but the last,
+        as in a convolution (height, width, in, out), but only the first one in a query, key or
+        value (features, heads, head size).
       mask: Which leaves decay: a tree of bools (a prefix will do) or a function of the parameters.
 
     Returns:
@@ -417,14 +395,21 @@ def frugal(
         construction; if a leaf does not suit the subspace or the order, at init, with its path.
 
     Warns:
-      UserWarning: At init, if no leaf is projectable.
+      UserWarning: At init, if no leaf is projectable, or one is never trained because its part of
+        the subspace is empty and ``state_free`` is ``"none"``.
 
     Notes:
       The authors' SGD starts its momentum from a clone of a tensor; see
       :func:`optim.scale_by_momentum`. Their random blocks are drawn from all tensors at once; see
-      ``stratify``. Their decay default is 0.01 for AdamW. ``optax.inject_hyperparams`` needs
-      ``static_args=("density", "projectable")``, and ``optax.tree.map_params`` raises
-      ``ValueError``: the state is not shaped like the parameters. Under ``jax.vmap`` over runs the
+      ``stratify``. Their decay default is 0.01 for AdamW. Where their share of a small tensor
+      rounds to nothing, here one row, column, tensor or direction is kept; see ``authors`` in
+      :mod:`optim.subspaces`.
+
+      Arithmetic on 16-bit leaves is in float32; the state has the dtype of the parameters, but for
+      float16 it is float32, in which alone the square of a small gradient is not zero. A gradient
+      of ``None`` counts as zero and gives no update; leaves that are no floating-point arrays are
+      left out. With ``optax.inject_hyperparams``, name ``density`` and functions in
+      ``static_args`` if you pass them. Under ``jax.vmap`` over runs the
       change becomes a select, so that a costly one (``svd``) is computed at every step.
 
     Example:
@@ -457,6 +442,7 @@ def frugal(
         reset=reset,
         regular=regular,
         stacked=stacked,
+        weight_dimension_numbers=weight_dimension_numbers,
     )
     return optax.chain(
         direction,

@@ -4,7 +4,7 @@ from typing import Any
 
 import optax
 
-from optim import _paths, subspaces
+from optim import subspaces
 from optim._frugal.frugal import frugal
 
 __all__ = ["badam", "galore"]
@@ -14,13 +14,15 @@ def badam(
     learning_rate: optax.ScalarOrSchedule,
     inner: optax.GradientTransformation = optax.scale_by_adam(),  # noqa: B008
     *,
-    density: float = 0.25,
+    density: float | None = None,
     update_gap: int = 200,
     order: str = "descending",
     weight_decay: optax.ScalarOrSchedule = 0.0,
-    projectable: Any = _paths.is_hidden_matrix,
+    projectable: Any = None,
     seed: int = 0,
+    regular: optax.GradientTransformation | None = None,
     stacked: Any = None,
+    mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""BAdam: Adam on a part of the tensors at a time, the other ones rest.
 
@@ -35,13 +37,16 @@ def badam(
     Args:
       learning_rate: Step size, or a schedule.
       inner: State-full direction of the active tensors.
-      density: Fraction of the projectable tensors that is active, in [0, 1].
+      density: Fraction of the projectable tensors that is active, in [0, 1], rounded, at least one
+        if it is positive; 0.25 if ``None``.
       update_gap: Steps between changes.
       order: See :func:`optim.subspaces.block`.
       weight_decay: Decay times the learning rate.
       projectable: As in :func:`frugal`.
       seed: Of the random order.
+      regular: As in :func:`frugal`.
       stacked: As in :func:`frugal`.
+      mask: As in :func:`frugal`.
 
     Returns:
       The optimizer; its state is that of :func:`frugal`.
@@ -73,7 +78,9 @@ def badam(
         weight_decay=weight_decay,
         projectable=projectable,
         seed=seed,
+        regular=regular,
         stacked=stacked,
+        mask=mask,
     )
 
 
@@ -81,13 +88,16 @@ def galore(
     learning_rate: optax.ScalarOrSchedule,
     inner: optax.GradientTransformation = optax.scale_by_adam(),  # noqa: B008
     *,
-    density: float = 0.25,
+    density: float | None = None,
     update_gap: int = 200,
     side: str = "std",
     projectable_scale: float = 0.25,
     weight_decay: optax.ScalarOrSchedule = 0.0,
-    projectable: Any = _paths.is_hidden_matrix,
+    projectable: Any = None,
+    regular: optax.GradientTransformation | None = None,
     stacked: Any = None,
+    weight_dimension_numbers: Any = None,
+    mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""GaLore: ``inner`` on the leading singular directions of the gradient, nothing on the rest.
 
@@ -102,13 +112,18 @@ def galore(
     Args:
       learning_rate: Step size, or a schedule.
       inner: State-full direction in the subspace.
-      density: Rank relative to the side that is reduced, in [0, 1].
+      density: Rank relative to the side that is reduced, in [0, 1], rounded, at least 1 if it is
+        positive; 0.25 if ``None``.
       update_gap: Steps between singular value decompositions.
       side: See :func:`optim.subspaces.svd`.
       projectable_scale: Factor on the update of the projected tensors.
       weight_decay: Decay times the learning rate.
       projectable: As in :func:`frugal`.
+      regular: As in :func:`frugal`.
       stacked: As in :func:`frugal`.
+      weight_dimension_numbers: As in :func:`frugal`: how a convolution or an attention kernel is a
+        matrix.
+      mask: As in :func:`frugal`.
 
     Returns:
       The optimizer; its state is that of :func:`frugal`.
@@ -139,5 +154,8 @@ def galore(
         weight_decay=weight_decay,
         projectable=projectable,
         reset=False,
+        regular=regular,
         stacked=stacked,
+        weight_dimension_numbers=weight_dimension_numbers,
+        mask=mask,
     )
