@@ -11,8 +11,13 @@ from optim._scale_invariant import Axis, Stacked, project_scale_invariant
 __all__ = ["adamp"]
 
 
-def _scale_by_adam(b1, b2, eps, nesterov, mu_dtype, nu_dtype) -> optax.GradientTransformation:
-    """``optax.scale_by_adam`` with ``nu_dtype`` and the Nesterov form of AdamP."""
+def _scale_by_adam(
+    b1, b2, eps, eps_root, nesterov, mu_dtype, nu_dtype
+) -> optax.GradientTransformation:
+    """``optax.scale_by_adam`` with ``nu_dtype`` and the Nesterov form of AdamP.
+
+    Its directions are in float32 at least.
+    """
 
     def init_fn(params):
         return optax.ScaleByAdamState(
@@ -28,13 +33,15 @@ def _scale_by_adam(b1, b2, eps, nesterov, mu_dtype, nu_dtype) -> optax.GradientT
         def moments(path, g, mu, nu):
             _trees.check_gradient(path, g, mu, nu)
             g_wide, m, v = _trees.widen(g, mu, nu)
-            m = b1 * m + (1 - b1) * g_wide
-            v = b2 * v + (1 - b2) * jnp.square(g_wide)
-            correction1 = _trees.bias_correction(b1, count, m.dtype)
-            correction2 = _trees.bias_correction(b2, count, m.dtype)
-            ahead = b1 * m + (1 - b1) * g_wide if nesterov else m
-            u = ahead / (correction1 * (jnp.sqrt(v) / jnp.sqrt(correction2) + eps))
-            return u.astype(g.dtype), m.astype(mu.dtype), v.astype(nu.dtype)
+            beta1, beta2 = (_trees.decay_rate(b, m.dtype) for b in (b1, b2))
+            m = beta1 * m + (1 - beta1) * g_wide
+            v = beta2 * v + (1 - beta2) * jnp.square(g_wide)
+            correction1 = _trees.bias_correction(beta1, count, m.dtype)
+            correction2 = _trees.bias_correction(beta2, count, m.dtype)
+            ahead = beta1 * m + (1 - beta1) * g_wide if nesterov else m
+            root = jnp.sqrt(v / correction2 + _trees.epsilon(eps_root, v.dtype))
+            u = ahead / (correction1 * (root + _trees.epsilon(eps, v.dtype)))
+            return u, m.astype(mu.dtype), v.astype(nu.dtype)
 
         directions, mu, nu = _trees.map_unzip(moments, 3, updates, state.mu, state.nu)
         return directions, optax.ScaleByAdamState(count, mu, nu)
@@ -47,6 +54,7 @@ def adamp(
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
+    eps_root: float = 0.0,
     *,
     weight_decay: optax.ScalarOrSchedule = 0.0,
     delta: float = 0.1,
@@ -76,15 +84,19 @@ def adamp(
       b1: Decay of the first moment, in [0, 1).
       b2: Decay of the second moment, in [0, 1).
       eps: Added to the corrected root of the second moment and to the projection's norms, >= 0.
+      eps_root: Added to the corrected second moment under the root, >= 0: with it derivatives
+        through the update are finite where the second moment is zero.
       weight_decay: Decay :math:`\lambda` >= 0, or a schedule, times the learning rate.
       delta: Threshold of the cosine test, >= 0.
       wd_ratio: Factor :math:`r` of the decay where the projection fired, in [0, 1].
       nesterov: Whether :math:`u_t` looks ahead, :math:`\beta_1 m_t + (1-\beta_1) g_t` in place of
         :math:`m_t`, with the same bias correction (the authors' form, not that of NAdam).
-      channel_axis: Axis of the output channels, or a function of (path, array); -1 is right for
-        Flax kernels, 0 for embeddings and PyTorch layouts.
-      stacked: Number of leading axes that stack layers, or a function of (path, array).
-      mask: Which leaves decay: a tree of bools (a prefix will do) or a function of the parameters.
+      channel_axis: Axis or axes of the output channels, as in
+        :func:`optim.project_scale_invariant`: -1 is right for Flax kernels, 0 for embeddings and
+        PyTorch layouts. Or a function of (path, array), or a tree.
+      stacked: Number of leading axes that stack layers, a function of (path, array) or a tree.
+      mask: Which leaves decay: a tree of bools (a prefix will do), a function of the parameters
+        that returns one, or one of (path, leaf), such as :func:`optim.is_hidden_matrix`.
       mu_dtype: dtype of the first moment; ``None`` is that of the parameters.
       nu_dtype: dtype of the second moment; ``None`` is that of the parameters.
 
@@ -110,14 +122,15 @@ def adamp(
       Weights, 2020, https://arxiv.org/abs/2006.08217
     """
     _checks.number("learning_rate", learning_rate, schedule=True)
-    _checks.number("b1", b1, 0, 1, open_high=True)
-    _checks.number("b2", b2, 0, 1, open_high=True)
+    _trees.check_rate("b1", b1)
+    _trees.check_rate("b2", b2)
     _checks.number("eps", eps, 0)
+    _checks.number("eps_root", eps_root, 0)
     _checks.flag("nesterov", nesterov)
     _checks.float_dtype("mu_dtype", mu_dtype)
     _checks.float_dtype("nu_dtype", nu_dtype)
     direction = project_scale_invariant(
-        _scale_by_adam(b1, b2, eps, nesterov, mu_dtype, nu_dtype),
+        _scale_by_adam(b1, b2, eps, eps_root, nesterov, mu_dtype, nu_dtype),
         weight_decay=weight_decay,
         delta=delta,
         wd_ratio=wd_ratio,

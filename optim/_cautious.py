@@ -1,6 +1,10 @@
 """Cautious updates: only where the step and the gradient agree."""
 
+import warnings
+
+import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from optim import _checks, _trees
@@ -33,7 +37,8 @@ def cautious(
       The optimizer.
 
     Raises:
-      ValueError: If a flag is not a bool or a leaf is complex.
+      ValueError: If a flag is not a bool, ``direction`` does not fit ``inner`` (then no entry would
+        ever move), or a leaf is complex.
 
     Example:
       >>> import jax.numpy as jnp, optax, optim
@@ -52,21 +57,60 @@ def cautious(
     _checks.flag("direction", direction)
     _checks.flag("rescale", rescale)
     inner = optax.with_extra_args_support(inner)
+    _check_direction(inner, direction)
 
     def update_fn(updates, state, params=None, **extra_args):
         inner_updates, state = inner.update(updates, state, params, **extra_args)
 
         def keep(path, g, u):
             _trees.check_gradient(path, g, u)
-            agrees = (u * g > 0) if direction else (u * g < 0)
+            # By the signs: a product of small numbers may be zero.
+            agrees = ((u > 0) & (g > 0)) | ((u < 0) & (g < 0))
+            if not direction:
+                agrees = ((u > 0) & (g < 0)) | ((u < 0) & (g > 0))
             kept = jnp.where(agrees, u, jnp.zeros_like(u))
             if rescale:
-                wide = jnp.promote_types(u.dtype, jnp.float32)
-                alpha = u.size / (jnp.sum(agrees, dtype=wide) + 1)
-                kept = (alpha * kept).astype(u.dtype)
+                (wide,) = _trees.widen(kept)
+                kept = (u.size / (jnp.sum(agrees, dtype=wide.dtype) + 1) * wide).astype(u.dtype)
             return (kept,)
 
         (kept,) = _trees.map_unzip(keep, 1, updates, inner_updates)
         return kept, state
 
     return optax.GradientTransformationExtraArgs(inner.init, update_fn)
+
+
+def _check_direction(inner, direction):
+    sign = _sign(inner)
+    if sign < 0 and direction:
+        raise ValueError(
+            "direction must be False for this inner: its updates point against the gradient, as "
+            "those of an optimizer with a learning rate do"
+        )
+    if sign > 0 and not direction:
+        raise ValueError(
+            "direction must be True for this inner: its updates point along the gradient, as those "
+            "of a transformation without learning rate do"
+        )
+
+
+def _sign(inner):
+    """Returns 1 if the updates for a constant gradient point along it, -1 if against it, else 0."""
+
+    def run():
+        x, gradient = jnp.zeros((2, 2)), jnp.ones((2, 2))
+        state, updates = inner.init(x), []
+        for _ in range(3):  # A warm-up may begin with a rate of zero.
+            u, state = inner.update(gradient, state, x)
+            updates.append(u)
+        return updates
+
+    try:
+        with jax.ensure_compile_time_eval(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            updates = np.asarray(jax.jit(run)(), np.float64)
+    except Exception:  # It is made for a tree of other leaves, or a rate is traced.
+        return 0
+    if not np.any(updates):
+        return 0
+    return int(np.all(updates >= 0)) - int(np.all(updates <= 0))

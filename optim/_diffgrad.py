@@ -32,6 +32,7 @@ def scale_by_diffgrad(
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
+    eps_root: float = 0.0,
     *,
     mu_dtype: Any = None,
     nu_dtype: Any = None,
@@ -52,6 +53,8 @@ def scale_by_diffgrad(
       b1: Decay of the first moment, in [0, 1).
       b2: Decay of the second moment, in [0, 1).
       eps: Added to the root of the second moment, >= 0.
+      eps_root: Added to the second moment under the root, >= 0: with it derivatives through the
+        update are finite where the second moment is zero.
       mu_dtype: dtype of the first moment; ``None`` is that of the parameters.
       nu_dtype: dtype of the second moment; ``None`` is that of the parameters.
       authors_v1: Whether to behave as the code of the published results: it stored the gradient by
@@ -76,9 +79,10 @@ def scale_by_diffgrad(
       Dubey et al., diffGrad: An Optimization Method for Convolutional Neural Networks, 2020,
       https://arxiv.org/abs/1909.11015
     """
-    _checks.number("b1", b1, 0, 1, open_high=True)
-    _checks.number("b2", b2, 0, 1, open_high=True)
+    _trees.check_rate("b1", b1)
+    _trees.check_rate("b2", b2)
     _checks.number("eps", eps, 0)
+    _checks.number("eps_root", eps_root, 0)
     _checks.float_dtype("mu_dtype", mu_dtype)
     _checks.float_dtype("nu_dtype", nu_dtype)
     _checks.flag("authors_v1", authors_v1)
@@ -97,17 +101,19 @@ def scale_by_diffgrad(
 
         def direction(g, change, mu, nu):
             g, m, v = _trees.widen(g, mu, nu)
-            m = b1 * m + (1 - b1) * g
-            v = b2 * v + (1 - b2) * jnp.square(g)
-            correction1 = _trees.bias_correction(b1, count, m.dtype)
-            correction2 = _trees.bias_correction(b2, count, m.dtype)
+            beta1, beta2 = (_trees.decay_rate(b, m.dtype) for b in (b1, b2))
+            m = beta1 * m + (1 - beta1) * g
+            v = beta2 * v + (1 - beta2) * jnp.square(g)
+            correction1 = _trees.bias_correction(beta1, count, m.dtype)
+            correction2 = _trees.bias_correction(beta2, count, m.dtype)
             friction = 1 + jnp.exp(-jnp.abs(change))  # Its inverse: one division for both.
-            u = jnp.sqrt(correction2) / correction1 * m / (friction * (jnp.sqrt(v) + eps))
+            root = jnp.sqrt(v + _trees.epsilon(eps_root, v.dtype)) + _trees.epsilon(eps, v.dtype)
+            u = jnp.sqrt(correction2) / correction1 * m / (friction * root)
             return u, m.astype(mu.dtype), v.astype(nu.dtype)
 
         def first_version(path, g, mu, nu):
             _trees.check_gradient(path, g, mu, nu)
-            change = jnp.where(count == 1, g, jnp.zeros_like(g))
+            (change,) = _trees.widen(jnp.where(count == 1, g, jnp.zeros_like(g)))
             u, mu, nu = direction(g, change, mu, nu)
             return u.astype(g.dtype), mu, nu
 
@@ -133,8 +139,10 @@ def diffgrad(
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
+    eps_root: float = 0.0,
     *,
     weight_decay: optax.ScalarOrSchedule = 0.0,
+    mask: Any = None,
     mu_dtype: Any = None,
     nu_dtype: Any = None,
     authors_v1: bool = False,
@@ -155,7 +163,11 @@ def diffgrad(
       b1: Decay of the first moment, in [0, 1).
       b2: Decay of the second moment, in [0, 1).
       eps: Added to the root of the second moment, before bias correction, >= 0.
+      eps_root: Added under that root, >= 0, for derivatives through the update.
       weight_decay: L2 penalty :math:`\lambda` >= 0, or a schedule.
+      mask: Which leaves the penalty acts on: a tree of bools (a prefix will do), a function of the
+        parameters that returns one, or one of (path, leaf), such as
+        :func:`optim.is_hidden_matrix`.
       mu_dtype: dtype of the first moment; ``None`` is that of the parameters.
       nu_dtype: dtype of the second moment; ``None`` is that of the parameters.
       authors_v1: Whether :math:`\xi_t` is 1/2 from the second step on (:func:`scale_by_diffgrad`).
@@ -181,8 +193,10 @@ def diffgrad(
     _checks.number("learning_rate", learning_rate, schedule=True)
     _checks.number("weight_decay", weight_decay, 0, schedule=True)
     optimizer = optax.chain(
-        _trees.add_decayed_weights(weight_decay),
-        scale_by_diffgrad(b1, b2, eps, mu_dtype=mu_dtype, nu_dtype=nu_dtype, authors_v1=authors_v1),
+        _trees.add_decayed_weights(weight_decay, mask),
+        scale_by_diffgrad(
+            b1, b2, eps, eps_root, mu_dtype=mu_dtype, nu_dtype=nu_dtype, authors_v1=authors_v1
+        ),
         optax.scale_by_learning_rate(learning_rate),
     )
     if not authors_v1:

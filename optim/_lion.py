@@ -51,8 +51,8 @@ def scale_by_lion_k(
     """
     if not isinstance(kappa, Kappa):
         raise ValueError(f"kappa must be an optim.kappas.Kappa, got {kappa!r}")
-    _checks.number("b1", b1, 0, 1, open_high=True)
-    _checks.number("b2", b2, 0, 1, open_high=True)
+    _trees.check_rate("b1", b1)
+    _trees.check_rate("b2", b2)
     _checks.float_dtype("mu_dtype", mu_dtype)
 
     def init_fn(params):
@@ -65,8 +65,9 @@ def scale_by_lion_k(
         def moments(path, g, mu):
             _trees.check_gradient(path, g, mu)
             g_wide, m = _trees.widen(g, mu)
-            c = b1 * m + (1 - b1) * g_wide
-            m = b2 * m + (1 - b2) * g_wide
+            beta1, beta2 = (_trees.decay_rate(b, m.dtype) for b in (b1, b2))
+            c = beta1 * m + (1 - beta1) * g_wide
+            m = beta2 * m + (1 - beta2) * g_wide
             u = c if kappa.joint else kappa.grad(c).astype(g.dtype)
             return u, m.astype(mu.dtype)
 
@@ -105,7 +106,8 @@ def lion_k(
       b2: Decay of the momentum, in [0, 1).
       mu_dtype: dtype of the momentum; ``None`` is that of the parameters.
       weight_decay: Decay :math:`\lambda` >= 0, or a schedule, times the learning rate.
-      mask: Which leaves decay: a tree of bools (a prefix will do) or a function of the parameters.
+      mask: Which leaves decay: a tree of bools (a prefix will do), a function of the parameters
+        that returns one, or one of (path, leaf), such as :func:`optim.is_hidden_matrix`.
 
     Returns:
       The optimizer.
@@ -164,7 +166,8 @@ def lion(
       b2: Decay of the momentum, in [0, 1).
       mu_dtype: dtype of the momentum; ``None`` is that of the parameters.
       weight_decay: Decay :math:`\lambda` >= 0, or a schedule, times the learning rate.
-      mask: Which leaves decay: a tree of bools (a prefix will do) or a function of the parameters.
+      mask: Which leaves decay: a tree of bools (a prefix will do), a function of the parameters
+        that returns one, or one of (path, leaf), such as :func:`optim.is_hidden_matrix`.
 
     Returns:
       The optimizer.

@@ -1,11 +1,12 @@
 """Any optax optimizer on pruned weights: they and their moments stay exactly zero."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from optim import _paths
 
 __all__ = ["MaskedUpdateState", "masked_update"]
 
@@ -24,14 +25,22 @@ class MaskedUpdateState(NamedTuple):
 
 
 def _where(mask: Any, x: Any) -> Any:
-    return x if mask is None or x is None else jnp.where(mask, x, jnp.zeros((), x.dtype))
+    if mask is None or x is None or isinstance(x, optax.MaskedNode):
+        return x
+    return jnp.where(mask, x, jnp.zeros((), jnp.result_type(x)))
+
+
+def _is_end(x: Any) -> bool:
+    return x is None or isinstance(x, optax.MaskedNode)
 
 
 def _apply(masks: Any, tree: Any) -> Any:
-    return jax.tree.map(_where, masks, tree, is_leaf=lambda x: x is None)
+    return jax.tree.map(_where, masks, tree, is_leaf=_is_end)
 
 
 def _check(masks: Any, params: Any) -> Any:
+    """Returns the masks as bool arrays of their own, sharded as the parameters."""
+
     def one(path, mask, x):
         if mask is None:
             return None
@@ -39,9 +48,39 @@ def _check(masks: Any, params: Any) -> Any:
             at = jax.tree_util.keystr(path)
             shape = None if x is None else jnp.shape(x)
             raise ValueError(f"mask of shape {jnp.shape(mask)} for params{at} of shape {shape}")
-        return jnp.asarray(mask).astype(bool)
+        # A copy: the state may be donated, the caller's masks live on.
+        mask = jnp.array(mask, dtype=bool, copy=True)
+        sharding = jax.typeof(x).sharding
+        return jax.sharding.reshard(mask, sharding) if any(sharding.spec) else mask
 
     return jax.tree_util.tree_map_with_path(one, masks, params, is_leaf=lambda x: x is None)
+
+
+def _owners(masks: Any, params: Any) -> list[tuple[tuple[Any, ...], Any]]:
+    """Returns (path, mask) of every leaf that has a mask, the longest paths first."""
+    flat, treedef = jax.tree_util.tree_flatten_with_path(params)
+    marked = zip(flat, treedef.flatten_up_to(masks), strict=True)
+    pairs = [(path, mask) for (path, _), mask in marked if mask is not None]
+    return sorted(pairs, key=lambda pair: -len(pair[0]))
+
+
+def _clean(masks: Any, params: Any, state: Any) -> Any:
+    """Zeroes what belongs to a pruned weight: whatever lies at the end of its path in the state.
+
+    Factored moments and the slots of a subspace have another shape than the weights; they are sums
+    that no single weight owns.
+    """
+    owners = _owners(masks, params)
+
+    def reset(path, x):
+        if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
+            return x
+        for end, mask in owners:
+            if path[len(path) - len(end) :] == end:
+                return _where(mask, x) if jnp.shape(mask) == jnp.shape(x) else x
+        return x
+
+    return jax.tree_util.tree_map_with_path(reset, state)
 
 
 def masked_update(
@@ -54,10 +93,12 @@ def masked_update(
       u_t = \mathrm{inner}(m \odot g_t,\; m \odot \text{state},\; m \odot \theta_t)
 
     Momentum, weight decay and Adam's moments cannot revive a pruned weight: its update is
-    :math:`-\theta`, so that it is zero after the first step whatever it was before. The masks
-    live in the state. New ones are given as ``update(..., masks=new)``: the moments of weights
-    that they prune are reset, and a weight that comes back starts from zero moments. The masks'
-    values may change at every step without recompilation.
+    :math:`-\theta`, in the dtype of the weights if that is wider than the gradients', so that it is
+    zero after the first step whatever finite number it was before (no update removes a NaN: apply
+    the masks to such parameters). The masks live in the state, as copies. New ones are given as
+    ``update(..., masks=new)``: the moments of weights that they prune are reset, and a weight that
+    comes back starts from zero moments. Their values may change at every step without
+    recompilation.
 
     Args:
       inner: Any optax transformation.
@@ -81,45 +122,31 @@ def masked_update(
     """
     inner = optax.with_extra_args_support(inner)
 
-    def ones(params):
-        return jax.tree.map(lambda x: jnp.ones(jnp.shape(x), bool), params)
-
     def init(params):
         start: Any = masks
         if start is None:
-            start = ones(params)
-        elif isinstance(start, Callable):
+            start = jax.tree.map(lambda x: jnp.ones_like(x, dtype=bool), params)
+        elif _paths.is_function(start):
             start = start(params)
         start = _check(start, params)
         return MaskedUpdateState(start, inner.init(_apply(start, params)))
-
-    def clean(masks, state, params):
-        # Masks without None, so that they have the structure of the state's parameter trees.
-        def filled(mask, x):
-            return x if mask is None and x is None else (True if mask is None else mask)
-
-        whole = jax.tree.map(filled, masks, params, is_leaf=lambda x: x is None)
-
-        def reset(x, mask):
-            # Factored moments have another shape; they are sums that no single weight owns.
-            fits = mask is True or jnp.shape(mask) == jnp.shape(x)
-            return jnp.where(mask, x, jnp.zeros((), x.dtype)) if fits else x
-
-        return optax.tree_utils.tree_map_params(inner.init, reset, state, whole)
 
     def update(updates, state, params=None, *, masks=None, **extra_args):
         if params is None:
             raise ValueError("masked_update needs params: pass them to update")
         masks = state.masks if masks is None else _check(masks, params)
-        inner_state = clean(masks, state.inner_state, params)
+        inner_state = _clean(masks, params, state.inner_state)
         updates, inner_state = inner.update(
             _apply(masks, updates), inner_state, _apply(masks, params), **extra_args
         )
-        inner_state = clean(masks, inner_state, params)
+        inner_state = _clean(masks, params, inner_state)
 
         def hold(mask, u, p):
-            # -0.0 + 0.0 is 0.0: the sum is an exact zero.
-            return u if mask is None or u is None else jnp.where(mask, u, -p.astype(u.dtype))
+            if mask is None or u is None:
+                return u
+            # In the wider dtype, so that the sum is an exact zero (-0.0 + 0.0 is 0.0, too).
+            wide = p.dtype if jnp.finfo(p.dtype).bits > jnp.finfo(u.dtype).bits else u.dtype
+            return jnp.where(mask, jnp.asarray(u, wide), -jnp.asarray(p, wide))
 
         updates = jax.tree.map(hold, masks, updates, params, is_leaf=lambda x: x is None)
         return updates, MaskedUpdateState(masks, inner_state)

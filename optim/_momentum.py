@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim import _checks
+from optim import _checks, _trees
 
 __all__ = ["MomentumState", "scale_by_momentum"]
 
@@ -29,6 +29,7 @@ def scale_by_momentum(
     nesterov: bool = False,
     sign: bool = False,
     start: str = "zeros",
+    accumulator_dtype: Any = None,
 ) -> optax.GradientTransformation:
     r"""Direction of SGD with momentum.
 
@@ -47,12 +48,15 @@ def scale_by_momentum(
         the low-dimensional gradient for subspaces within a tensor, the parameters for whole
         tensors (blocks and those that are not projectable), so that the first steps move along
         the parameters. Use them to reproduce its numbers.
+      accumulator_dtype: dtype of the buffer; ``None`` is that of the parameters. Arithmetic is in
+        float32 at least.
 
     Returns:
-      The transformation.
+      The transformation; its state is a :class:`MomentumState`. Where a gradient is ``None`` the
+      buffer stays.
 
     Raises:
-      ValueError: If an argument is out of its range.
+      ValueError: If an argument is out of its range, a leaf is complex or a gradient does not fit.
 
     Example:
       >>> import jax.numpy as jnp, optim
@@ -64,32 +68,40 @@ def scale_by_momentum(
     References:
       Sutskever et al., On the Importance of Initialization and Momentum in Deep Learning, 2013
     """
-    _checks.number("momentum", momentum, 0, 1, open_high=True)
+    _trees.check_rate("momentum", momentum)
     _checks.number("dampening", dampening, 0, 1)
     _checks.flag("nesterov", nesterov)
     _checks.flag("sign", sign)
-    if start not in ("zeros", "gradient", "params"):
-        raise ValueError(f"start must be one of zeros, gradient, params, got {start!r}")
+    _checks.choice("start", start, ["zeros", "gradient", "params"])
+    _checks.float_dtype("accumulator_dtype", accumulator_dtype)
 
     if isinstance(momentum, int | float) and momentum == 0:
         dampening = 0.0
 
     def init_fn(params):
-        begin = jnp.copy if start == "params" else jnp.zeros_like
-        return MomentumState(jnp.zeros([], jnp.int32), jax.tree.map(begin, params))
+        trace = _trees.zeros(params, accumulator_dtype)
+        if start == "params":
+            trace = jax.tree.map(lambda b, p: b + jnp.asarray(p, b.dtype), trace, params)
+        return MomentumState(jnp.zeros([], jnp.int32), trace)
 
     def update_fn(updates, state, params=None):
         del params
-        trace = state.trace
-        if start == "gradient":
-            first = state.count == 0
-            trace = jax.tree.map(lambda b, g: jnp.where(first, g, b), trace, updates)
-        trace = jax.tree.map(lambda b, g: momentum * b + (1 - dampening) * g, trace, updates)
-        out = trace
-        if nesterov:
-            out = jax.tree.map(lambda b, g: g + momentum * b, trace, updates)
-        if sign:
-            out = jax.tree.map(jnp.sign, out)
-        return out, MomentumState(jnp.asarray(optax.safe_increment(state.count)), trace)
+
+        def accumulate(path, g, trace):
+            _trees.check_gradient(path, g, trace)
+            dtype = jnp.result_type(g)
+            g, b = _trees.widen(g, trace)
+            mu = _trees.decay_rate(momentum, b.dtype)
+            tau = _trees.scalar(dampening, b.dtype)
+            if start == "gradient":
+                b = jnp.where(state.count == 0, g, b)
+            b = mu * b + (1 - tau) * g
+            u = g + mu * b if nesterov else b
+            u = jnp.sign(u) if sign else u
+            return u.astype(dtype), b.astype(trace.dtype)
+
+        out, trace = _trees.map_unzip(accumulate, 2, updates, state.trace)
+        count: Any = optax.safe_increment(state.count)
+        return out, MomentumState(jnp.asarray(count), trace)
 
     return optax.GradientTransformation(init_fn, update_fn)

@@ -11,11 +11,11 @@ from optim._scale_invariant import Axis, Stacked, projected
 __all__ = ["sgdp"]
 
 
-def _momentum(momentum, dampening, nesterov) -> optax.GradientTransformation:
-    """``optax.trace`` with dampening."""
+def _momentum(momentum, dampening, nesterov, dtype) -> optax.GradientTransformation:
+    """``optax.trace`` with dampening; its directions are in float32 at least."""
 
     def init_fn(params):
-        return optax.TraceState(trace=_trees.zeros(params))
+        return optax.TraceState(trace=_trees.zeros(params, dtype))
 
     def update_fn(updates, state, params=None):
         del params
@@ -23,9 +23,10 @@ def _momentum(momentum, dampening, nesterov) -> optax.GradientTransformation:
         def accumulate(path, g, trace):
             _trees.check_gradient(path, g, trace)
             g_wide, b = _trees.widen(g, trace)
-            b = momentum * b + (1 - dampening) * g_wide
-            d = g_wide + momentum * b if nesterov else b
-            return d.astype(g.dtype), b.astype(trace.dtype)
+            mu, tau = (_trees.scalar(x, b.dtype) for x in (momentum, dampening))
+            b = mu * b + (1 - tau) * g_wide
+            d = g_wide + mu * b if nesterov else b
+            return d, b.astype(trace.dtype)
 
         directions, trace = _trees.map_unzip(accumulate, 2, updates, state.trace)
         return directions, optax.TraceState(trace)
@@ -57,6 +58,7 @@ def sgdp(
     channel_axis: Axis = -1,
     stacked: Stacked = None,
     mask: Any = None,
+    accumulator_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""SGDP: momentum SGD whose step has no radial part where the weights are scale-invariant.
 
@@ -81,10 +83,13 @@ def sgdp(
       eps: Added to the norms of the projection, >= 0.
       delta: Threshold of the cosine test, >= 0.
       wd_ratio: Factor :math:`r` of the decay where the projection fired, in [0, 1].
-      channel_axis: Axis of the output channels, or a function of (path, array); -1 is right for
-        Flax kernels, 0 for embeddings and PyTorch layouts.
-      stacked: Number of leading axes that stack layers, or a function of (path, array).
-      mask: Which leaves decay: a tree of bools (a prefix will do) or a function of the parameters.
+      channel_axis: Axis or axes of the output channels, as in
+        :func:`optim.project_scale_invariant`: -1 is right for Flax kernels, 0 for embeddings and
+        PyTorch layouts. Or a function of (path, array), or a tree.
+      stacked: Number of leading axes that stack layers, a function of (path, array) or a tree.
+      mask: Which leaves decay: a tree of bools (a prefix will do), a function of the parameters
+        that returns one, or one of (path, leaf), such as :func:`optim.is_hidden_matrix`.
+      accumulator_dtype: dtype of the buffer; ``None`` is that of the parameters.
 
     Returns:
       The optimizer; 4 bytes of state per float32 parameter.
@@ -108,6 +113,7 @@ def sgdp(
     _checks.number("momentum", momentum, 0, 1)
     _checks.number("dampening", dampening, 0, 1)
     _checks.flag("nesterov", nesterov)
+    _checks.float_dtype("accumulator_dtype", accumulator_dtype)
     _checks.number("weight_decay", weight_decay, 0, schedule=True)
     if callable(weight_decay):
         _checks.number("momentum with weight decay", momentum, 0, 1, open_high=True)
@@ -121,7 +127,7 @@ def sgdp(
         _checks.number("momentum with weight decay", momentum, 0, 1, open_high=True)
         decay = weight_decay / (1 - momentum)
     direction = projected(
-        _momentum(momentum, dampening, nesterov),
+        _momentum(momentum, dampening, nesterov, accumulator_dtype),
         decay,
         delta,
         wd_ratio,

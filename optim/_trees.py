@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from optim import _checks
+from optim import _checks, _paths
 
 
 def zeros(params: optax.Params, dtype: Any = None) -> optax.Params:
@@ -52,24 +53,39 @@ def check_gradient(path: tuple, g: jax.Array, *leaves: jax.Array) -> None:
             )
 
 
-def widen(*arrays: jax.Array) -> list[jax.Array]:
+def widen(*arrays: jax.typing.ArrayLike) -> list[jax.Array]:
     """Returns the arrays in their common dtype, float32 at least."""
-    dtype = jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
-    return [jnp.asarray(x, dtype) for x in arrays]
+    double = any(jnp.result_type(x) == np.float64 for x in arrays)
+    return [jnp.asarray(x, np.float64 if double else np.float32) for x in arrays]
 
 
-def add_decayed_weights(weight_decay: Any, mask: Any = None) -> optax.GradientTransformation:
-    """Is ``optax.add_decayed_weights``, but the updates keep their dtypes.
+def scalar(x: Any, dtype: Any) -> Any:
+    """Returns a number of Python as it is, an array in ``dtype``."""
+    return jnp.asarray(x, dtype) if isinstance(x, jax.Array | np.ndarray | np.generic) else x
 
-    There a schedule, which returns float32 or (with x64) float64, widens those of the parameters.
+
+def _is_wide(x: Any) -> bool:
+    return getattr(x, "dtype", None) not in (jnp.float16, jnp.bfloat16)
+
+
+def decay_rate(decay: Any, dtype: Any) -> Any:
+    """Returns a decay rate in [0, 1) for arithmetic in ``dtype``.
+
+    ``optax.inject_hyperparams`` casts rates to the dtype of the parameters, and in 16 bits 0.999 is
+    rounded to 1. Of the numbers below 1 that are, the middle one is taken: 0.99902 for bfloat16.
     """
-    tx = optax.add_decayed_weights(weight_decay, mask)
+    rate = scalar(decay, dtype)
+    if _is_wide(decay):
+        return rate
+    below = 1 - float(jnp.finfo(decay.dtype).epsneg) / 4
+    return jnp.where(rate == 1, jnp.asarray(below, dtype), rate)
 
-    def update_fn(updates, state, params=None):
-        decayed, state = tx.update(updates, state, params)
-        return jax.tree.map(lambda d, u: jnp.asarray(d, u.dtype), decayed, updates), state
 
-    return optax.GradientTransformation(tx.init, update_fn)
+def check_rate(name: str, decay: Any) -> None:
+    """Raises ``ValueError`` unless ``decay`` is in [0, 1), as :func:`decay_rate` takes it."""
+    _checks.number(
+        name, decay if _is_wide(decay) else decay_rate(decay, np.float32), 0, 1, open_high=True
+    )
 
 
 def bias_correction(decay: Any, count: jax.typing.ArrayLike, dtype: Any) -> jax.Array:
@@ -80,6 +96,57 @@ def bias_correction(decay: Any, count: jax.typing.ArrayLike, dtype: Any) -> jax.
     else:
         log = jnp.log(jnp.asarray(decay, dtype))
     return -jnp.expm1(log * jnp.asarray(count, dtype))
+
+
+def epsilon(eps: Any, dtype: Any) -> Any:
+    """Returns an epsilon for arithmetic in ``dtype``; 1e-8 where float16 rounded it to zero."""
+    wide = scalar(eps, dtype)
+    if wide is eps or eps.dtype != jnp.float16:
+        return wide
+    return jnp.maximum(wide, jnp.asarray(1e-8, dtype))
+
+
+def add_decayed_weights(
+    weight_decay: optax.ScalarOrSchedule, mask: Any = None
+) -> optax.GradientTransformation:
+    """``optax.add_decayed_weights`` with the masks of this package and ``None`` gradients.
+
+    The updates keep their dtypes, which there a schedule widens to float32 or float64.
+    """
+    nothing = isinstance(weight_decay, int | float) and weight_decay == 0
+
+    def init_fn(params):
+        resolve_mask(mask, params)
+        if callable(weight_decay):
+            return optax.WeightDecaySchedule(count=jnp.zeros([], jnp.int32))
+        return optax.EmptyState()
+
+    def update_fn(updates, state, params=None):
+        if params is None:
+            raise ValueError(_checks.NO_PARAMS)
+        if nothing:
+            return updates, state
+        decay = weight_decay
+        if callable(weight_decay):
+            decay = weight_decay(state.count)
+            state = optax.WeightDecaySchedule(optax.safe_increment(state.count))
+
+        def add(path, g, p, decays):
+            check_gradient(path, g, p)
+            if not decays:
+                return (g,)
+            u, wide = widen(g, p)
+            return ((u + jnp.asarray(decay, u.dtype) * wide).astype(jnp.result_type(g)),)
+
+        return map_unzip(add, 1, updates, params, resolve_mask(mask, params))[0], state
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+def resolve_mask(mask: Any, params: optax.Params) -> Any:
+    """Returns the tree of bools, like ``params``, that says which leaves decay."""
+    decays = _paths.resolve("mask", True if mask is None else mask, params, whole=True)
+    return jax.tree.unflatten(jax.tree.structure(params), decays)
 
 
 def checked(
@@ -93,3 +160,25 @@ def checked(
         return tx.update(updates, state, params, **extra_args)
 
     return optax.GradientTransformationExtraArgs(tx.init, update_fn)
+
+
+def on_auto_axes(f: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns ``f`` with shardings left to the compiler on explicit axes of a mesh.
+
+    ``f`` takes a tree of arrays; an output of the shape of a leaf is sharded as that leaf, others
+    are replicated.
+    """
+
+    def g(tree):
+        leaves = jax.tree.leaves(tree)
+        specs = {jnp.shape(x): jax.typeof(x).sharding.spec for x in leaves}
+        if not any(axis for spec in specs.values() for axis in spec):
+            return f(tree)
+        whole = jax.sharding.PartitionSpec()
+        like = jax.eval_shape(
+            f, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+        )
+        out = jax.tree.map(lambda y: specs.get(y.shape, whole) if y.ndim else whole, like)
+        return jax.sharding.auto_axes(f, out_sharding=out)(tree)
+
+    return g

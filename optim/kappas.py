@@ -24,6 +24,8 @@ on all leaves as one vector, :func:`over_axis` on every row or column separately
 a :class:`Kappa` of three functions.
 """
 
+import functools
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -31,7 +33,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from optim import _checks
+from optim import _checks, _trees
 
 __all__ = [
     "Kappa",
@@ -71,7 +73,17 @@ class Kappa(NamedTuple):
 
 
 def _sum(f: Callable[[jax.Array], jax.Array], tree: Any) -> jax.Array:
-    return sum((jnp.sum(f(c)) for c in jax.tree.leaves(tree)), jnp.zeros(()))
+    return _total([jnp.sum(f(c)) for c in jax.tree.leaves(tree)])
+
+
+def _total(parts: list[jax.Array]) -> jax.Array:
+    return functools.reduce(jnp.add, parts) if parts else jnp.zeros(())
+
+
+def _anywhere(kappa: "Kappa") -> "Kappa":
+    """Returns ``kappa`` for leaves that are sharded over explicit axes of a mesh, too."""
+    functions = {f: _trees.on_auto_axes(getattr(kappa, f)) for f in ("value", "grad", "conjugate")}
+    return kappa._replace(**functions)
 
 
 def _max_abs(tree: Any) -> jax.Array:
@@ -252,16 +264,17 @@ def top_k(k: int) -> Kappa:
         vector = jnp.abs(jnp.ravel(flat(tree)))
         return jnp.sum(jax.lax.top_k(vector, min(k, vector.size))[0])
 
-    return Kappa(
+    kappa = Kappa(
         f"top_k({k})",
         value=value,
         grad=grad,
         conjugate=lambda y: _indicator(_max_abs(y), 1.0) + _indicator(_sum(jnp.abs, y), float(k)),
         problem=f"min f(x), |x|_1 <= {k}/lam, every |x_i| <= 1/lam",
     )
+    return _anywhere(kappa)
 
 
-def spectral(method: str = "newton_schulz", steps: int = 5) -> Kappa:
+def spectral(method: str = "newton_schulz", steps: int = 5, dimension_numbers: Any = None) -> Kappa:
     r"""Returns the nuclear norm: its gradient is the matrix sign, its ball bounds singular values.
 
     .. math::
@@ -269,8 +282,8 @@ def spectral(method: str = "newton_schulz", steps: int = 5) -> Kappa:
       \quad (C = U S V^\top)
 
     With it Lion-K is Muon's update with Lion's momentum and decay: f is minimized subject to
-    :math:`\|X\|_{op}\le1/\lambda`. A leaf is one matrix (all axes but the last, the last); a vector
-    is one column and is normalized.
+    :math:`\|X\|_{op}\le1/\lambda`. A leaf is one matrix (all axes but the last, the last), unless
+    ``dimension_numbers`` say otherwise; a vector is one column and is normalized.
 
     Args:
       method: ``'svd'`` is exact, slow on accelerators. ``'newton_schulz'`` uses products only:
@@ -278,12 +291,18 @@ def spectral(method: str = "newton_schulz", steps: int = 5) -> Kappa:
         of the quintic that converges to 1. With 5 steps singular values above 1e-3 of the
         Frobenius norm come out within 1e-5 of 1, smaller ones between 0 and 1.
       steps: Number of lifting steps, >= 0; each multiplies small singular values by about 3.4.
+      dimension_numbers: How a leaf is a matrix, as for ``optax.contrib.muon``:
+        ``optax.contrib.MuonDimensionNumbers``, whose ``reduction_axis`` are the rows and
+        ``output_axis`` the columns; every other axis stacks matrices. For an attention's query
+        (in, heads, head_dim) it is ``MuonDimensionNumbers(0, (1, 2))``. Or a function of the leaf
+        that returns them, or ``None`` for the usual matrix.
 
     Returns:
       The kappa. Value and conjugate always use the singular values.
 
     Raises:
-      ValueError: If ``method`` is unknown or ``steps`` negative.
+      ValueError: If ``method`` is unknown, ``steps`` negative, or ``dimension_numbers`` do not fit
+        a leaf.
 
     Example:
       >>> import jax.numpy as jnp, optim
@@ -299,22 +318,53 @@ def spectral(method: str = "newton_schulz", steps: int = 5) -> Kappa:
     sign = _matrix_sign if method == "svd" else partial(_newton_schulz, steps=steps)
 
     def singular_values(c):
-        return jnp.linalg.svd(_matrix(c), compute_uv=False)
+        return jnp.linalg.svd(_matrices(c, dimension_numbers)[0], compute_uv=False)
 
     def conjugate(y):
         return _indicator(_max_abs(jax.tree.map(singular_values, y)), 1.0)
 
-    return Kappa(
+    def grad(c):
+        if not c.size:
+            return c
+        matrices, restore = _matrices(c, dimension_numbers)
+        return restore(jax.vmap(sign)(matrices))
+
+    kappa = Kappa(
         f"spectral({method})",
         value=partial(_sum, singular_values),
-        grad=partial(jax.tree.map, lambda c: sign(_matrix(c)).reshape(c.shape) if c.size else c),
+        grad=partial(jax.tree.map, grad),
         conjugate=conjugate,
         problem="min f(x), every singular value of x <= 1/lam",
     )
+    return _anywhere(kappa)
 
 
-def _matrix(c: jax.Array) -> jax.Array:
-    return c.reshape(-1, 1 if c.ndim < 2 else c.shape[-1])
+def _matrices(c: jax.Array, numbers: Any) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
+    """Returns a leaf as a stack of matrices, and the way back."""
+    numbers = numbers(c) if callable(numbers) else numbers
+    if numbers is None or c.ndim < 2:
+        columns = 1 if c.ndim < 2 else c.shape[-1]
+        return c.reshape(1, -1, columns), lambda x: x.reshape(c.shape)
+
+    def axes(given):
+        given = (given,) if isinstance(given, int) else tuple(given)
+        return tuple(a + c.ndim if a < 0 else a for a in given)
+
+    rows, columns = axes(numbers.reduction_axis), axes(numbers.output_axis)
+    named = (*rows, *columns)
+    if not rows or not columns or len({*named} & {*range(c.ndim)}) < len(named):
+        raise ValueError(
+            f"dimension_numbers must name axes of a leaf of shape {c.shape}, each at most once, "
+            f"got {numbers}"
+        )
+    order = (*(a for a in range(c.ndim) if a not in named), *named)
+    turned = c.transpose(order)
+    height, width = (math.prod(c.shape[a] for a in group) for group in (rows, columns))
+
+    def restore(x):
+        return x.reshape(turned.shape).transpose(sorted(range(c.ndim), key=order.__getitem__))
+
+    return turned.reshape(-1, height, width), restore
 
 
 def _matrix_sign(c: jax.Array) -> jax.Array:
@@ -381,15 +431,16 @@ def over_axis(kappa: Kappa, axis: int) -> Kappa:
         return jnp.moveaxis(result, -1, axis) if out else jnp.sum(result)
 
     def total(f, tree):
-        return sum((along(f, c, False) for c in jax.tree.leaves(tree)), jnp.zeros(()))
+        return _total([along(f, c, False) for c in jax.tree.leaves(tree)])
 
-    return Kappa(
+    on_vectors = Kappa(
         f"over_axis({kappa.name}, {axis})",
         value=partial(total, kappa.value),
         grad=partial(jax.tree.map, lambda c: along(kappa.grad, c, True)),
         conjugate=partial(total, kappa.conjugate),
         problem=f"for every vector along axis {axis}: {kappa.problem}",
     )
+    return _anywhere(on_vectors)
 
 
 def stacked(kappa: Kappa) -> Kappa:
@@ -409,10 +460,9 @@ def stacked(kappa: Kappa) -> Kappa:
 
     def total(f, tree):
         leaves = jax.tree.leaves(tree)
-        parts = [jnp.sum(jax.vmap(f)(c)) if c.ndim > 1 else f(c) for c in leaves]
-        return sum(parts, jnp.zeros(()))
+        return _total([jnp.sum(jax.vmap(f)(c)) if c.ndim > 1 else f(c) for c in leaves])
 
-    return Kappa(
+    on_slices = Kappa(
         f"stacked({kappa.name})",
         value=partial(total, kappa.value),
         grad=partial(
@@ -421,6 +471,7 @@ def stacked(kappa: Kappa) -> Kappa:
         conjugate=partial(total, kappa.conjugate),
         problem=f"for every slice of the first axis: {kappa.problem}",
     )
+    return _anywhere(on_slices)
 
 
 def _positive(name: str, value: float) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 
 from bilevel.pruning._select import drop_smallest, drop_smallest_on_host, on_host
-from optim import _checks, _xla_cpu
+from optim import _checks, _paths, _xla_cpu
 
 __all__ = [
     "Cut",
@@ -33,7 +33,6 @@ __all__ = [
 ]
 
 Rule = Callable[[str, jax.Array], bool]
-_NOT_PRUNED = re.compile(r"bias|scale|norm|\bbn|batch_?stats|embed", re.IGNORECASE)
 _STRUCTURES = "'weight', 'filter', 'channel' or 'N:M' (such as '2:4')"
 
 
@@ -52,12 +51,26 @@ def map_leaves(fun: Callable[..., Any], masks: Any, *trees: Any) -> Any:
 
 
 def default_rule(path: str, leaf: jax.Array) -> bool:
-    """The usual choice: floating kernels (two or more axes); no biases, norms, embeddings."""
-    return (
-        np.ndim(leaf) >= 2
-        and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-        and _NOT_PRUNED.search(path) is None
-    )
+    """The usual choice: floating-point matrices; no vectors, norms, embeddings or other tables.
+
+    A leaf with at most one axis longer than 1 is a vector; names decide as for
+    :func:`optim.is_hidden_matrix`, but output heads are weights here.
+
+    Args:
+      path: The leaf's path, joined by slashes.
+      leaf: The parameter.
+
+    Returns:
+      True for a weight.
+
+    Example:
+      >>> import jax.numpy as jnp, bilevel
+      >>> bilevel.masks.default_rule("upscale/kernel", jnp.ones((4, 4)))
+      True
+      >>> bilevel.masks.default_rule("bn/scale", jnp.ones((4, 4)))
+      False
+    """
+    return _paths.is_prunable(path, leaf)
 
 
 def prunable(params: Any, rule: Rule | None = None, structure: str = "weight") -> Any:
