@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from optim import _checks
 
@@ -97,8 +97,10 @@ def run(
       prepare: ``prepare(data, inputs, key) -> batch``, compiled into the step: gather, normalize,
         augment. Default: the inputs are the batch.
       start: Number of steps that ``state`` has behind it.
-      mesh: One-axis mesh ``('data',)``. The batch is split over it and the state replicated, save
+      mesh: Mesh with an axis ``'data'``. The batch is split over it and the state replicated, save
         leaves that already carry a sharding on it. With ``replicas`` the runs are split instead.
+        Where the axes are explicit, as ``jax.make_mesh`` makes them, ``step`` and ``prepare`` say
+        themselves how a gather out of a split array is split.
       steps_per_call: Most steps in one device call, and so between two reports of metrics.
       scan: Whether the steps of a call are one compiled loop or are dispatched one by one.
         Default: one loop, except for convolutions on CPU, whose gradients XLA runs 7 to 30 times
@@ -158,7 +160,7 @@ def run(
         )
 
     vectorized = replicas is not None and bool(vmap)
-    state = _place(_own(state), mesh, split=vectorized)
+    state = _place(_own(state, (data, key)), mesh, split=vectorized)
     data = _place(_arrays("data", data), mesh)
     key = _place(key, mesh, split=vectorized)
     if replicas is None or vectorized:
@@ -362,11 +364,12 @@ def _compile(one, scan, length, mesh, vectorized, shared):
             state, rows = carry
             at_i = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, 0, False), inputs)
             state, metrics = one(state, data, at_i, key, t + i)
-            return state, {k: rows[k].at[i].set(v) for k, v in metrics.items()}
+            put = jax.lax.dynamic_update_index_in_dim
+            return state, {k: put(rows[k], v, i, 0) for k, v in metrics.items()}
 
         first = jax.tree.map(lambda x: x[0], inputs)
         _, shapes = jax.eval_shape(one, state, data, first, key, t)
-        rows = {k: jnp.zeros((length, *s.shape), s.dtype) for k, s in shapes.items()}
+        rows = {k: _buffer(length, s) for k, s in shapes.items()}
         return jax.lax.fori_loop(np.uint32(0), n, body, (state, rows))
 
     @functools.lru_cache(maxsize=4)
@@ -397,6 +400,15 @@ def _compile(one, scan, length, mesh, vectorized, shared):
         return state, rows
 
     return call
+
+
+def _buffer(length, one) -> jax.Array:
+    """Zeros for the metrics of a call; on explicit axes of a mesh sharded as one metric is."""
+    where = one.sharding
+    if where is not None and AxisType.Explicit in where.mesh.axis_types:
+        where = NamedSharding(where.mesh, PartitionSpec(None, *where.spec))
+        return jnp.zeros((length, *one.shape), one.dtype, device=where)
+    return jnp.zeros((length, *one.shape), one.dtype)
 
 
 def _rows(metrics, n) -> dict[str, np.ndarray]:
@@ -445,9 +457,9 @@ def _arrays(name, tree):
     return jax.tree_util.tree_map_with_path(array, tree)
 
 
-def _own(state):
+def _own(state, others):
     """Returns the state with arrays for leaves, each in a buffer of its own, as donation needs."""
-    seen = set()
+    seen = {id(x) for x in jax.tree.leaves(others)}
 
     def own(path, x):
         if not isinstance(x, jax.Array):
@@ -559,11 +571,11 @@ def _check_divides(inputs, mesh) -> None:
         return
     for path, x in jax.tree_util.tree_leaves_with_path(inputs):
         size = np.shape(x)[0] * jax.process_count() if np.ndim(x) else 0
-        if size % mesh.size:
-            name = jax.tree_util.keystr(path)
+        if size % mesh.shape["data"]:
+            name, devices = jax.tree_util.keystr(path), mesh.shape["data"]
             raise ValueError(
-                f"a batch of {size} examples does not divide over {mesh.size} devices"
-                f" (inputs{name}): make the batch size a multiple of {mesh.size}"
+                f"a batch of {size} examples does not divide over {devices} devices"
+                f" (inputs{name}): make the batch size a multiple of {devices}"
             )
 
 

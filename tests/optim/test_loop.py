@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import optim
 from optim.loop import NonFiniteError, run
@@ -333,6 +333,59 @@ def test_a_mesh_with_explicit_axes():
         split = run(step, jnp.zeros(3), lambda t: itertools.repeat(x), 5, scan=scan, mesh=mesh)
         assert split.sharding.mesh.axis_types == (AxisType.Explicit,)
         np.testing.assert_allclose(split, one, rtol=1e-6)
+        shapes = []
+        many = run(
+            step,
+            jnp.zeros((8, 3)),
+            lambda t: itertools.repeat(x),
+            5,
+            scan=scan,
+            mesh=mesh,
+            replicas=8,
+            on_metrics=lambda t, m, shapes=shapes: shapes.append(m["loss"].shape),
+        )
+        np.testing.assert_allclose(many, np.tile(one, (8, 1)), rtol=1e-6)
+        assert shapes == [(5, 8)]
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_a_state_split_over_a_second_axis(kind):
+    mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(kind, kind))
+    x = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)  # 2 divides 6, 8 does not.
+
+    def step(w, batch):
+        loss, grad = jax.value_and_grad(lambda w: ((batch @ w - 1.0) ** 2).mean())(w)
+        return w - 0.1 * grad, {"loss": loss}
+
+    def batches(t):
+        return itertools.repeat(x)
+
+    one = run(step, jnp.zeros((3, 8)), batches, 5)
+    w = jax.device_put(jnp.zeros((3, 8)), NamedSharding(mesh, PartitionSpec(None, "model")))
+    split = run(step, w, batches, 5, mesh=mesh)
+    assert split.sharding.spec == PartitionSpec(None, "model")
+    np.testing.assert_allclose(split, one, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scan", [True, False])
+def test_arrays_of_the_state_that_are_also_data(scan):
+    start = jnp.ones(3)
+    keys = jax.random.split(jax.random.key(0), 2)
+    state = run(
+        lambda x, batch: (x + batch, {}),
+        start,
+        None,
+        6,
+        data={"start": start},
+        prepare=lambda data, inputs, key: data["start"],
+        steps_per_call=2,
+        scan=scan,
+    )
+    assert state.tolist() == [7, 7, 7]
+    assert start.tolist() == [1, 1, 1]
+    population = {"key": keys, "x": jnp.zeros(2)}
+    run(lambda s, _: (s, {}), population, None, 4, key=keys, replicas=2, vmap=True, scan=scan)
+    assert not keys.is_deleted()
 
 
 def plus_one(x, _):
