@@ -60,36 +60,51 @@ def test_variance_falls_with_the_number_of_directions(q):
 
 @pytest.mark.usefixtures("double_precision")
 def test_differences_on_a_quadratic():
-    x, z = jnp.asarray(X), np.random.default_rng(2).normal(size=D)
+    z, mask = np.random.default_rng(2).normal(size=D), np.arange(D) % 3 == 0
+    along = {"distribution": lambda *_: z}
+    estimators = {
+        "forward": zo.forward_gradient(**along),
+        **{("two", mu): zo.rge(mu, **along) for mu in (1e-3, 0.5)},
+        **{("one", mu): zo.rge(mu, two_sided=False, **along) for mu in (1e-3, 0.5)},
+        "forward 3": zo.forward_gradient(3),
+        "two 3": zo.rge(samples=3),
+        "cge": zo.cge(0.01),
+        "central": zo.cge(0.01, True, chunk=8),
+        "masked": zo.cge(0.01, mask=mask),
+    }
 
-    def gradient(estimator):
-        return zo.value_and_grad(quadratic, estimator)(x, None, KEY)[1]
+    @jax.jit
+    def all_of_them(x):
+        return [zo.value_and_grad(quadratic, e)(x, None, KEY)[1] for e in estimators.values()]
 
-    forward = gradient(zo.forward_gradient(distribution=lambda *_: z))
-    np.testing.assert_allclose(forward, (H @ X @ z) * z, rtol=1e-12)
+    found = dict(zip(estimators, map(np.asarray, all_of_them(jnp.asarray(X))), strict=True))
+    np.testing.assert_allclose(found["forward"], (H @ X @ z) * z, rtol=1e-12)
     for mu in (1e-3, 0.5):
-        two = gradient(zo.rge(mu, distribution=lambda *_: z))
-        np.testing.assert_allclose(two, forward, rtol=1e-9)
-        one = gradient(zo.rge(mu, two_sided=False, distribution=lambda *_: z))
-        np.testing.assert_allclose(one, forward + mu / 2 * (z @ H @ z) * z, rtol=1e-9)
-    same = gradient(zo.forward_gradient(3)), gradient(zo.rge(samples=3))
-    np.testing.assert_allclose(*same, rtol=1e-9)  # One key, the same directions.
-    forward = gradient(zo.cge(0.01))
-    np.testing.assert_allclose(forward, H @ X + 0.005 * np.diag(H), atol=1e-10)
-    np.testing.assert_allclose(gradient(zo.cge(0.01, True, chunk=8)), H @ X, atol=1e-10)
-    mask = np.arange(D) % 3 == 0
-    sparse = gradient(zo.cge(0.01, mask=mask))
-    np.testing.assert_array_equal(sparse, np.where(mask, forward, 0))
+        np.testing.assert_allclose(found["two", mu], found["forward"], rtol=1e-9)
+        bent = found["forward"] + mu / 2 * (z @ H @ z) * z
+        np.testing.assert_allclose(found["one", mu], bent, rtol=1e-9)
+    # One key, the same directions.
+    np.testing.assert_allclose(found["forward 3"], found["two 3"], rtol=1e-9)
+    np.testing.assert_allclose(found["cge"], H @ X + 0.005 * np.diag(H), atol=1e-10)
+    np.testing.assert_allclose(found["central"], H @ X, atol=1e-10)
+    np.testing.assert_array_equal(found["masked"], np.where(mask, found["cge"], 0))
 
 
 def test_signs():
-    x, z = jnp.asarray(X, jnp.float32), np.float32(np.random.default_rng(2).normal(size=D))
-    found = zo.value_and_grad(quadratic, zo.sign(distribution=lambda *_: z))(x, None, KEY)[1]
-    np.testing.assert_array_equal(found, np.sign(H @ X @ z) * z)
-    scaled = zo.value_and_grad(lambda x, b: 100 * quadratic(x), zo.sign(samples=8, of="gradient"))
-    found = scaled(x, None, KEY)[1]
-    assert set(np.unique(found)) == {-1, 1}
-    assert found @ (H @ X) > 0
+    z = np.float32(np.random.default_rng(2).normal(size=D))
+
+    @jax.jit
+    def both(x):
+        slope = zo.value_and_grad(quadratic, zo.sign(distribution=lambda *_: z))
+        whole = zo.value_and_grad(
+            lambda x, b: 100 * quadratic(x), zo.sign(samples=8, of="gradient")
+        )
+        return slope(x, None, KEY)[1], whole(x, None, KEY)[1]
+
+    slope, whole = both(jnp.asarray(X, jnp.float32))
+    np.testing.assert_array_equal(slope, np.sign(H @ X @ z) * z)
+    assert set(np.unique(whole)) == {-1, 1}
+    assert whole @ (H @ X) > 0
 
 
 TREE = {"a": jnp.ones((3, 2)), "b": {"c": jnp.arange(3.0), "d": jnp.ones(()), "none": None}}
@@ -150,34 +165,47 @@ def test_auxiliary_data(estimator):
 
 
 def test_probes_in_chunks_are_the_same_probes():
-    plain, chunked = (
-        zo.value_and_grad(tree_loss, zo.rge(samples=6, chunk=c))(TREE, 1.0, KEY) for c in (1, 3)
-    )
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), plain, chunked
-    )
+    @jax.jit
+    def both(p):
+        return [
+            zo.value_and_grad(tree_loss, zo.rge(samples=6, chunk=c))(p, 1.0, KEY) for c in (1, 3)
+        ]
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), *both(TREE))
 
 
 def test_blocks_masks_and_exact_leaves():
-    def gradient(estimator, step=0):
-        return zo.value_and_grad(tree_loss, estimator)(TREE, 0.0, KEY, step)[1]
+    alike = {"a": jnp.ones(4), "b": jnp.ones(4)}
 
-    exact = jax.grad(tree_loss)(TREE, 0.0)
-    mixed = gradient(zo.hybrid(lambda path, leaf: leaf.ndim == 2))
+    @jax.jit
+    def all_of_them():
+        def gradient(estimator, step=0):
+            return zo.value_and_grad(tree_loss, estimator)(TREE, 0.0, KEY, step)[1]
+
+        def of_twins(shared):
+            vg = zo.value_and_grad(
+                lambda p, _: p["a"].sum() + p["b"].sum(),
+                zo.blockwise("[ab]", shared_noise=shared),
+            )
+            return vg(alike, None, KEY)[1]
+
+        sparse = zo.sparse(zo.random_mask(0.5), 5)
+        return (
+            jax.grad(tree_loss)(TREE, 0.0),
+            gradient(zo.hybrid(lambda path, leaf: leaf.ndim == 2)),
+            gradient(zo.blockwise(r"^(a|b/c)", zo.cge(central=True))),
+            [of_twins(shared) for shared in (False, True)],
+            [gradient(sparse, t)["a"] == 0 for t in (0, 4, 5)],
+        )
+
+    exact, mixed, parts, twins, zeros = all_of_them()
     np.testing.assert_allclose(mixed["a"], exact["a"], rtol=1e-6)
     assert not np.allclose(mixed["b"]["c"], exact["b"]["c"])
     # Blocks by central differences are the whole gradient; leaves in no block stay.
-    parts = gradient(zo.blockwise(r"^(a|b/c)", zo.cge(central=True)))
     np.testing.assert_allclose(parts["a"], exact["a"], rtol=1e-2)
     np.testing.assert_allclose(parts["b"]["c"], exact["b"]["c"], atol=1e-2)
     assert parts["b"]["d"] == 0
-    alike = {"a": jnp.ones(4), "b": jnp.ones(4)}
-    for shared in (False, True):
-        estimator = zo.blockwise("[ab]", shared_noise=shared)
-        g = zo.value_and_grad(lambda p, _: p["a"].sum() + p["b"].sum(), estimator)(alike, None, KEY)
-        assert np.allclose(g[1]["a"], g[1]["b"], rtol=1e-3) == shared
-    sparse = zo.sparse(zo.random_mask(0.5), 5)
-    zeros = [np.asarray(gradient(sparse, t)["a"] == 0) for t in (0, 4, 5)]
+    assert [np.allclose(g["a"], g["b"], rtol=1e-3) for g in twins] == [False, True]
     assert 0 < zeros[0].sum() < 6
     np.testing.assert_array_equal(zeros[0], zeros[1])
     assert not np.array_equal(zeros[0], zeros[2])
@@ -270,13 +298,14 @@ def test_mezo_is_rge_with_sgd():
 
 @pytest.mark.parametrize("samples", [1, 16])
 def test_mezo_needs_one_copy_of_the_parameters(samples):
-    params = jax.eval_shape(lambda: layers([(512, 512)] * 12))
+    params = jax.eval_shape(lambda: layers([(512, 512)] * 4))
     solver = zo.mezo(network, 0.1, samples=samples)
     state = jax.eval_shape(solver.init, params, KEY)
     batch = jax.ShapeDtypeStruct((8, 512), jnp.float32)
     compiled = jax.jit(solver.step, donate_argnums=0).lower(state, batch).compile()
     size = sum(p.size * 4 for p in jax.tree.leaves(params))
-    assert compiled.memory_analysis().temp_size_in_bytes <= 1.3 * size
+    # One perturbed copy, and a few pieces of 65,536 numbers.
+    assert compiled.memory_analysis().temp_size_in_bytes <= size + 2 * 2**20
     assert jax.tree.structure(state) == jax.tree.structure(zo.MeZOState(0, params, 0))
 
 
@@ -359,7 +388,7 @@ def test_a_perturbation_that_is_lost_is_said():
     half = {"w": jnp.ones(3, jnp.float16)}
     vg = zo.value_and_grad(lambda p, _: p["w"].sum().astype(jnp.float32), zo.rge(5e-4))
     with pytest.warns(UserWarning, match=r"mu=0.0005 is lost in float16 .* leaf \['w'\]"):
-        vg(half, None, KEY)
+        jax.eval_shape(vg, half, None, KEY)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        vg({"w": jnp.ones(3)}, None, KEY)
+        jax.eval_shape(vg, {"w": jnp.ones(3)}, None, KEY)
