@@ -94,7 +94,7 @@ class Space(NamedTuple):
       update: ``update(directions, low, basis, grads)``: the directions of ``low`` embedded, plus
         the state-free rule on what ``low`` leaves of the gradients.
       owners: ``owners(leaves)``: for each array of ``low`` the list of leaves it serves.
-      idle: ``idle(low)``: paths of the leaves that never have a part in ``low``.
+      idle: ``idle(leaves, low)``: paths of the leaves that never have a part in ``low``.
       inner: The state-full direction on ``low``.
     """
 
@@ -102,7 +102,7 @@ class Space(NamedTuple):
     down: Callable[[Any, Any], Any]
     update: Callable[..., Any]
     owners: Callable[[Any], Any]
-    idle: Callable[[Any], list[str]]
+    idle: Callable[[Any, Any], list[str]]
     inner: optax.GradientTransformationExtraArgs
 
 

@@ -347,12 +347,13 @@ def blockwise(
         xs = jax.tree.leaves(xs)
         return tuple([xs[tensors[i].leaf] for i in g.tensors] for g in groups)
 
-    def idle(low):
-        del low
+    def idle(xs, low):
+        del xs, low
         alone = np.eye(len(tensors), dtype=int)
         names = [leaf.path for leaf in jax.tree.leaves(leaves)]
-        never = [t.leaf for i, t in enumerate(tensors) if not order.largest(alone[i])]
-        return [names[i] for i in dict.fromkeys(never)]
+        sizes = [math.prod(t.shape) for t in tensors]
+        never = [i for i, size in enumerate(sizes) if size and not order.largest(alone[i])]
+        return [names[i] for i in dict.fromkeys(tensors[i].leaf for i in never)]
 
     return Space(
         lambda key, interval, step, grads: order.choose(interval, key),

@@ -90,9 +90,9 @@ def _leafwise(
     def owners(xs):
         return jax.tree.map(lambda leaf, x: [x], leaves, xs)
 
-    def idle(low):
-        pairs = zip(jax.tree.leaves(leaves), jax.tree.leaves(low), strict=True)
-        return [leaf.path for leaf, d in pairs if d.size == 0]
+    def idle(xs, low):
+        trees = (jax.tree.leaves(tree) for tree in (leaves, xs, low))
+        return [leaf.path for leaf, x, d in zip(*trees, strict=True) if x.size and not d.size]
 
     return Space(select, down, update, owners, idle, inner)
 
@@ -215,7 +215,7 @@ def scale_by_frugal(
             return basis, space.down(grads, basis)
 
         bases, low = jax.eval_shape(first, zero)
-        _warn(params, hidden, space.idle(low), frees=state_free != "none")
+        _warn(params, hidden, space.idle(hidden, low), frees=state_free != "none")
         # No value of these is used before the first step sets it.
         bases = jax.tree.map(lambda b: jnp.zeros(b.shape, b.dtype), bases)
         if not isinstance(chosen, Block):
