@@ -223,7 +223,7 @@ class _Layout(NamedTuple):
     """
 
     stacked: tuple[int, ...]
-    rows: tuple[int, ...] = ()
+    rows: tuple[Any, ...] = ()
     channels: Any = ()
 
 

@@ -82,8 +82,8 @@ def _total(parts: list[jax.Array]) -> jax.Array:
 
 def _anywhere(kappa: "Kappa") -> "Kappa":
     """Returns ``kappa`` for leaves that are sharded over explicit axes of a mesh, too."""
-    functions = {f: _trees.on_auto_axes(getattr(kappa, f)) for f in ("value", "grad", "conjugate")}
-    return kappa._replace(**functions)
+    value, grad, conjugate = map(_trees.on_auto_axes, (kappa.value, kappa.grad, kappa.conjugate))
+    return kappa._replace(value=value, grad=grad, conjugate=conjugate)
 
 
 def _max_abs(tree: Any) -> jax.Array:
