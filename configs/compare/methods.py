@@ -8,7 +8,6 @@ A method is a dict:
                 "one_minus_momentum" stand for 1 - b1 and 1 - momentum. Without a space the method
                 claims to need no tuning: it gets one trial per study, and half as many steps more
   schedule      "cosine" after 5 % of warm-up for all whose schedule is not part of the method
-  evaluate      where the result is, if not at the parameters: "schedule_free"
 
 The learning rates of Lion lie ten times below those of AdamW and its decay ten times above, as its
 authors say.
@@ -55,7 +54,6 @@ METHODS = {
         "optimizer": "schedule_free_adamw",
         "space": {**ADAM, "learning_rate": (1e-3, 1e-1)},
         "schedule": "constant",
-        "evaluate": "schedule_free",
     },
     "ADOPT": {"optimizer": "adopt", "space": ADAM_L2},
     "Prodigy": {"optimizer": "prodigy", "options": {"learning_rate": 1.0, "weight_decay": 0.01}},

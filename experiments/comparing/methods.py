@@ -1,4 +1,4 @@
-"""Methods by name: an optimizer, what of it is tuned, its schedule, and where its result is."""
+"""Methods by name: an optimizer, what of it is tuned and in which space, and its schedule."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -33,7 +33,6 @@ class Method(NamedTuple):
       options: Its fixed arguments.
       space: What is tuned, ``{argument: (low, high)}``; empty if it claims to need no tuning.
       schedule: ``"cosine"`` or ``"constant"``, both after the warm-up.
-      evaluate: ``"params"``, or ``"schedule_free"``: the point that is its result.
     """
 
     name: str
@@ -41,7 +40,6 @@ class Method(NamedTuple):
     options: dict[str, Any]
     space: dict[str, tuple[float, float]]
     schedule: str = "cosine"
-    evaluate: str = "params"
 
     @property
     def self_tuning(self) -> bool:
@@ -87,15 +85,8 @@ def _one(name: str) -> Method:
         return Method(name, name, {}, dict(declared.SPACE))
     known = [*declared.METHODS, *_OPTIMIZERS]
     _checks.choice("method", name, known)
-    schedule_free = name.startswith("schedule_free")
-    return Method(
-        name,
-        name,
-        {},
-        dict(declared.SPACE),
-        "constant" if schedule_free else "cosine",
-        "schedule_free" if schedule_free else "params",
-    )
+    schedule = "constant" if name.startswith("schedule_free") else "cosine"
+    return Method(name, name, {}, dict(declared.SPACE), schedule)
 
 
 def _declared(name: str) -> Method:
@@ -160,12 +151,10 @@ class Optimizer(NamedTuple):
     Attributes:
       init: ``init(params, setting) -> state``.
       update: ``update(grads, state, params, loss) -> (updates, state)``.
-      eval_params: ``eval_params(state, params)``: the point that the method calls its result.
     """
 
     init: Callable[..., Any]
     update: Callable[..., Any]
-    eval_params: Callable[..., Any]
 
 
 def build(method: Method, steps: int) -> Optimizer:
@@ -211,19 +200,7 @@ def build(method: Method, steps: int) -> Optimizer:
         updates, inner = tx.update(grads, state.inner, params, value=loss)
         return updates, Tuned(state.setting, inner)
 
-    def eval_params(state, params):
-        if method.evaluate == "params":
-            return params
-        found = [s for s in jax.tree.leaves(state, is_leaf=_is_average) if _is_average(s)]
-        if len(found) != 1:
-            raise ValueError(f"{method.name}: its state has {len(found)} averages, not one")
-        return optax.contrib.schedule_free_eval_params(found[0], params)
-
-    return Optimizer(init, update, eval_params)
-
-
-def _is_average(state: Any) -> bool:
-    return isinstance(state, optax.contrib.ScheduleFreeState)
+    return Optimizer(init, update)
 
 
 def state_bytes(method: Method, params: Any, steps: int = 100) -> float:

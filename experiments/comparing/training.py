@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 import optim
 from experiments.comparing import methods, workloads
+from experiments.supervised import averages
 
 __all__ = ["Result", "check", "config_of", "run", "step_seconds"]
 
@@ -84,15 +85,15 @@ def _method(config: ConfigDict) -> methods.Method:
 def job(workload: str, data_dir: str | None, method: methods.Method, steps: int) -> Job:
     """Returns the functions of a run."""
     options = tuple(sorted(method.options.items()))
-    key = method.optimizer, options, tuple(sorted(method.space)), method.schedule, method.evaluate
+    key = method.optimizer, options, tuple(sorted(method.space)), method.schedule
     return _job(workload, data_dir, key, steps)
 
 
 @functools.lru_cache(maxsize=8)
 def _job(name, data_dir, key, steps) -> Job:
-    optimizer, options, tuned, schedule, evaluate_at = key
+    optimizer, options, tuned, schedule = key
     space = dict.fromkeys(tuned, (1.0, 1.0))
-    method = methods.Method(optimizer, optimizer, dict(options), space, schedule, evaluate_at)
+    method = methods.Method(optimizer, optimizer, dict(options), space, schedule)
     workload, tx = workloads.build(name, data_dir), methods.build(method, steps)
 
     def init(key, setting):
@@ -108,7 +109,7 @@ def _job(name, data_dir, key, steps) -> Job:
         return State(optax.apply_updates(state.params, updates), stats, opt_state), {"loss": loss}
 
     def evaluate(state: State, examples):
-        params = tx.eval_params(state.opt_state, state.params)
+        params = averages.eval_params(state.opt_state, state.params)
         return workload.evaluate(params, state.stats, examples)
 
     return Job(workload, jax.jit(init), step, jax.jit(evaluate))

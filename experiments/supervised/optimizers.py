@@ -11,6 +11,7 @@ import optax
 from optax import contrib
 
 import optim
+from experiments.supervised import averages
 from optim import _checks
 
 # Every optimizer by name: functions of a learning rate and further arguments. Ours stand before
@@ -112,7 +113,7 @@ PROFILES: dict[str, Callable[..., Any]] = {
 _PEAKS = ("init_value", "peak_value", "value")
 _LENGTHS = ("decay_steps", "transition_steps", "num_steps")
 # Keys of config.optimizer that are not arguments of the optimizer itself.
-_AROUND = ("clip_norm", "momentum_schedule", "record_norms")
+_AROUND = ("clip_norm", "ema", "lookahead", "momentum_schedule", "record_norms")
 
 
 class Optimizer(NamedTuple):
@@ -135,6 +136,8 @@ def build(config: Any, steps: int) -> Optimizer:
     ``config.groups`` is a sequence of ``(regex, overrides)``: each parameter belongs to the first
     rule whose regex is found in its path (``"layers_0/kernel"``). Overrides are ``name``,
     ``lr_mult``, ``weight_decay``, ``frozen=True`` and further arguments of the optimizer.
+    ``config.optimizer.ema=0.99`` keeps an average of the parameters and
+    ``config.optimizer.lookahead=(5, 0.5)`` slow weights, which are evaluated in their place.
 
     Args:
       config: See ``configs/digits.py``.
@@ -169,8 +172,10 @@ def build(config: Any, steps: int) -> Optimizer:
                 for i, (_, overrides) in enumerate(rules)
             }
             tx = optax.partition(groups, lambda params: label(params, [r for r, _ in rules]))
-        clip = options.get("clip_norm")
+        clip, ahead, decay = (options.get(key) for key in ("clip_norm", "lookahead", "ema"))
         tx = tx if clip is None else optax.chain(optax.clip_by_global_norm(clip), tx)
+        tx = tx if ahead is None else averages.lookahead(tx, *ahead)
+        tx = tx if decay is None else optax.chain(tx, averages.average(decay))
         return tx if norm is None else optax.chain(record, tx)
 
     tx = optax.with_extra_args_support(

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 import optim
 from experiments import data, models
 from experiments.common import config_files
-from experiments.supervised import gradients, optimizers
+from experiments.supervised import averages, gradients, optimizers
 
 
 class TrainState(NamedTuple):
@@ -105,6 +105,7 @@ def make_evaluate(
 ):
     """Returns ``evaluate(state, split, mesh, vmap) -> {"loss", "accuracy"}``, means over a split.
 
+    They are taken at the point that the optimizer calls its result (:mod:`averages`).
     With ``vmap`` the state is that of a population, and so are the means.
     """
     prepare = data.prepare(dataset, length=length)
@@ -121,6 +122,8 @@ def make_evaluate(
         }
 
     one = jax.jit(add)
+    point = jax.jit(averages.eval_params)
+    points = jax.jit(jax.vmap(averages.eval_params))
     many = jax.jit(jax.vmap(add, in_axes=(0, 0, None, None, 0)))
 
     @functools.cache
@@ -136,6 +139,9 @@ def make_evaluate(
             runs = [jax.tree.map(lambda x, r=r: x[r], state) for r in range(len(state.step))]
             means = [evaluate(run, split, mesh) for run in runs]
             return {k: np.stack([m[k] for m in means]) for k in means[0]}
+        params = state.params
+        if averages.is_averaged(state.opt_state):
+            params = (points if vmap else point)(state.opt_state, params)
         sums = dict.fromkeys(("loss", "accuracy", "count"), np.zeros(state.step.shape, np.float32))
         feed = data.evaluation_batches(dataset, split, batch_size, length=length, **processes())
         for inputs in feed:
@@ -145,7 +151,7 @@ def make_evaluate(
                     lambda x, s=share: jax.make_array_from_process_local_data(s, x), inputs
                 )
             add_to = many if vmap else one
-            sums = add_to(state.params, state.stats, resident(split, mesh), inputs, sums)
+            sums = add_to(params, state.stats, resident(split, mesh), inputs, sums)
         sums = jax.device_get(sums)
         return {k: sums[k] / sums["count"] for k in ("loss", "accuracy")}
 

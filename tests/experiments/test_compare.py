@@ -283,10 +283,9 @@ def test_schedule_free_is_evaluated_at_its_average(tiny):
 
 
 def _free(state):
-    found = [
-        s for s in jax.tree.leaves(state, is_leaf=methods._is_average) if methods._is_average(s)
-    ]
-    return found[0]
+    kind = optax.contrib.ScheduleFreeState
+    leaves = jax.tree.leaves(state, is_leaf=lambda s: isinstance(s, kind))
+    return next(s for s in leaves if isinstance(s, kind))
 
 
 def test_a_run_that_diverges_keeps_what_it_reached_before(tiny):
