@@ -61,9 +61,10 @@ def bip_step(name, shape, batch_size, repeats):
         return (optax.apply_updates(params, updates), stats, opt), value
 
     solver = bilevel.bip(tx, optax.sgd(1.0, momentum=0.9), 0.1)
+    first = solver.init(bilevel.pruning.problem(loss), None, params, stats=stats)
     calls = {
         "plain": stepper(plain, (params, stats, tx.init(params)), batch),
-        "bip": stepper(solver.step, solver.init(loss, params, stats), (batch, batch)),
+        "bip": stepper(solver.step, first, (batch, batch)),
     }
     times = medians(calls, repeats)
     return {

@@ -80,7 +80,8 @@ def stacked(method: str, seeds: int, steps: int) -> float:
         solver = bilevel.bip(sgd, optax.sgd(1.0, momentum=0.9), 0.1)
     else:
         solver = bilevel.sparse_training(sgd)
-    states = [solver.init(loss, model.init(jax.random.key(s))[0]) for s in range(seeds)]
+    problem = bilevel.pruning.problem(loss)
+    states = [solver.init(problem, None, model.init(jax.random.key(s))[0]) for s in range(seeds)]
     drops = [0] if method == "bip" else [0, *_drops(states[0], (0.5, 0.1))]
 
     def train(state, batches, **options):
@@ -105,7 +106,7 @@ def stacked(method: str, seeds: int, steps: int) -> float:
 
 
 def _drops(state, densities):
-    chosen = bilevel.masks.prunable(state.params)
+    chosen = bilevel.masks.prunable(state.y)
     return [np.int32(bilevel.masks.drop_counts(chosen, d)) for d in densities]
 
 

@@ -427,8 +427,10 @@ def inequalities(matrix: Any, rhs: Any) -> Projection:
 
     with jax.enable_x64(True):
         violation = np.max(a @ np.asarray(project(np.zeros(n))) - b, initial=0.0)
-    if violation > 1e-6:
-        raise ValueError(f"the polyhedron is empty: {violation:.3g} is left of its inequalities")
+    if not violation <= 1e-6:  # NaN where the active rows contradict each other.
+        raise ValueError(
+            f"the polyhedron is empty: no point keeps its inequalities ({violation:.3g} is left)"
+        )
     return project
 
 

@@ -138,7 +138,9 @@ def _prune(
     final["all_seconds"] = sum(c["seconds"] for c in costs)
     if dense is not None:
         final["dense/accuracy"] = dense["test/accuracy"]
-    report = bilevel.sparsity_report(params, masks)
+    report = bilevel.sparsity_report(
+        params, masks, positions=_positions(job, dataset, params, stats)
+    )
     final |= {f"density/{r.path}": r.density for r in report.layers if r.prunable}
     small = None
     if config.prune.method == "bip" and config.prune.structure in ("filter", "channel"):
@@ -170,7 +172,7 @@ def _train(
     compiled: set[Any],
 ) -> tuple[Any, dict[str, float]]:
     """Runs one stage, from its last checkpoint if there is one."""
-    prepare = job.prepare_pair if stage.pairs else job.prepare
+    prepare = job.prepare_pair if stage.solver.batch == "pair" else job.prepare
     mesh = optim.parallel.data_mesh() if jax.device_count() > 1 else None
 
     def loop(state, steps, start, **options):
@@ -220,7 +222,20 @@ def _train(
         run.finish((state, seconds))
         save(stage.steps, state)
     steps = stage.steps - stage.start
-    return state, {"seconds": float(seconds), "gradients": float(stage.cost * steps)}
+    return state, {
+        "seconds": float(seconds),
+        "gradients": float(stage.solver.gradients.total * steps),
+    }
+
+
+def _positions(job: Job, dataset: Any, params: Any, stats: Any) -> dict[str, int]:
+    """Returns at how many positions of an example each kernel is applied."""
+
+    def forward(params, x):
+        return job.model.apply(params, stats, x, train=False)
+
+    x = jax.ShapeDtypeStruct((1, *dataset.input_shape), np.float32)
+    return bilevel.pruning.output_positions(forward, params, x)
 
 
 def _numbers(evaluate, params, stats) -> dict[str, float]:

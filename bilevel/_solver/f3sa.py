@@ -153,9 +153,12 @@ def f3sa(
         e_gy, _ = estimate("lower", 1, (x, y), (x_old, y_old), s.g_y, e.g_y)
         alpha, gamma = at(penalized_step, k), at(lower_step, k)
         z_new = axpy(-gamma, e_gz, z)
-        e_hy = axpy(lam_k, e_gy, e_fy)
-        y_new = axpy(-alpha, e_hy, y)
-        lower_residual = jnp.hypot(*map(optax.tree.norm, (e_hy, e_gz)))
+        y_new = axpy(-alpha, axpy(lam_k, e_gy, e_fy), y)
+        # Of the moves, so that no gradient is kept for it.
+        y_moved, z_moved = optax.tree.sub(y_new, y), optax.tree.sub(z_new, z)
+        lower_residual = jnp.hypot(
+            optax.tree.norm(y_moved) / alpha, optax.tree.norm(z_moved) / gamma
+        )
         e_fx, fxy = estimate("upper", 0, (x, y_new), (x_old, y), s.f_x, e.f_x)
         e_gxy, gxy = estimate("lower", 0, (x, y_new), (x_old, y), s.g_xy, e.g_xy)
         e_gxz, gxz = estimate("lower", 0, (x, z_new), (x_old, z), s.g_xz, e.g_xz)

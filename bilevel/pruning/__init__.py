@@ -1,14 +1,16 @@
 """Pruning: masks, criteria, allocators, schedules, BiP and the methods it is judged against.
 
 :func:`sparse_training` is IMP, OMP, one-shot and gradual magnitude pruning, random, SNIP, GraSP
-and SynFlow, by the masks it is given; :func:`bip` and :func:`hydra` learn their masks.
+and SynFlow, by the masks it is given; :func:`bip` and :func:`hydra` learn their masks. All
+are solvers of a :func:`problem`, which :func:`bilevel.solve` runs.
 """
 
 from bilevel.pruning import allocate, criteria, density, export, masks
 from bilevel.pruning._bip import bip
-from bilevel.pruning._common import PruningSolver, ScoreState
+from bilevel.pruning._common import ScoreState, problem
 from bilevel.pruning._granet import granet
 from bilevel.pruning._hydra import hydra
+from bilevel.pruning._positions import output_positions
 from bilevel.pruning._sparse_training import (
     Gradual,
     SparseState,
@@ -21,7 +23,6 @@ from bilevel.pruning.report import Layer, Report, pq_index, sap_count, sparsity_
 __all__ = [
     "Gradual",
     "Layer",
-    "PruningSolver",
     "Report",
     "ScoreState",
     "SparseState",
@@ -34,7 +35,9 @@ __all__ = [
     "hydra",
     "masks",
     "next_round",
+    "output_positions",
     "pq_index",
+    "problem",
     "sap_count",
     "set_anchor",
     "sparse_training",

@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bilevel.problem import Solver
 from bilevel.pruning import _common
 from bilevel.pruning import masks as masks_lib
-from bilevel.pruning._bip_paper import Levels, check_batches, hypergradient, initial, metrics_of
+from bilevel.pruning._bip_paper import Levels, check_batches, initial, metrics_of, pick, solver
 
-__all__ = ["official"]
+__all__ = ["hypergradient", "official"]
 
 
 class _Tensors(NamedTuple):
@@ -45,28 +46,34 @@ def _update(tx, grads, state, params, untouched):
     return optax.apply_updates(params, updates), new
 
 
-def _prunable(scores: Any, params: Any) -> Any:
-    return masks_lib.map_leaves(lambda s, p: None if s is None else p, scores, params)
-
-
 def _put(scores: Any, params: Any) -> Any:
     return masks_lib.map_leaves(lambda s, p: p if s is None else s, scores, params)
+
+
+def hypergradient(state: _common.ScoreState, g: Any, curvature: float, second_order: bool) -> Any:
+    """The authors' gradient of the scores: the implicit term is the square of the direct one."""
+
+    def one(s, theta, g):
+        direct = jnp.sign(s) * theta * g
+        return direct - direct**2 / curvature if second_order else direct
+
+    return jax.tree.map(one, state.x, pick(state.x, state.y), pick(state.x, g))
 
 
 def official(
     tx: Levels,
     density: float,
-    gamma: float,
+    curvature: float,
     second_order: bool,
     alias: bool,
     cut: masks_lib.Cut,
     rule: masks_lib.Rule | None,
     axis_name: str | None,
-) -> _common.PruningSolver:
+) -> Solver:
     """Returns the solver; with ``second_order=False`` the authors' accelerated trainer.
 
     Args:
-      tx, density, gamma, cut, rule, axis_name: See :func:`bilevel.bip`.
+      tx, density, curvature, cut, rule, axis_name: See :func:`bilevel.bip`.
       second_order: Whether the hypergradient has its implicit term.
       alias: Whether scores and weights are one tensor, as in the program.
     """
@@ -76,53 +83,53 @@ def official(
         return Levels(*(_Tensors(t.init(params), t.init(scores)) for t in tx))
 
     def gradient(state, batch):
-        z = masks_lib.apply(state.masks, state.params)
-        return _common.gradient(state.loss, z, state.stats, batch, axis_name)
+        z = masks_lib.apply(state.masks, state.y)
+        return _common.gradient(state.problem, z, state.stats, batch, axis_name)
 
     def both(state, tx, opt, g_params, g_scores, skip_params, skip_scores):
-        params, of_params = _update(tx, g_params, opt.params, state.params, skip_params)
-        scores = _prunable(state.scores, params) if alias else state.scores
+        params, of_params = _update(tx, g_params, opt.params, state.y, skip_params)
+        scores = pick(state.x, params) if alias else state.x
         scores, of_scores = _update(tx, g_scores, opt.scores, scores, skip_scores)
         params = _put(scores, params) if alias else params
         masks = masks_lib.from_counts(scores, state.drop, cut)
-        state = state._replace(params=params, scores=scores, masks=masks)
+        state = state._replace(x=scores, y=params, masks=masks)
         return state, _Tensors(of_params, of_scores)
 
     def lower(state, batch):
         value, stats, g = gradient(state, batch)
         g = masks_lib.apply(state.masks, g)
         # The scores have no gradient yet when the lower level goes first.
-        skip = jax.tree.map(lambda _: (state.count == 0) & second_order, state.scores)
-        none = jax.tree.map(lambda _: jnp.bool_(False), state.params)
-        state, opt = both(state, tx.lower, state.opt.lower, g, zeros(state.scores), none, skip)
+        skip = jax.tree.map(lambda _: (state.count == 0) & second_order, state.x)
+        none = jax.tree.map(lambda _: jnp.bool_(False), state.y)
+        state, opt = both(state, tx.lower, state.opt.lower, g, zeros(state.x), none, skip)
         return state._replace(stats=stats, opt=state.opt._replace(lower=opt)), value
 
     def upper(state, batch):
-        before, frozen = state, _frozen(state.params)
+        before, frozen = state, _frozen(state.y)
         value, stats, g = gradient(state, batch)
-        h = hypergradient(state, g, gamma, second_order, "official")
+        h = hypergradient(state, g, curvature, second_order)
 
         def outside(still, g):
             if second_order:
-                g = g - g**2 / gamma
+                g = g - g**2 / curvature
             return jnp.zeros_like(g) if still else g
 
         skip = jax.tree.map(lambda still: (state.count == 0) & still & (not second_order), frozen)
-        never = jax.tree.map(lambda _: jnp.bool_(False), state.scores)
+        never = jax.tree.map(lambda _: jnp.bool_(False), state.x)
         g = jax.tree.map(outside, frozen, g)
         state, opt = both(state, tx.upper, state.opt.upper, g, h, skip, never)
         if second_order:
             # Two more forward passes move the running statistics: for the implicit term, at the
             # same weights, and for the logged loss, at the new ones.
-            old = masks_lib.apply(before.masks, before.params)
-            stats = _common.call_loss(state.loss.value, old, stats, batch)[1]
-        new = masks_lib.apply(state.masks, state.params)
-        stats = _common.call_loss(state.loss.value, new, stats, batch)[1]
+            old = masks_lib.apply(before.masks, before.y)
+            stats = _common.evaluate(state.problem, old, stats, batch)[1]
+        new = masks_lib.apply(state.masks, state.y)
+        stats = _common.evaluate(state.problem, new, stats, batch)[1]
         return state._replace(stats=stats, opt=state.opt._replace(upper=opt)), value
 
     def step(state, batch):
         check_batches(batch, 1)
-        before, (lower_batch, upper_batch) = state, batch
+        before, (upper_batch, lower_batch) = state, batch
         if second_order:
             state, low = lower(state, lower_batch)
             state, high = upper(state, upper_batch)
@@ -137,7 +144,15 @@ def official(
         if cut.structure == "weight":  # Their exporter cuts layer by layer.
             sizes = sum(m.size for m in jax.tree.leaves(masks))
             kept = density if cut.by_layer else 1 - float(state.drop) / sizes
-            masks = masks_lib.from_scores(state.scores, kept, scope="layer")
-        return masks_lib.apply(masks, state.params), masks
+            masks = masks_lib.from_scores(state.x, kept, scope="layer")
+        masks_lib.warn(masks)
+        return _common.copy((masks_lib.apply(masks, state.y), masks))
 
-    return _common.PruningSolver(initial(levels, density, cut, rule), step, export, axis_name)
+    return solver(
+        "bip",
+        initial(levels, density, cut, rule, lambda weights: weights),
+        step,
+        export,
+        axis_name,
+        1,
+    )

@@ -1,6 +1,5 @@
 """BiP as its paper has it; :func:`bilevel.bip` documents it."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,10 +7,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bilevel.problem import Gradients, Problem, Solver
 from bilevel.pruning import _common
 from bilevel.pruning import masks as masks_lib
 
-__all__ = ["Levels", "check_batches", "hypergradient", "initial", "metrics_of", "paper"]
+__all__ = [
+    "Levels",
+    "check_batches",
+    "hypergradient",
+    "initial",
+    "metrics_of",
+    "of_weights",
+    "paper",
+    "pick",
+    "solver",
+]
 
 
 class Levels(NamedTuple):
@@ -26,62 +36,83 @@ def initial(
     density: float,
     cut: masks_lib.Cut,
     rule: masks_lib.Rule | None,
+    first: Callable[[Any], Any],
 ) -> Callable[..., _common.ScoreState]:
-    """Returns ``init`` of BiP; ``levels(params, scores)`` makes the states of the optimizers."""
+    """Returns ``init`` of BiP.
+
+    Args:
+      levels: ``levels(params, scores)`` makes the states of the optimizers.
+      density, cut, rule: See :func:`bilevel.bip`.
+      first: Makes the first scores from the prunable weights.
+    """
     usual = density
 
     def init(
-        loss: Callable[..., Any],
-        params: Any,
-        stats: Any = None,
-        *,
-        scores: Any = None,
-        density: float | None = None,
+        problem: Problem, x0: Any, y0: Any, *, stats: Any = None, density: float | None = None
     ) -> _common.ScoreState:
-        chosen = masks_lib.prunable(params, rule, cut.structure)
-        if scores is None:
-            scores = chosen
-        elif jax.tree.map(jnp.shape, scores) != jax.tree.map(jnp.shape, chosen):
+        chosen = masks_lib.prunable(y0, rule, cut.structure)
+        if x0 is None:
+            x0 = first(chosen)
+        elif jax.tree.map(jnp.shape, x0) != jax.tree.map(jnp.shape, chosen):
             raise ValueError(
-                f"scores do not fit the prunable leaves: {jax.tree.map(jnp.shape, scores)} "
+                f"scores (x0) do not fit the prunable leaves: {jax.tree.map(jnp.shape, x0)} "
                 f"for {jax.tree.map(jnp.shape, chosen)}"
             )
         density = usual if density is None else density
-        return _common.start(loss, params, stats, scores, density, cut, levels)
+        return _common.start(problem, x0, y0, stats, density, cut, levels)
 
     return init
+
+
+def of_weights(weights: Any) -> Any:
+    """Returns the weights as scores, those that are 0 as random numbers smaller than all others.
+
+    Equal scores are dropped in their order: of a model that is pruned already, zeros would fill
+    the last layers and empty the first. The random numbers are the same in every run.
+    """
+    leaves, treedef = jax.tree.flatten(weights)
+    known = not any(isinstance(x, jax.core.Tracer) for x in leaves)
+    if known and not any(bool((x == 0).any()) for x in map(jnp.asarray, leaves)):
+        return weights
+    least = jnp.stack([jnp.min(jnp.abs(x), initial=jnp.inf, where=x != 0) for x in leaves]).min()
+    least = jnp.where(jnp.isfinite(least), least, 1)
+    keys = jax.random.split(jax.random.key(0), len(leaves))
+
+    def fill(key, x):
+        draw = least * jax.random.uniform(key, jnp.shape(x), least.dtype, minval=0.25, maxval=0.75)
+        return jnp.where(x == 0, draw.astype(x.dtype), x)
+
+    return jax.tree.unflatten(treedef, list(map(fill, keys, leaves)))
 
 
 def check_batches(batch: Any, lower_steps: int) -> None:
     """Raises unless ``batch`` is a pair of batches of one structure."""
     if not isinstance(batch, tuple | list) or len(batch) != 2:
-        raise ValueError(f"batch must be (batch_lower, batch_upper), got {type(batch).__name__}")
-    lower, upper = (jax.tree.structure(b) for b in batch)
+        raise ValueError(f"batch must be (upper_batch, lower_batch), got {type(batch).__name__}")
+    upper, lower = (jax.tree.structure(b) for b in batch)
     if lower != upper:
-        raise ValueError(f"batch_lower and batch_upper differ in structure: {lower}, {upper}")
+        raise ValueError(f"upper_batch and lower_batch differ in structure: {upper}, {lower}")
     if lower_steps > 1:
-        shapes = [jnp.shape(x) for x in jax.tree.leaves(batch[0])]
+        shapes = [jnp.shape(x) for x in jax.tree.leaves(batch[1])]
         if any(s[:1] != (lower_steps,) for s in shapes):
-            raise ValueError(f"batch_lower needs a leading axis of {lower_steps}, got {shapes}")
+            raise ValueError(f"lower_batch needs a leading axis of {lower_steps}, got {shapes}")
 
 
-def hypergradient(
-    state: _common.ScoreState, g: Any, gamma: float, second_order: bool, implicit: str
-) -> Any:
-    """Returns the scores' gradient; ``g`` is the loss's at the masked weights."""
+def pick(scores: Any, tree: Any) -> Any:
+    """Returns the leaves of ``tree`` that have scores."""
+    return masks_lib.map_leaves(lambda s, x: None if s is None else x, scores, tree)
+
+
+def hypergradient(state: _common.ScoreState, g: Any, curvature: float, second_order: bool) -> Any:
+    """Returns the gradient of the scores; ``g`` is that of the loss at the masked weights."""
 
     def one(s, theta, m, g):
-        direct = jnp.sign(s) * theta * g
-        if not second_order:
-            return direct
-        if implicit == "official":
-            return direct - direct**2 / gamma
-        return jnp.sign(s) * (theta - jnp.where(m, g, 0) / gamma) * g
+        # At a score of 0, that of a weight which is 0, |s| grows to the right.
+        sign = jnp.where(s < 0, -1, 1).astype(s.dtype)
+        implicit = jnp.where(m, g, 0) / curvature if second_order else 0
+        return sign * (theta - implicit) * g
 
-    def pick(tree):
-        return masks_lib.map_leaves(lambda s, x: None if s is None else x, state.scores, tree)
-
-    return jax.tree.map(one, state.scores, pick(state.params), state.masks, pick(g))
+    return jax.tree.map(one, state.x, pick(state.x, state.y), state.masks, pick(state.x, g))
 
 
 def metrics_of(
@@ -96,45 +127,60 @@ def metrics_of(
     }
 
 
+def solver(
+    name: str, init: Any, step: Any, export: Any, axis_name: str | None, lower_steps: int
+) -> Solver:
+    """Returns BiP, of either program, with what its callers must know."""
+    return Solver(
+        init,
+        step,
+        axis_name,
+        name=name,
+        gradients=Gradients(upper=1, lower=lower_steps),
+        inner_steps=lower_steps if lower_steps > 1 else 0,
+        step_names=("lower_step", "upper_step"),
+        export=export,
+    )
+
+
 def paper(
     tx: Levels,
     density: float,
-    gamma: float,
+    curvature: float,
     second_order: bool,
-    implicit: str,
     lower_steps: int,
     cut: masks_lib.Cut,
     rule: masks_lib.Rule | None,
     axis_name: str | None,
-) -> _common.PruningSolver:
+    hypergradient: Callable[..., Any] = hypergradient,
+) -> Solver:
     """Returns the solver; the arguments are checked by :func:`bilevel.bip`."""
-    gradient = functools.partial(_common.gradient, axis_name=axis_name)
 
     def levels(params, scores):
         return Levels(tx.lower.init(params), tx.upper.init(scores))
 
+    def gradient(state, batch):
+        z = masks_lib.apply(state.masks, state.y)
+        return _common.gradient(state.problem, z, state.stats, batch, axis_name)
+
     def lower(state, batch):
-        z = masks_lib.apply(state.masks, state.params)
-        value, stats, g = gradient(state.loss, z, state.stats, batch)
+        value, stats, g = gradient(state, batch)
         g = masks_lib.apply(state.masks, g)
-        updates, opt = tx.lower.update(g, state.opt.lower, state.params)
-        params = optax.apply_updates(state.params, updates)
-        opt = state.opt._replace(lower=opt)
-        return state._replace(params=params, stats=stats, opt=opt), value
+        updates, opt = tx.lower.update(g, state.opt.lower, state.y)
+        y = optax.apply_updates(state.y, updates)
+        return state._replace(y=y, stats=stats, opt=state.opt._replace(lower=opt)), value
 
     def upper(state, batch):
-        z = masks_lib.apply(state.masks, state.params)
-        value, _, g = gradient(state.loss, z, state.stats, batch)
-        h = hypergradient(state, g, gamma, second_order, implicit)
-        updates, opt = tx.upper.update(h, state.opt.upper, state.scores)
-        scores = optax.apply_updates(state.scores, updates)
-        masks = masks_lib.from_counts(scores, state.drop, cut)
-        opt = state.opt._replace(upper=opt)
-        return state._replace(scores=scores, masks=masks, opt=opt), value
+        value, _, g = gradient(state, batch)
+        h = hypergradient(state, g, curvature, second_order)
+        updates, opt = tx.upper.update(h, state.opt.upper, state.x)
+        x = optax.apply_updates(state.x, updates)
+        masks = masks_lib.from_counts(x, state.drop, cut)
+        return state._replace(x=x, masks=masks, opt=state.opt._replace(upper=opt)), value
 
     def step(state, batch):
         check_batches(batch, lower_steps)
-        lower_batch, upper_batch = batch
+        upper_batch, lower_batch = batch
         before, low, high = state, jnp.zeros(()), jnp.zeros(())
         if not second_order:
             state, high = upper(state, upper_batch)
@@ -149,6 +195,9 @@ def paper(
         return state._replace(count=state.count + 1), metrics
 
     def export(state):
-        return masks_lib.apply(state.masks, state.params), state.masks
+        masks_lib.warn(state.masks)
+        return _common.copy((masks_lib.apply(state.masks, state.y), state.masks))
 
-    return _common.PruningSolver(initial(levels, density, cut, rule), step, export, axis_name)
+    return solver(
+        "bip", initial(levels, density, cut, rule, of_weights), step, export, axis_name, lower_steps
+    )

@@ -1,106 +1,158 @@
-"""What the pruning solvers share: the solver, its state, the gradient at masked weights."""
+"""What the pruning solvers share: their problem, the state of scores, the gradient at a mask."""
 
-import functools
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 import optim
+from bilevel.problem import Problem
 from bilevel.pruning import masks as masks_lib
+from optim import _checks
 
-__all__ = ["PruningSolver", "ScoreState", "Static", "call_loss", "flips", "gradient", "start"]
+__all__ = ["ScoreState", "check_problem", "copy", "flips", "gradient", "problem", "start", "step"]
 
 
-class PruningSolver(NamedTuple):
-    """A pruning method: pure functions of a state.
+@dataclasses.dataclass(frozen=True)
+class _Masked:
+    """The loss of masked parameters; two of one loss are equal."""
 
-    Attributes:
-      init: ``init(loss, params, stats=None, ...) -> state``.
-      step: ``step(state, batch) -> (state, metrics)``; metrics are a flat dict of scalars.
-      export: ``export(state) -> (params, masks)``, the pruned parameters with exact zeros.
-      axis_name: The mapped axis over which ``step`` averages, or ``None``.
+    loss: Callable[..., Any]
+
+    def __call__(self, masks: Any, params: Any, batch: Any, stats: Any = None) -> Any:
+        z = params if masks is None else masks_lib.apply(masks, params)
+        return self.loss(z, batch) if stats is None else self.loss(z, stats, batch)
+
+
+def problem(loss: Callable[..., Any]) -> Problem:
+    r"""Returns pruning as a bilevel problem: both levels are the loss of the masked parameters.
+
+    .. math::
+      F(m, \theta) = f(m, \theta) = \ell(m \odot \theta)
+
+    with masks for :math:`x` and parameters for :math:`y`. The levels differ in their batches, and
+    in what a method adds to them.
+
+    Args:
+      loss: ``loss(params, batch) -> scalar``. With statistics of the model, such as BatchNorm's,
+        ``loss(params, stats, batch) -> (scalar, new_stats)``; ``init`` is then given ``stats=``.
+
+    Returns:
+      A :class:`bilevel.Problem`, equal for equal losses.
+
+    Raises:
+      ValueError: When ``loss`` cannot be called.
+
+    Example:
+      >>> import jax.numpy as jnp, bilevel
+      >>> problem = bilevel.pruning.problem(lambda params, batch: (params["w"] ** 2).sum())
+      >>> masks, params = {"w": jnp.array([True, False])}, {"w": jnp.array([3.0, 4.0])}
+      >>> float(problem.upper(masks, params, None))
+      9.0
     """
+    if not callable(loss):
+        raise ValueError(f"loss must be callable, got {loss!r}")
+    masked = _Masked(loss)
+    return Problem(upper=masked, lower=masked)
 
-    init: Callable[..., Any]
-    step: Callable[[Any, Any], tuple[Any, dict[str, Any]]]
-    export: Callable[[Any], tuple[Any, Any]]
-    axis_name: str | None = None
 
-
-@jax.tree_util.register_static
-class Static(NamedTuple):
-    """A value that is part of a pytree's structure and no leaf of it."""
-
-    value: Any
+def check_problem(given: Any) -> None:
+    """Raises unless ``given`` is a problem of :func:`problem`."""
+    if not (isinstance(given, Problem) and isinstance(given.lower, _Masked)):
+        raise ValueError(
+            f"problem must come from bilevel.pruning.problem(loss), got {type(given).__name__}"
+        )
 
 
 class ScoreState(NamedTuple):
     """State of the methods that learn scores, :func:`bilevel.bip` and :func:`bilevel.hydra`.
 
     Attributes:
-      loss: The loss, part of the structure.
+      problem: The problem, part of the structure.
       count: Steps made, int32 of shape ().
-      params: Weights, those under a mask of False too; shapes as given.
+      x: Scores, shaped like the prunable leaves, ``None`` elsewhere.
+      y: Weights, those under a mask of False too; shapes as given.
       stats: Statistics of the model, or None.
-      scores: Scores, shaped like the prunable leaves, ``None`` elsewhere.
       masks: Masks in force, boolean, shaped like the scores.
       drop: How many entries the masks drop: int32 of shape (), or a tree of one per leaf.
-      opt: State of the optimizer of the scores; of BiP the pair of ``lower`` and ``upper``.
+      opt: State of the optimizer of the scores; of BiP those of ``lower`` and ``upper``.
     """
 
-    loss: Static
+    problem: Problem
     count: jax.Array
-    params: Any
+    x: Any
+    y: Any
     stats: Any
-    scores: Any
     masks: Any
     drop: Any
     opt: Any
 
+    @property
+    def scores(self) -> Any:
+        """The scores, ``x``."""
+        return self.x
+
+    @property
+    def params(self) -> Any:
+        """The weights, ``y``."""
+        return self.y
+
+
+def copy(tree: Any) -> Any:
+    """Returns a tree in buffers of its own: the loop donates those of a state."""
+    return jax.tree.map(jnp.array, tree)
+
 
 def start(
-    loss: Callable[..., Any],
+    problem: Problem,
+    scores: Any,
     params: Any,
     stats: Any,
-    scores: Any,
     density: float,
     cut: masks_lib.Cut,
     opt: Callable[[Any, Any], Any],
 ) -> ScoreState:
     """Returns the first state; ``opt(params, scores)`` makes that of the optimizers."""
-    # Buffers of their own: the loop donates the state.
-    params, stats, scores = jax.tree.map(jnp.array, (params, stats, scores))
+    check_problem(problem)
+    masks_lib.refuse_nan("scores", scores)
+    params, stats, scores = copy((params, stats, scores))
     drop = masks_lib.drop_counts(scores, density, cut)
     drop = jax.tree.map(lambda j: jnp.asarray(j, jnp.int32), drop)
     masks = masks_lib.from_counts(scores, drop, cut)
+    masks_lib.warn(masks)
     return ScoreState(
-        loss=Static(loss),
+        problem=problem,
         count=jnp.int32(0),
-        params=params,
+        x=scores,
+        y=params,
         stats=stats,
-        scores=scores,
         masks=masks,
         drop=drop,
         opt=opt(params, scores),
     )
 
 
-def call_loss(loss: Callable[..., Any], params: Any, stats: Any, batch: Any) -> tuple[Any, Any]:
-    """Returns (value, new statistics) of a loss with statistics or without."""
-    value, stats = (loss(params, batch), None) if stats is None else loss(params, stats, batch)
+def evaluate(problem: Problem, z: Any, stats: Any, batch: Any) -> tuple[jax.Array, Any]:
+    """Returns the loss at parameters that are masked already, and the new statistics."""
+    found = problem.lower(None, z, batch, stats)
+    value, stats = (found, None) if stats is None else found
     if jnp.shape(value) != ():
         raise ValueError(f"loss must return a scalar, got shape {jnp.shape(value)}")
     return value, stats
 
 
 def gradient(
-    loss: Static, z: Any, stats: Any, batch: Any, axis_name: str | None
+    problem: Problem, z: Any, stats: Any, batch: Any, axis_name: str | None
 ) -> tuple[jax.Array, Any, Any]:
     """Returns loss, new statistics and the gradient at ``z``: one backward pass."""
-    fun = functools.partial(call_loss, loss.value)
-    vg = optim.parallel.value_and_grad(fun, has_aux=True, axis_name=axis_name)
+
+    def loss(z, stats, batch):
+        return evaluate(problem, z, stats, batch)
+
+    vg = optim.parallel.value_and_grad(loss, has_aux=True, axis_name=axis_name)
     (value, stats), g = vg(z, stats, batch)
     return value, stats, g
 
@@ -108,3 +160,9 @@ def gradient(
 def flips(before: Any, after: Any) -> jax.Array:
     """Returns how many entries of two masks differ."""
     return masks_lib.count(jax.tree.map(jnp.logical_xor, before, after))
+
+
+def step(name: str, given: Any) -> optax.GradientTransformation:
+    """Returns the optimizer of a step size: a number, a schedule or an optax transform."""
+    _checks.number(name, given, 0, schedule=True, transform=True)
+    return given if isinstance(given, optax.GradientTransformation) else optax.sgd(given)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from bilevel.pruning import masks as masks_lib
 from bilevel.pruning._select import drop_smallest
+from bilevel.pruning._sparse_training import magnitude_masks
 from optim import _checks
 
 __all__ = ["granet"]
@@ -47,10 +48,8 @@ def granet(masks: Any, params: Any, grads: Any, density: float, fraction: Any) -
       2021.
     """
     _checks.number("density", density, 0, 1, open_low=True)
-    chosen = masks_lib.map_leaves(lambda m, p: None if m is None else p, masks, params)
-    chosen = masks_lib.apply(masks, chosen)
-    n = sum(x.size for x in jax.tree.leaves(chosen))
-    masks = masks_lib.from_counts(chosen, n - max(int(density * n) - 1, 0))
+    n = sum(m.size for m in jax.tree.leaves(masks))
+    masks = magnitude_masks(masks, params, n - max(int(density * n) - 1, 0), "global")
 
     def exchange(m, w, g):
         if m is None:

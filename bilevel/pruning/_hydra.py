@@ -1,11 +1,11 @@
 """Hydra: masks learned by popup scores on fixed weights."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 import optax
 
+from bilevel.problem import Gradients, Problem, Solver
 from bilevel.pruning import _common, criteria
 from bilevel.pruning import masks as masks_lib
 from optim import _checks
@@ -14,18 +14,18 @@ __all__ = ["hydra"]
 
 
 def hydra(
-    tx: optax.GradientTransformation,
+    upper_step: Any,
     density: float,
     *,
     scope: str = "layer",
-    compatibility: str | None = None,
+    authors: bool = False,
     rule: masks_lib.Rule | None = None,
     axis_name: str | None = None,
-) -> _common.PruningSolver:
+) -> Solver:
     r"""Hydra (edge-popup on trained weights): straight-through updates of scores.
 
     .. math::
-      s \leftarrow \mathrm{tx}\left(s,\; \mathrm{sign}(s) \odot \theta \odot
+      s \leftarrow \mathrm{upper}\left(s,\; \mathrm{sign}(s) \odot \theta \odot
       \nabla_z \ell(z)\right), \quad z = m \odot \theta, \quad
       m = \text{the entries of largest } |s| \text{ in each layer}
 
@@ -33,28 +33,30 @@ def hydra(
     the masks found.
 
     Args:
-      tx: Optimizer of the scores.
+      upper_step: Step of the scores: an optax optimizer, or a number or schedule for SGD.
       density: Share of each layer to keep, in (0, 1].
       scope: ``"layer"`` as in the paper, or ``"global"``.
-      compatibility: ``"official"`` for what the BiP authors' Hydra computes: scores and weights are
-        one tensor, so that the weights move with the scores. Their masks are cut globally.
+      authors: True for what the BiP authors' Hydra computes: scores and weights are one tensor, so
+        that the weights move with the scores. Their masks are cut globally.
       rule: Which leaves are prunable.
       axis_name: Mapped axis to average over inside the user's own ``pmap`` or ``shard_map``.
 
     Returns:
-      A solver of three functions: ``init(loss, params, stats=None, *, scores=None)`` starts from a
-      dense model (default scores: :func:`bilevel.criteria.popup`), ``step(state, batch)`` updates
-      the scores, with metrics ``loss``, ``density`` and ``flips``, and ``export(state)`` returns
-      ``(params, masks)`` with exact zeros.
+      A :class:`bilevel.Solver`. ``init(problem, x0, y0, *, stats=None)`` takes a problem of
+      :func:`bilevel.pruning.problem`, scores ``x0`` (None: :func:`bilevel.criteria.popup`) and the
+      parameters ``y0`` of a dense model. ``step(state, batch)`` updates the scores, with metrics
+      ``loss``, ``density`` and ``flips``. ``export(state)`` returns ``(params, masks)`` with exact
+      zeros.
 
     Raises:
       ValueError: On a value outside its range.
 
     Example:
-      >>> import jax.numpy as jnp, optax, bilevel
-      >>> solver = bilevel.hydra(optax.sgd(1.0), density=0.5)
+      >>> import jax.numpy as jnp, bilevel
+      >>> solver = bilevel.hydra(1.0, density=0.5)
       >>> loss = lambda params, x: jnp.mean((x @ params["w"] - 1) ** 2)
-      >>> state = solver.init(loss, {"w": jnp.array([[0.9], [1.0]])})
+      >>> problem = bilevel.pruning.problem(loss)
+      >>> state = solver.init(problem, None, {"w": jnp.array([[0.9], [1.0]])})
       >>> for _ in range(5):
       ...   state, _ = solver.step(state, jnp.array([[1.0, -1.0]]))
       >>> state.masks["w"][:, 0]
@@ -64,43 +66,47 @@ def hydra(
       Sehwag et al., HYDRA: Pruning Adversarially Robust Neural Networks, NeurIPS 2020.
     """
     _checks.number("density", density, 0, 1, open_low=True)
-    if compatibility is not None:
-        _checks.choice("compatibility", compatibility, ["official"], "None")
-    _checks.transform("tx", tx)
-    cut = masks_lib.Cut(scope=scope)
+    _checks.flag("authors", authors)
+    tx, cut = _common.step("upper_step", upper_step), masks_lib.Cut(scope=scope)
 
-    def init(
-        loss: Callable[..., Any], params: Any, stats: Any = None, *, scores: Any = None
-    ) -> _common.ScoreState:
-        if scores is None:
-            scores = (masks_lib.prunable if compatibility else criteria.popup)(params, rule)
-        start = _common.start
-        return start(loss, params, stats, scores, density, cut, lambda _, s: tx.init(s))
+    def init(problem: Problem, x0: Any, y0: Any, *, stats: Any = None) -> _common.ScoreState:
+        if x0 is None:
+            x0 = (masks_lib.prunable if authors else criteria.popup)(y0, rule)
+        return _common.start(problem, x0, y0, stats, density, cut, lambda _, s: tx.init(s))
 
     def step(state: _common.ScoreState, batch: Any) -> tuple[_common.ScoreState, dict[str, Any]]:
-        z = masks_lib.apply(state.masks, state.params)
-        value, stats, g = _common.gradient(state.loss, z, state.stats, batch, axis_name)
-        h = masks_lib.map_leaves(
-            lambda s, theta, g: None if s is None else jnp.sign(s) * theta * g,
-            state.scores, state.params, g,
-        )  # fmt: skip
-        updates, opt = tx.update(h, state.opt, state.scores)
-        scores = optax.apply_updates(state.scores, updates)
-        masks = masks_lib.from_counts(scores, state.drop, cut)
+        z = masks_lib.apply(state.masks, state.y)
+        value, stats, g = _common.gradient(state.problem, z, state.stats, batch, axis_name)
+
+        def straight_through(s, theta, g):
+            return None if s is None else jnp.sign(s) * theta * g
+
+        h = masks_lib.map_leaves(straight_through, state.x, state.y, g)
+        updates, opt = tx.update(h, state.opt, state.x)
+        x = optax.apply_updates(state.x, updates)
+        masks = masks_lib.from_counts(x, state.drop, cut)
         metrics = {
             "loss": value,
             "density": masks_lib.density(masks),
             "flips": _common.flips(state.masks, masks),
         }
-        params = state.params
-        if compatibility:
-            params = masks_lib.map_leaves(lambda s, p: p if s is None else s, scores, params)
-        state = state._replace(
-            count=state.count + 1, params=params, stats=stats, scores=scores, masks=masks, opt=opt
-        )
-        return state, metrics
+        y = state.y
+        if authors:
+            y = masks_lib.map_leaves(lambda s, p: p if s is None else s, x, y)
+        count = state.count + 1
+        return state._replace(count=count, x=x, y=y, stats=stats, masks=masks, opt=opt), metrics
 
     def export(state: _common.ScoreState) -> tuple[Any, Any]:
-        return masks_lib.apply(state.masks, state.params), state.masks
+        masks_lib.warn(state.masks)
+        return _common.copy((masks_lib.apply(state.masks, state.y), state.masks))
 
-    return _common.PruningSolver(init, step, export, axis_name)
+    return Solver(
+        init,
+        step,
+        axis_name,
+        name="hydra",
+        gradients=Gradients(upper=1),
+        batch="one",
+        step_names=("upper_step",),
+        export=export,
+    )

@@ -6,7 +6,6 @@ between rounds is data in the state, so that no round recompiles.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 import optim
+from bilevel.problem import Gradients, Problem, Solver
 from bilevel.pruning import _common
 from bilevel.pruning import density as density_lib
 from bilevel.pruning import masks as masks_lib
@@ -22,31 +22,50 @@ from optim import _checks
 __all__ = ["Gradual", "SparseState", "next_round", "set_anchor", "sparse_training"]
 
 
+@jax.tree_util.register_static
+class Static(NamedTuple):
+    """A value that is part of a pytree's structure and no leaf of it."""
+
+    value: Any
+
+
 class SparseState(NamedTuple):
     """State of :func:`bilevel.sparse_training`.
 
     Attributes:
-      loss: The loss, part of the structure.
+      problem: The problem, part of the structure.
       count: Steps made, int32 of shape ().
-      params: Weights, zero where pruned; shapes as given.
+      y: Weights, zero where pruned; shapes as given.
       stats: Statistics of the model, or None.
       opt: State of the optimizer and the masks, an :class:`optim.MaskedUpdateState`.
       rate: Factor on the updates, float32 of shape ().
       anchor: What rounds rewind to: weights, statistics and state of the inner optimizer.
+      start: ``init`` of the inner optimizer, part of the structure.
     """
 
-    loss: _common.Static
+    problem: Problem
     count: jax.Array
-    params: Any
+    y: Any
     stats: Any
     opt: Any
     rate: jax.Array
     anchor: Any
+    start: Static
+
+    @property
+    def x(self) -> Any:
+        """The masks in force."""
+        return self.opt.masks
 
     @property
     def masks(self) -> Any:
         """The masks in force."""
         return self.opt.masks
+
+    @property
+    def params(self) -> Any:
+        """The weights, ``y``."""
+        return self.y
 
 
 class Gradual(NamedTuple):
@@ -57,12 +76,16 @@ class Gradual(NamedTuple):
       start: Step of the first change.
       updates: Number of changes, >= 1.
       every: Steps between changes, >= 1.
+      initial: Density at the start of the ramp, in (0, 1]. Weights that are pruned already stay so.
+      scope: ``"global"``, one cut through all layers, or ``"layer"``, the density in each.
     """
 
     final: float
     start: int
     updates: int
     every: int
+    initial: float = 1.0
+    scope: str = "global"
 
 
 def _with_rate(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
@@ -77,25 +100,32 @@ def _with_rate(tx: optax.GradientTransformation) -> optax.GradientTransformation
     return optax.GradientTransformationExtraArgs(tx.init, update)
 
 
-def _magnitude_masks(masks: Any, params: Any, drop: Any) -> Any:
-    """The largest weights among those still kept: pruned ones are zero and go first."""
-    chosen = masks_lib.map_leaves(lambda m, p: None if m is None else p, masks, params)
-    one_count = jax.tree_util.treedef_is_leaf(jax.tree.structure(drop))
-    return masks_lib.from_counts(chosen, drop, scope="global" if one_count else "layer")
+def magnitude_masks(masks: Any, params: Any, drop: Any, scope: str) -> Any:
+    """The largest weights among those that ``masks`` keep; a weight of 0 may be one of them."""
+
+    def rank(mask, x):
+        return None if mask is None else jnp.where(mask, jnp.abs(x), -1)
+
+    ranks = masks_lib.map_leaves(rank, masks, params)
+    new = masks_lib.from_counts(ranks, drop, scope=scope, absolute=False)
+    # Where fewer are dropped than are pruned already, none comes back.
+    return jax.tree.map(jnp.logical_and, masks, new)
 
 
 def _gradual(state: SparseState, ramp: Gradual) -> SparseState:
     since = state.count - ramp.start
     due = (since >= 0) & (since % ramp.every == 0) & (since <= ramp.updates * ramp.every)
-    densities = density_lib.cubic_rounds(ramp.final, ramp.updates)
-    drops = jnp.array([masks_lib.drop_counts(state.masks, d) for d in densities], jnp.int32)
+    densities = density_lib.cubic_rounds(ramp.final, ramp.updates, ramp.initial)
+    drops = [masks_lib.drop_counts(state.masks, d, scope=ramp.scope) for d in densities]
+    drops = jax.tree.map(lambda *j: jnp.array(j, jnp.int32), *drops)
 
-    def prune(masks, params):
-        masks = _magnitude_masks(masks, params, drops[since // ramp.every])
-        return masks, masks_lib.apply(masks, params)
+    def prune(masks, y):
+        drop = jax.tree.map(lambda j: j[since // ramp.every], drops)
+        masks = magnitude_masks(masks, y, drop, ramp.scope)
+        return masks, masks_lib.apply(masks, y)
 
-    masks, params = jax.lax.cond(due, prune, lambda m, p: (m, p), state.masks, state.params)
-    return state._replace(params=params, opt=state.opt._replace(masks=masks))
+    masks, y = jax.lax.cond(due, prune, lambda m, p: (m, p), state.masks, state.y)
+    return state._replace(y=y, opt=state.opt._replace(masks=masks))
 
 
 def set_anchor(state: SparseState) -> SparseState:
@@ -109,14 +139,14 @@ def set_anchor(state: SparseState) -> SparseState:
 
     Example:
       >>> import jax.numpy as jnp, optax, bilevel
-      >>> solver = bilevel.sparse_training(optax.sgd(0.1))
+      >>> solver = bilevel.sparse_training(0.1)
       >>> loss = lambda params, batch: jnp.sum((params["w"] - 1) ** 2)
-      >>> state = solver.init(loss, {"w": jnp.zeros((1, 2))})
+      >>> state = solver.init(bilevel.pruning.problem(loss), None, {"w": jnp.zeros((1, 2))})
       >>> state, _ = solver.step(state, None)
       >>> bilevel.set_anchor(state).anchor[0]["w"]
       Array([[0.2, 0.2]], dtype=float32)
     """
-    anchor = (state.params, state.stats, state.opt.inner_state)
+    anchor = (state.y, state.stats, state.opt.inner_state)
     return state._replace(anchor=jax.tree.map(jnp.copy, anchor))
 
 
@@ -144,9 +174,9 @@ def next_round(
 
     Example:
       >>> import jax.numpy as jnp, optax, bilevel
-      >>> solver = bilevel.sparse_training(optax.sgd(0.1))
+      >>> solver = bilevel.sparse_training(0.1)
       >>> loss = lambda params, batch: jnp.sum((params["w"] - jnp.array([[3.0, 1.0]])) ** 2)
-      >>> state = solver.init(loss, {"w": jnp.full((1, 2), 0.5)})
+      >>> state = solver.init(bilevel.pruning.problem(loss), None, {"w": jnp.full((1, 2), 0.5)})
       >>> state, _ = solver.step(state, None)
       >>> state.params["w"], bilevel.next_round(state, drop=1).params["w"]
       (Array([[1. , 0.6]], dtype=float32), Array([[0.5, 0. ]], dtype=float32))
@@ -158,54 +188,65 @@ def next_round(
     _checks.choice("style", style, ["rewind", "finetune", "reinit"])
     if (fresh is None) == (style == "reinit"):
         raise ValueError("fresh parameters are needed by style='reinit', and by it alone")
-    masks = _magnitude_masks(state.masks, state.params, drop)
-    params, stats, inner = state.anchor
+    one_count = jax.tree_util.treedef_is_leaf(jax.tree.structure(drop))
+    scope = "global" if one_count else "layer"
+    masks = magnitude_masks(state.masks, state.y, drop, scope)
+    y, stats, inner = state.anchor
     if style == "finetune":
-        params, stats = state.params, state.stats
+        y, stats = state.y, state.stats
     if style == "reinit":
-        params = fresh
+        y = fresh
+    y = masks_lib.apply(masks, y)
+    return state._replace(
+        y=y,
+        stats=stats,
+        opt=state.opt._replace(masks=masks, inner_state=_rewound(inner, state.start.value(y), y)),
+        rate=jnp.float32(rate),
+    )
+
+
+def _rewound(inner: Any, new: Any, params: Any) -> Any:
+    """``inner`` with its arrays as they start from ``params``, and its counters as they are.
+
+    Moments start from zero; optimizers that keep copies of the parameters (schedule-free, Prodigy,
+    SAM) start from the new ones.
+    """
     like = jax.tree.structure(params), [x.shape for x in jax.tree.leaves(params)]
 
     def is_params(node):
         return (jax.tree.structure(node), [jnp.shape(x) for x in jax.tree.leaves(node)]) == like
 
-    def clear(node):
-        return jax.tree.map(jnp.zeros_like, node) if is_params(node) else node
+    def choose(old, start):
+        return start if is_params(old) or jnp.ndim(old) else old
 
-    inner = jax.tree.map(clear, inner, is_leaf=is_params)
-    return state._replace(
-        params=masks_lib.apply(masks, params),
-        stats=stats,
-        opt=state.opt._replace(masks=masks, inner_state=inner),
-        rate=jnp.float32(rate),
-    )
+    return jax.tree.map(choose, inner, new, is_leaf=is_params)
 
 
 def sparse_training(
-    tx: optax.GradientTransformation,
+    lower_step: Any,
     *,
     gradual: Gradual | None = None,
     axis_name: str | None = None,
-) -> _common.PruningSolver:
+) -> Solver:
     r"""Trains the weights that masks keep; pruned ones and their moments stay exactly zero.
 
     .. math::
-      \theta \leftarrow m \odot \left(\theta + r\,\mathrm{tx}(m \odot \nabla\ell(\theta))\right)
+      \theta \leftarrow m \odot \left(\theta + r\,\mathrm{lower}(m \odot \nabla\ell(\theta))\right)
 
     with a factor :math:`r` that is 1 unless :func:`next_round` says otherwise.
 
     Args:
-      tx: Optimizer, weight decay included.
+      lower_step: Step of the weights: an optax optimizer, weight decay included, or a number or
+        schedule for SGD.
       gradual: Gradual magnitude pruning during training (GMP).
       axis_name: Mapped axis to average over inside the user's own ``pmap`` or ``shard_map``.
 
     Returns:
-      A solver of three functions. ``init(loss, params, stats=None, *, masks=None)`` starts from
-      ``params`` under boolean ``masks`` (``None`` where a leaf is not pruned; default: every
-      prunable weight is kept), with ``loss(params, batch) -> scalar``, or, where ``stats`` are
-      given, ``loss(params, stats, batch) -> (scalar, new_stats)``. ``step(state, batch)`` updates
-      the kept weights, with metrics ``loss`` and ``density``. ``export(state)`` returns
-      ``(params, masks)``.
+      A :class:`bilevel.Solver`. ``init(problem, x0, y0, *, stats=None)`` takes a problem of
+      :func:`bilevel.pruning.problem`, boolean masks ``x0`` (None: every prunable weight is kept)
+      and parameters ``y0``. ``step(state, batch)`` updates the kept weights, with metrics ``loss``
+      and ``density``. ``export(state)`` returns ``(params, masks)``; it warns of a ramp that has
+      not ended, and of layers without a weight.
 
     Raises:
       ValueError: On a ramp outside its ranges; at ``init`` when no leaf is prunable or a mask does
@@ -215,7 +256,7 @@ def sparse_training(
       >>> import jax.numpy as jnp, optax, bilevel
       >>> solver = bilevel.sparse_training(optax.sgd(0.1, momentum=0.9))
       >>> loss = lambda params, batch: jnp.mean((batch @ params["w"] - 1) ** 2)
-      >>> state = solver.init(loss, {"w": jnp.array([[0.3], [0.2]])})
+      >>> state = solver.init(bilevel.pruning.problem(loss), None, {"w": jnp.array([[0.3], [0.2]])})
       >>> for _ in range(5):
       ...   state, metrics = solver.step(state, jnp.array([[1.0, 0.0]]))
       >>> state = bilevel.next_round(state, drop=1)
@@ -226,36 +267,49 @@ def sparse_training(
       Frankle and Carbin, The Lottery Ticket Hypothesis, ICLR 2019; Zhu and Gupta, To prune, or
       not to prune, 2017.
     """
+    tx = _common.step("lower_step", lower_step)
     if gradual is not None:
-        density_lib.cubic(0, **gradual._asdict())  # Checks the ranges.
+        masks_lib.Cut(scope=gradual.scope)  # Checks the ranges.
+        density_lib.cubic(0, **{k: v for k, v in gradual._asdict().items() if k != "scope"})
 
-    def init(
-        loss: Callable[..., Any], params: Any, stats: Any = None, *, masks: Any = None
-    ) -> SparseState:
-        masks = masks_lib.ones(params) if masks is None else masks
-        params, stats = jax.tree.map(jnp.array, (masks_lib.apply(masks, params), stats))
+    def init(problem: Problem, x0: Any, y0: Any, *, stats: Any = None) -> SparseState:
+        _common.check_problem(problem)
+        masks = masks_lib.ones(y0) if x0 is None else x0
+        masks, y, stats = _common.copy((masks, masks_lib.apply(masks, y0), stats))
         state = SparseState(
-            loss=_common.Static(loss),
+            problem=problem,
             count=jnp.int32(0),
-            params=params,
+            y=y,
             stats=stats,
-            opt=optim.masked_update(tx, masks).init(params),
+            opt=optim.masked_update(tx, lambda _: masks).init(y),
             rate=jnp.float32(1.0),
             anchor=None,
+            start=Static(tx.init),
         )
         return set_anchor(state)
 
     def step(state: SparseState, batch: Any) -> tuple[SparseState, dict[str, Any]]:
         if gradual is not None:
             state = _gradual(state, gradual)
-        value, stats, g = _common.gradient(state.loss, state.params, state.stats, batch, axis_name)
+        value, stats, g = _common.gradient(state.problem, state.y, state.stats, batch, axis_name)
         masked = optim.masked_update(_with_rate(tx))
-        updates, opt = masked.update(g, state.opt, state.params, rate=state.rate)
-        params = optax.apply_updates(state.params, updates)
-        state = state._replace(count=state.count + 1, params=params, stats=stats, opt=opt)
+        updates, opt = masked.update(g, state.opt, state.y, rate=state.rate)
+        y = optax.apply_updates(state.y, updates)
+        state = state._replace(count=state.count + 1, y=y, stats=stats, opt=opt)
         return state, {"loss": value, "density": masks_lib.density(state.masks)}
 
     def export(state: SparseState) -> tuple[Any, Any]:
-        return masks_lib.apply(state.masks, state.params), state.masks
+        layers = len(jax.tree.leaves(state.masks))
+        masks_lib.warn(state.masks, None if gradual is None else gradual.final, slack=layers)
+        return _common.copy((masks_lib.apply(state.masks, state.y), state.masks))
 
-    return _common.PruningSolver(init, step, export, axis_name)
+    return Solver(
+        init,
+        step,
+        axis_name,
+        name="sparse_training",
+        gradients=Gradients(lower=1),
+        batch="one",
+        step_names=("lower_step",),
+        export=export,
+    )

@@ -1,10 +1,14 @@
 """Scores that say which weights matter. In every one of them the larger score is kept."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bilevel.pruning import density as density_lib
 from bilevel.pruning import masks as masks_lib
@@ -16,6 +20,16 @@ __all__ = ["grasp", "magnitude", "popup", "random", "snip", "synflow", "synflow_
 def _on(chosen: Any, params: Any) -> Callable[[Any], Any]:
     """A function that puts the prunable leaves back among the others."""
     return lambda z: masks_lib.map_leaves(lambda new, x: x if new is None else new, z, params)
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    """``x`` in float32 at least, where products and sums neither overflow nor vanish."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _share(raw: Any, total: jax.Array) -> Any:
+    """``raw`` divided by ``total``; zero where nothing has a score."""
+    return jax.tree.map(lambda x: jnp.where(total > 0, x / jnp.where(total > 0, total, 1), 0), raw)
 
 
 def magnitude(params: Any, rule: masks_lib.Rule | None = None) -> Any:
@@ -40,12 +54,26 @@ def random(key: jax.Array, params: Any, rule: masks_lib.Rule | None = None) -> A
     leaves, treedef = jax.tree.flatten(masks_lib.prunable(params, rule))
     keys = jax.random.split(key, len(leaves))
     # Never 0, so that a score of 0 always means pruned.
-    draws = [1 - jax.random.uniform(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
+    draws = [
+        # In float32 at least: the few numbers of a 16-bit float would be equal, and equal scores
+        # are dropped in their order.
+        1 - jax.random.uniform(k, x.shape, jnp.promote_types(x.dtype, jnp.float32))
+        for k, x in zip(keys, leaves, strict=True)
+    ]
     return jax.tree.unflatten(treedef, draws)
 
 
 def popup(params: Any, rule: masks_lib.Rule | None = None) -> Any:
     r"""Initial popup scores of Hydra: :math:`\sqrt{6/\text{fan}_{in}}\;\theta / \max|\theta|`.
+
+    A layer of zeros has scores of zero.
+
+    Args:
+      params: Parameters of a dense model.
+      rule: Which leaves are prunable; see :func:`bilevel.masks.prunable`.
+
+    Returns:
+      Scores, ``None`` where nothing is pruned.
 
     Example:
       >>> import jax.numpy as jnp, bilevel
@@ -58,7 +86,9 @@ def popup(params: Any, rule: masks_lib.Rule | None = None) -> Any:
 
     def one(w):
         fan_in = w.size // w.shape[-1]
-        return jnp.sqrt(6 / fan_in).astype(w.dtype) * w / jnp.max(jnp.abs(w))
+        largest = jnp.max(jnp.abs(w))
+        scale = jnp.sqrt(6 / fan_in).astype(w.dtype)
+        return scale * w / jnp.where(largest > 0, largest, 1)
 
     return jax.tree.map(one, masks_lib.prunable(params, rule))
 
@@ -87,9 +117,8 @@ def snip(
     chosen = masks_lib.prunable(params, rule)
     put = _on(chosen, params)
     g = jax.grad(lambda z: loss(put(z), batch))(chosen)
-    raw = jax.tree.map(lambda w, g: jnp.abs(w * g), chosen, g)
-    total = sum(x.sum() for x in jax.tree.leaves(raw))
-    return jax.tree.map(lambda x: x / total, raw)
+    raw = jax.tree.map(lambda w, g: jnp.abs(_wide(w) * _wide(g)), chosen, g)
+    return _share(raw, sum(x.sum() for x in jax.tree.leaves(raw)))
 
 
 def grasp(
@@ -133,7 +162,7 @@ def grasp(
     gradient = jax.grad(lambda z: sum(loss(put(z), b) for b in batches))
     g = gradient(chosen)
     _, hg = jax.jvp(gradient, (chosen,), (g,))
-    raw = jax.tree.map(jnp.multiply, chosen, hg)
+    raw = jax.tree.map(lambda w, hg: _wide(w) * _wide(hg), chosen, hg)
     total = jnp.abs(sum(x.sum() for x in jax.tree.leaves(raw)))
     return jax.tree.map(lambda x: x / (total + 1e-10), raw)
 
@@ -146,12 +175,24 @@ def synflow(
     .. math::
       R = \mathbb{1}^\top f_{|\theta|}(x), \qquad x = \mathbb{1}
 
+    R grows exponentially with the depth: by a factor of 18 per layer of 256 units. It is computed
+    in float64, on the CPU (an accelerator may have none), and where the scores are beyond the range
+    of the parameters' dtype all of them are divided by one power of two. That keeps their order.
+
     Args:
-      forward: ``forward(params, x) -> logits``, in evaluation mode.
+      forward: ``forward(params, x) -> logits``, in evaluation mode. It must not cast to a narrower
+        dtype of its own.
       params: Every array the forward pass reads (biases and BatchNorm statistics too): all are
         replaced by their magnitudes, as in the authors' code.
       x: Ones of the input's shape, with a batch of one.
       rule: Which leaves are prunable; see :func:`bilevel.masks.prunable`.
+
+    Returns:
+      Scores, ``None`` where nothing is pruned.
+
+    Raises:
+      ValueError: When the scores are beyond the range of float64, or of a dtype that ``forward``
+        casts to (a leaf is named).
 
     Example:
       >>> import jax.numpy as jnp, bilevel
@@ -162,11 +203,51 @@ def synflow(
     References:
       Tanaka et al., Pruning neural networks without any data, NeurIPS 2020.
     """
+    dtypes = jax.tree.map(lambda p: jnp.asarray(p).dtype, masks_lib.prunable(params, rule))
+    with _float64():
+        scores = jax.jit(functools.partial(_synflow, forward, rule))(*_doubled(params, x))
+        _refuse_overflow(scores)
+        largest = max(float(s.max()) for s in jax.tree.leaves(scores))
+        limit = min(float(jnp.finfo(d).max) for d in jax.tree.leaves(dtypes))
+        # A square root of the range is left below and above.
+        if largest > limit / 2:
+            scale = 2.0 ** (math.floor(math.log2(limit) / 2) - math.ceil(math.log2(largest)))
+            scores = jax.tree.map(lambda s: s * scale, scores)
+        narrow = jax.tree.map(lambda s, d: np.asarray(s).astype(d), scores, dtypes)
+    return jax.tree.map(jnp.asarray, narrow)
+
+
+def _synflow(forward: Any, rule: Any, params: Any, x: jax.Array) -> Any:
     positive = jax.tree.map(jnp.abs, params)
     chosen = masks_lib.prunable(positive, rule)
     put = _on(chosen, positive)
     g = jax.grad(lambda z: forward(put(z), x).sum())(chosen)
     return jax.tree.map(jnp.multiply, chosen, g)
+
+
+@contextlib.contextmanager
+def _float64() -> Iterator[None]:
+    with jax.default_device(jax.local_devices(backend="cpu")[0]), jax.enable_x64(True):
+        yield
+
+
+def _doubled(*trees: Any) -> Any:
+    """Trees with their floating-point leaves in float64, on the CPU."""
+
+    def double(x):
+        x = np.asarray(x)
+        return jnp.asarray(x.astype(np.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x)
+
+    return jax.tree.map(double, trees)
+
+
+def _refuse_overflow(scores: Any) -> None:
+    for path, s in jax.tree_util.tree_flatten_with_path(scores)[0]:
+        if not bool(jnp.isfinite(s).all()):
+            raise ValueError(
+                f"SynFlow's scores of {masks_lib.path_name(path)} are beyond the range of the "
+                "dtype in which forward computes"
+            )
 
 
 def synflow_masks(
@@ -176,6 +257,8 @@ def synflow_masks(
     density: float,
     rounds: int = 100,
     rule: masks_lib.Rule | None = None,
+    *,
+    min_keep: int = 0,
 ) -> Any:
     r"""Iterative SynFlow: density :math:`\rho^{r/R}` in round r, scores anew on the masked net.
 
@@ -183,6 +266,14 @@ def synflow_masks(
       forward, params, x, rule: See :func:`synflow`.
       density: Final density :math:`\rho`, in (0, 1].
       rounds: :math:`R`; the paper's 100. One compiled round serves them all.
+      min_keep: Least number of weights that every layer keeps, >= 0.
+
+    Returns:
+      Boolean masks, ``None`` where nothing is pruned.
+
+    Raises:
+      ValueError: On a value outside its range, and as :func:`synflow`. A layer that is left
+        without a weight is a warning.
 
     Example:
       >>> import jax.numpy as jnp, bilevel
@@ -190,15 +281,22 @@ def synflow_masks(
       >>> bilevel.criteria.synflow_masks(lambda p, x: x @ p["w"], params, jnp.ones((1, 1)), 0.5, 3)
       {'w': Array([[False,  True]], dtype=bool)}
     """
-    chosen = masks_lib.prunable(params, rule)
-    counts = [masks_lib.drop_counts(chosen, d) for d in density_lib.exponential(density, rounds)]
+    chosen, cut = masks_lib.prunable(params, rule), masks_lib.Cut(min_keep=min_keep)
+    densities = density_lib.exponential(density, rounds)
+    counts = [masks_lib.drop_counts(chosen, d, cut) for d in densities]
 
     @jax.jit
-    def one_round(masks, drop):
-        scores = synflow(forward, masks_lib.apply(masks, params), x, rule)
-        return masks_lib.from_counts(scores, drop)
+    def one_round(masks, params, x, drop):
+        scores = _synflow(forward, rule, masks_lib.apply(masks, params), x)
+        return masks_lib.from_counts(scores, drop, cut), scores
 
-    masks = masks_lib.ones(params, rule)
-    for drop in counts:
-        masks = one_round(masks, drop)
+    with _float64():
+        wide, ones = _doubled(params, x)
+        masks: Any = jax.tree.map(jnp.asarray, jax.device_get(masks_lib.ones(params, rule)))
+        for drop in counts:
+            masks, scores = one_round(masks, wide, ones, np.int32(drop))
+        _refuse_overflow(scores)
+        found = jax.device_get(masks)
+    masks = jax.tree.map(jnp.asarray, found)
+    masks_lib.warn(masks)
     return masks

@@ -125,11 +125,14 @@ class Chain(NamedTuple):
       between: Paths of its bias and of the norm's scale, bias, mean and variance.
       consumer: Path of the next kernel; a dense kernel after flattening has the channel as the
         fastest index of its input axis.
+      at: Where a consumer that reads a concatenation has the producer's first channel; None where
+        it reads the producer alone.
     """
 
     producer: str
     between: tuple[str, ...]
     consumer: str
+    at: int | None = None
 
 
 def _flat(tree: Any) -> dict[str, Any]:
@@ -137,23 +140,49 @@ def _flat(tree: Any) -> dict[str, Any]:
     return {masks_lib.path_name(p): x for p, x in pairs}
 
 
-def _alive(masks: dict[str, Any], chain: Chain) -> np.ndarray:
-    """Which channels between the two layers are both made and read."""
-    for name in (chain.producer, chain.consumer):
-        if name not in masks:
-            raise ValueError(f"{name} is no leaf; there are {', '.join(masks)}")
-    made, read = masks[chain.producer], masks[chain.consumer]
-    if made is None and read is None:
-        raise ValueError(f"neither {chain.producer} nor {chain.consumer} is masked")
-    alive: Any = None
-    if made is not None:
-        alive = np.asarray(made).any(tuple(range(made.ndim - 1)))
-    if read is not None:
-        inputs = np.moveaxis(np.asarray(read), -2, 0).reshape(read.shape[-2], -1).any(1)
-        width = inputs.size if alive is None else alive.size
-        inputs = inputs.reshape(-1, width).any(0)
-        alive = inputs if alive is None else alive & inputs
-    return alive
+def _places(chain: Chain, channels: int, width: int, convolution: bool) -> np.ndarray:
+    """Returns the inputs of the consumer that read each channel, shape (positions, channels)."""
+    if chain.at is not None:
+        if not 0 <= chain.at <= width - channels:
+            raise ValueError(
+                f"at must be in [0, {width - channels}] for the {channels} channels of "
+                f"{chain.producer} among the {width} inputs of {chain.consumer}, got {chain.at}"
+            )
+        return chain.at + np.arange(channels)[None]
+    # Only what a convolution leaves can be flattened, and only a dense layer reads it so.
+    if width != channels and (convolution or width % channels):
+        raise ValueError(
+            f"{chain.consumer} has {width} inputs for the {channels} channels of {chain.producer}: "
+            "of a concatenation say where they begin, Chain(..., at=)"
+        )
+    return np.arange(width).reshape(-1, channels)
+
+
+def _alive(
+    params: dict[str, Any], masks: dict[str, Any], chains: list[Chain]
+) -> dict[str, np.ndarray]:
+    """Which channels of each producer are both made and read, by the producer's path."""
+    made: dict[str, Any] = {}
+    read: dict[str, Any] = {}
+    for chain in chains:
+        for name in (chain.producer, chain.consumer):
+            if params.get(name) is None:
+                raise ValueError(f"{name} is no leaf; there are {', '.join(params)}")
+        makes, reads = masks.get(chain.producer), masks.get(chain.consumer)
+        if makes is None and reads is None:
+            raise ValueError(f"neither {chain.producer} nor {chain.consumer} is masked")
+        producer, consumer = np.shape(params[chain.producer]), np.shape(params[chain.consumer])
+        alone = len(producer) == 2 or len(consumer) > 2
+        places = _places(chain, producer[-1], consumer[-2], alone)
+        if makes is not None:
+            made[chain.producer] = np.asarray(makes).any(tuple(range(len(producer) - 1)))
+        inputs = np.ones(consumer[-2], bool)
+        if reads is not None:
+            inputs = np.moveaxis(np.asarray(reads), -2, 0).reshape(consumer[-2], -1).any(1)
+        # A channel that several layers read stays while one of them does.
+        used = inputs[places].any(0)
+        read[chain.producer] = used | read.get(chain.producer, np.zeros_like(used))
+    return {name: made.get(name, True) & used for name, used in read.items()}
 
 
 def tie(params: Any, masks: Any, chains: list[Chain]) -> Any:
@@ -183,12 +212,12 @@ def tie(params: Any, masks: Any, chains: list[Chain]) -> Any:
       Array([ True, False], dtype=bool)
     """
     flat = _flat(masks)
+    alive = _alive(_flat(params), flat, chains)
     extra = {}
     for chain in chains:
-        alive = _alive(flat, chain)
         for name in chain.between:
             if name in flat:
-                extra[name] = jnp.asarray(alive)
+                extra[name] = jnp.asarray(alive[chain.producer])
     return jax.tree_util.tree_map_with_path(
         lambda path, m, _: extra.get(masks_lib.path_name(path), m),
         masks, params, is_leaf=lambda x: x is None,
@@ -212,8 +241,8 @@ def shrink(params: Any, stats: Any, masks: Any, chains: list[Chain]) -> tuple[An
       ``(params, stats)``, smaller.
 
     Raises:
-      ValueError: On a path that is not there, a chain without masks, or a chain left without a
-        channel.
+      ValueError: On a path that is not there, a chain without masks, a layer left without a
+        channel, or a consumer with other inputs than the producer has channels.
 
     Example:
       >>> import jax.numpy as jnp
@@ -224,28 +253,39 @@ def shrink(params: Any, stats: Any, masks: Any, chains: list[Chain]) -> tuple[An
       >>> small["a"].shape, small["b"].shape
       ((3, 2), (2, 2))
     """
-    flat_masks = _flat(masks)
     params = masks_lib.apply(masks, params)
-    cuts: dict[str, list[tuple[int, np.ndarray]]] = {}
-    for chain in chains:
-        alive = _alive(flat_masks, chain)
-        if not alive.any():
-            raise ValueError(f"no channel is left between {chain.producer} and {chain.consumer}")
-        kept = np.flatnonzero(alive)
-        for name in (chain.producer, *chain.between):
-            cuts.setdefault(name, []).append((-1, kept))
-        read = flat_masks[chain.consumer]
-        width = _flat(params)[chain.consumer].shape[-2] if read is None else read.shape[-2]
-        places = np.arange(width).reshape(-1, len(alive))[:, kept].ravel()
-        cuts.setdefault(chain.consumer, []).append((-2, places))
     known = {**_flat(params), **_flat(stats)}
-    for name in cuts:
-        if name not in known:
+    alive = _alive(known, _flat(masks), chains)
+    for chain in chains:
+        if not alive[chain.producer].any():
+            raise ValueError(f"no channel is left between {chain.producer} and {chain.consumer}")
+    # What stays, by path and axis. A norm may span a concatenation, and a layer read several.
+    cuts: dict[tuple[str, int], np.ndarray] = {}
+
+    def keep(name, axis, places, kept):
+        if known.get(name) is None:
             raise ValueError(f"{name} is no leaf; there are {', '.join(known)}")
+        size = np.shape(known[name])[axis]
+        if places.max() >= size:
+            raise ValueError(f"{name} has {size} channels, a chain cuts channel {places.max()}")
+        cuts.setdefault((name, axis), np.ones(size, bool))[places] &= kept
+
+    for chain in chains:
+        kept = alive[chain.producer]
+        for name in (chain.producer, *chain.between):
+            keep(name, -1, np.arange(len(kept)), kept)
+            if np.shape(known[name])[-1] != len(kept):
+                raise ValueError(
+                    f"{name} has {np.shape(known[name])[-1]} channels, {chain.producer} "
+                    f"{len(kept)}; a norm of a concatenation cannot be cut"
+                )
+        width = np.shape(known[chain.consumer])[-2]
+        keep(chain.consumer, -2, _places(chain, len(kept), width, False), kept)
 
     def cut(path, x):
-        for axis, kept in cuts.get(masks_lib.path_name(path), ()):
-            x = jnp.take(x, kept, axis=axis)
+        for axis in (-1, -2):
+            kept = cuts.get((masks_lib.path_name(path), axis))
+            x = x if kept is None else jnp.take(x, np.flatnonzero(kept), axis=axis)
         return x
 
     return (

@@ -2,21 +2,27 @@
 
 import dataclasses
 import functools
+import itertools
+import math
 import re
-from collections.abc import Callable
-from typing import Any
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import PartitionSpec, reshard
 
 from bilevel.pruning._select import drop_smallest, drop_smallest_on_host, on_host
 from optim import _checks, _paths, _xla_cpu
 
 __all__ = [
+    "Axes",
     "Cut",
     "apply",
+    "axes_of",
     "count",
     "cut_of",
     "default_rule",
@@ -79,8 +85,9 @@ def prunable(params: Any, rule: Rule | None = None, structure: str = "weight") -
     Args:
       params: Any pytree of arrays: plain, Linen, an NNX state, with ``None`` leaves or without.
       rule: ``(path, leaf) -> bool``, with paths like ``Dense_0/kernel``; default:
-        :func:`default_rule`, and for ``structure`` filter and channel convolutions only, so that
-        the classifier stays dense, as in the BiP paper. The first convolution counts.
+        :func:`default_rule`, and for ``structure`` filter and channel leaves of three axes or more
+        only, so that the classifier stays dense, as in the BiP paper. The first convolution
+        counts; kernels of attentions and stacked layers do too.
       structure: See :class:`Cut`.
 
     Returns:
@@ -111,6 +118,67 @@ def prunable(params: Any, rule: Rule | None = None, structure: str = "weight") -
     return chosen
 
 
+class Axes(NamedTuple):
+    """Which axes of a kernel are which; the others are positions of a window.
+
+    Attributes:
+      inputs: The axes that are contracted with the input.
+      outputs: The axes of the output.
+      stacked: How many leading axes stack layers that are scanned over.
+    """
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    stacked: int = 0
+
+
+_QUERY = {"query", "key", "value", "q", "k", "v", "qkv", "kv"}
+_ATTENTION = {"attention", "attn", "mha"}
+_STACKS = {"layers", "blocks", "stack", "stacked", "scan", "scanned", "repeated"}
+
+
+def _words(name: str) -> list[str]:
+    return [w.lower() for w in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name)]
+
+
+def axes_of(path: str, ndim: int, siblings: Iterable[str] = ()) -> Axes:
+    """Returns the axes of a kernel in Flax's layout, by its path.
+
+    A query, key or value is (in, heads, head_dim), the output of an attention (heads, head_dim,
+    out); everything else is (window ..., in, out). Below a part called layers, blocks, stack or
+    scan that no number follows, a leading axis stacks the layers.
+
+    Args:
+      path: Path of the leaf, such as ``attention/query/kernel``.
+      ndim: Its number of axes.
+      siblings: Names of the modules beside its own: an ``out`` beside a query is an attention's.
+
+    Returns:
+      The :class:`Axes`.
+
+    Example:
+      >>> axes_of("attention/query/kernel", 3)
+      Axes(inputs=(0,), outputs=(1, 2), stacked=0)
+      >>> axes_of("layers/dense/kernel", 3)
+      Axes(inputs=(1,), outputs=(2,), stacked=1)
+    """
+    parts = [_words(part) for part in path.split("/")]
+    stacked = 0
+    for part, after in itertools.zip_longest(parts, parts[1:]):
+        number = any(word.isdigit() for word in [*part[-1:], *(after or [])[:1]])
+        if ndim >= 3 and _STACKS.intersection(part) and not number:
+            stacked = 1
+    own = {word for part in parts[-2:] for word in part}
+    known = {word for part in parts for word in part} | {w for s in siblings for w in _words(s)}
+    attention = bool(known & (_ATTENTION | _QUERY)) or any(w.endswith("attention") for w in known)
+    first, rest = stacked, ndim - stacked
+    if rest == 3 and own & _QUERY:
+        return Axes((first,), (first + 1, first + 2), stacked)
+    if rest == 3 and attention and own & {"out", "o", "output"}:
+        return Axes((first, first + 1), (first + 2,), stacked)
+    return Axes((ndim - 2,), (ndim - 1,), stacked)
+
+
 @dataclasses.dataclass(frozen=True)
 class Cut:
     """How masks are cut from scores: what competes, in which units, along which axes.
@@ -118,17 +186,21 @@ class Cut:
     Functions that take a ``cut`` take its fields as keyword arguments too.
 
     Attributes:
-      scope: ``"global"``, one cut through all leaves together, or ``"layer"``, one in each leaf.
+      scope: ``"global"``, one cut through all leaves together, or ``"layer"``, one in each layer
+        (each leaf, and each of the layers that a leaf stacks).
         Default: global for single weights, layer for the structures, as in BiP.
       structure: ``"weight"``; ``"filter"`` or ``"channel"``, whole slices along the output or
-        input axis by their norm; or ``"N:M"``, the N largest of each M consecutive entries along
-        the input axis.
-      min_keep: Least number of entries (filters, channels) that every leaf keeps, >= 0. With the
+        input axes by their norm; or ``"N:M"``, the N largest of each M consecutive entries along
+        the input axes, which are what a product contracts.
+      min_keep: Least number of entries (filters, channels) that every layer keeps, >= 0. With the
         scope global the others make up for it, as far as they can.
       absolute: Whether scores are compared by magnitude; criteria with a sign (GraSP) set False.
-      output_axis: The axis of filters: -1 in Flax, 0 in PyTorch.
-      input_axis: The axis of channels and of N:M groups: -2 in Flax, 1 in PyTorch.
+      output_axis: The axis of filters: 0 in PyTorch and Equinox. Default: by :func:`axes_of`,
+        -1 for dense layers and convolutions in Flax.
+      input_axis: The axis of channels and of N:M groups: 1 in PyTorch and Equinox. Default: by
+        :func:`axes_of`, -2 for dense layers and convolutions in Flax.
       p: Norm of the slices, 1 or 2.
+      axes: A function from the path and the leaf to its :class:`Axes`, for other layouts.
 
     Raises:
       ValueError: On a value outside its range.
@@ -144,9 +216,10 @@ class Cut:
     structure: str = "weight"
     min_keep: int = 0
     absolute: bool = True
-    output_axis: int = -1
-    input_axis: int = -2
+    output_axis: int | None = None
+    input_axis: int | None = None
     p: int = 2
+    axes: Callable[[str, Any], Axes] | None = None
 
     def __post_init__(self):
         if self.scope is not None:
@@ -172,10 +245,23 @@ class Cut:
         """Whether each leaf has a cut of its own."""
         return (self.scope or ("global" if self.structure == "weight" else "layer")) == "layer"
 
-    @property
-    def axis(self) -> int:
-        """The axis along which slices are counted or groups of M run."""
-        return self.output_axis if self.structure == "filter" else self.input_axis
+    def of(self, path: str, leaf: Any, siblings: Iterable[str] = ()) -> Axes:
+        """Returns the axes of a leaf, none of them negative; see :func:`axes_of`."""
+        ndim = jnp.ndim(leaf)
+        if self.axes is not None:
+            axes = self.axes(path, leaf)
+        elif self.output_axis is None and self.input_axis is None:
+            axes = axes_of(path, ndim, siblings)
+        else:
+            out = -1 if self.output_axis is None else self.output_axis
+            into = -2 if self.input_axis is None else self.input_axis
+            axes = Axes((into,), (out,))
+        inputs, outputs = (tuple(i % max(ndim, 1) for i in part) for part in axes[:2])
+        return Axes(inputs, outputs, axes.stacked)
+
+    def units(self, axes: Axes) -> tuple[int, ...]:
+        """The axes along which slices are counted or groups of M run."""
+        return axes.outputs if self.structure == "filter" else axes.inputs
 
 
 def cut_of(cut: Cut | None, **fields: Any) -> Cut:
@@ -189,39 +275,58 @@ def _drop(n: int, density: Any) -> int:
     return int((1 - float(density)) * n)
 
 
-def groups(scores: jax.Array, axis: int, p: int = 2) -> jax.Array:
+def groups(scores: jax.Array, axis: int | tuple[int, ...], p: int = 2) -> jax.Array:
     """Returns the norms of the slices of ``scores`` along ``axis``: one number per filter.
 
     Args:
-      scores: An array of two axes or more.
-      axis: The axis that the slices are counted along.
+      scores: An array of two axes or more. Sums of 16-bit floats are made in float32.
+      axis: The axis, or axes, that the slices are counted along.
       p: 1 or 2.
 
     Returns:
-      An array of shape ``(scores.shape[axis],)``.
+      An array of shape ``(scores.shape[axis],)``, or with the several axes in their order.
 
     Example:
       >>> import jax.numpy as jnp, bilevel
       >>> bilevel.masks.groups(jnp.array([[3.0, 0.0], [-4.0, 1.0]]), axis=-1)
       Array([5., 1.], dtype=float32)
     """
-    others = tuple(i for i in range(scores.ndim) if i != axis % scores.ndim)
-    x = jnp.abs(scores)
+    kept = {i % scores.ndim for i in ((axis,) if isinstance(axis, int) else axis)}
+    others = tuple(i for i in range(scores.ndim) if i not in kept)
+    x = jnp.abs(scores.astype(jnp.promote_types(scores.dtype, jnp.float32)))
     return x.sum(others) if p == 1 else jnp.sqrt(jnp.square(x).sum(others))
 
 
-def _check_fit(scores: Any, cut: Cut) -> None:
-    for path, x in jax.tree_util.tree_flatten_with_path(scores)[0]:
-        name, shape = path_name(path), jnp.shape(x)
+def _above(name: str) -> tuple[str, str]:
+    """The path of the module above that of a leaf, and the name of the leaf's."""
+    *above, module, _ = ["", *name.split("/")]
+    return "/".join(above), module
+
+
+def _axes(scores: Any, cut: Cut) -> Any:
+    """Returns the axes of each leaf, in a list; raises where the structure does not fit one."""
+    flat = jax.tree_util.tree_flatten_with_path(scores)[0]
+    flat = [(path_name(_paths.of_variable(path)), x) for path, x in flat]
+    beside: dict[str, set[str]] = {}
+    for name, _ in flat:
+        parent, module = _above(name)
+        beside.setdefault(parent, set()).add(module)
+    found = []
+    for name, x in flat:
+        shape = jnp.shape(x)
+        axes = cut.of(name, x, beside[_above(name)[0]])
+        found.append(axes)
         if cut.structure != "weight" and len(shape) < 2:
             raise ValueError(
                 f"structure {cut.structure!r} needs two or more axes: {name} is {shape}"
             )
-        if cut.n_of_m and shape[cut.axis] % cut.n_of_m[1]:
+        length = math.prod(shape[i] for i in axes.inputs) if len(shape) > 1 else 1
+        if cut.n_of_m and length % cut.n_of_m[1]:
             raise ValueError(
                 f"structure {cut.structure!r} needs an axis of a multiple of {cut.n_of_m[1]}: "
-                f"{name} is {shape}, axis {cut.axis}"
+                f"{name} is {shape}, with inputs along {axes.inputs}"
             )
+    return found
 
 
 def drop_counts(scores: Any, density: Any, cut: Cut | None = None, **fields: Any) -> Any:
@@ -234,7 +339,8 @@ def drop_counts(scores: Any, density: Any, cut: Cut | None = None, **fields: Any
       **fields: Fields of the cut that differ from ``cut``.
 
     Returns:
-      One integer for the scope global, else a tree of one integer per leaf.
+      One integer for the scope global, else a tree of one integer per leaf, which counts for each
+      of the layers that a leaf stacks.
 
     Raises:
       ValueError: On a density outside (0, 1] or a structure that does not fit a leaf (named).
@@ -245,13 +351,18 @@ def drop_counts(scores: Any, density: Any, cut: Cut | None = None, **fields: Any
       15
     """
     cut = cut_of(cut, **fields)
-    _check_fit(scores, cut)
 
-    def entries(x):
+    def entries(x, axes):
         shape = jnp.shape(x)
-        return int(np.prod(shape)) if cut.structure == "weight" else shape[cut.axis]
+        if cut.structure != "weight":
+            layers = 1 if cut.by_layer else math.prod(shape[: axes.stacked])
+            return layers * math.prod(shape[i] for i in cut.units(axes))
+        return math.prod(shape[axes.stacked :] if cut.by_layer else shape)
 
-    sizes = jax.tree.map(entries, scores)
+    leaves, treedef = jax.tree.flatten(scores)
+    found = _axes(scores, cut)
+    counts = [entries(x, axes) for x, axes in zip(leaves, found, strict=True)]
+    sizes = jax.tree.unflatten(treedef, counts)
     if cut.n_of_m:
         n, m = cut.n_of_m
         if density is not None and abs(float(density) - n / m) > 1e-9:
@@ -267,12 +378,13 @@ def drop_counts(scores: Any, density: Any, cut: Cut | None = None, **fields: Any
     return jax.tree.map(_drop, sizes, density)
 
 
-def _masks_n_of_m(x, cut):
+def _masks_n_of_m(x, axes, cut):
     n, m = cut.n_of_m
-    y = jnp.moveaxis(jnp.abs(x) if cut.absolute else x, cut.axis, -1)
+    last = tuple(range(x.ndim - len(axes.inputs), x.ndim))
+    y = jnp.moveaxis(jnp.abs(x) if cut.absolute else x, axes.inputs, last)
     blocks = y.reshape(-1, m)
     rank = jnp.argsort(jnp.argsort(blocks, axis=-1, stable=True), axis=-1, stable=True)
-    return jnp.moveaxis((rank >= m - n).reshape(y.shape), -1, cut.axis)
+    return jnp.moveaxis((rank >= m - n).reshape(y.shape), last, axes.inputs)
 
 
 def _floored(leaves: list[jax.Array], drop: Any, cut: Cut) -> list[jax.Array]:
@@ -301,8 +413,6 @@ def _floored(leaves: list[jax.Array], drop: Any, cut: Cut) -> list[jax.Array]:
 
 
 def _by_layer(leaves: list[jax.Array], drops: list[Any], cut: Cut) -> list[jax.Array]:
-    if len(drops) != len(leaves):
-        raise ValueError(f"{len(drops)} counts for {len(leaves)} leaves")
     if cut.min_keep:
         most = [max(x.size - cut.min_keep, 0) for x in leaves]
         drops = [jnp.minimum(j, n) for j, n in zip(drops, most, strict=True)]
@@ -339,29 +449,71 @@ def from_counts(scores: Any, counts: Any, cut: Cut | None = None, **fields: Any)
 
 @functools.partial(jax.jit, static_argnames="cut")
 def _from_counts(scores: Any, counts: Any, cut: Cut) -> Any:
-    _check_fit(scores, cut)
+    leaves, treedef = jax.tree.flatten(scores)
+    found = _axes(scores, cut)
+    shardings = [_explicit(x) for x in leaves]
+    leaves = [
+        x if s is None else reshard(x, PartitionSpec())
+        for x, s in zip(leaves, shardings, strict=True)
+    ]
     if cut.n_of_m:
-        return jax.tree.map(lambda x: _masks_n_of_m(x, cut), scores)
-    whole = cut.structure == "weight"
-    ranked = scores if whole else jax.tree.map(lambda x: groups(x, cut.axis, cut.p), scores)
-    leaves, treedef = jax.tree.flatten(ranked)
-    if cut.by_layer:
-        masks = _by_layer(leaves, jax.tree.leaves(counts), cut)
-    elif cut.min_keep:
-        masks = _floored(leaves, counts, cut)
+        masks = [_masks_n_of_m(x, axes, cut) for x, axes in zip(leaves, found, strict=True)]
     else:
-        masks = drop_smallest(leaves, counts, cut.absolute)
-    masks = jax.tree.unflatten(treedef, masks)
+        masks = _ranked(leaves, found, counts, cut)
+    masks = [_reshard(m, s) for m, s in zip(masks, shardings, strict=True)]
+    return jax.tree.unflatten(treedef, masks)
 
-    def spread(mask, x):
-        shape = [1] * x.ndim
-        shape[cut.axis] = x.shape[cut.axis]
+
+def _explicit(x: jax.Array) -> Any:
+    """The layout of an array over explicit axes of a mesh, which cannot be cut where it lies."""
+    sharding = jax.typeof(x).sharding
+    return sharding if any(part is not None for part in sharding.spec) else None
+
+
+def _reshard(x: jax.Array, sharding: Any) -> jax.Array:
+    return x if sharding is None else reshard(x, sharding)
+
+
+def _ranked(leaves: list[jax.Array], found: list[Axes], counts: Any, cut: Cut) -> list[jax.Array]:
+    """Masks of single weights, or of slices by their norms."""
+    ranked, kept = leaves, [tuple(range(x.ndim)) for x in leaves]
+    if cut.structure != "weight":
+        kept = [tuple(sorted((*range(a.stacked), *cut.units(a)))) for a in found]
+        ranked = [groups(x, axes, cut.p) for x, axes in zip(leaves, kept, strict=True)]
+    if cut.by_layer or cut.min_keep:
+        # Each of the layers that a leaf stacks is one of its own.
+        layers = [_split(x, a.stacked) for x, a in zip(ranked, found, strict=True)]
+        flat = [x for part in layers for x in part]
+        if cut.by_layer:
+            drops = jax.tree.leaves(counts)
+            if len(drops) != len(leaves):
+                raise ValueError(f"{len(drops)} counts for {len(leaves)} leaves")
+            drops = [j for j, part in zip(drops, layers, strict=True) for _ in part]
+            done = iter(_by_layer(flat, drops, cut))
+        else:
+            done = iter(_floored(flat, counts, cut))
+        parts = [[next(done) for _ in part] for part in layers]
+        masks = [
+            jnp.stack(part).reshape(x.shape) if a.stacked else part[0]
+            for part, x, a in zip(parts, ranked, found, strict=True)
+        ]
+    else:
+        masks = drop_smallest(ranked, counts, cut.absolute)
+
+    def spread(mask, x, axes):
+        shape = [n if i in axes else 1 for i, n in enumerate(x.shape)]
         return jnp.broadcast_to(mask.reshape(shape), x.shape)
 
-    return masks if whole else jax.tree.map(spread, masks, scores)
+    if cut.structure == "weight":
+        return masks
+    return [spread(m, x, axes) for m, x, axes in zip(masks, leaves, kept, strict=True)]
 
 
-def from_scores(scores: Any, density: Any, cut: Cut | None = None, **fields: Any) -> Any:
+def _split(x: jax.Array, stacked: int) -> list[jax.Array]:
+    return list(x.reshape(-1, *x.shape[stacked:])) if stacked else [x]
+
+
+def from_scores(scores: Any, density: Any = None, cut: Cut | None = None, **fields: Any) -> Any:
     r"""Returns the masks that drop the smallest scores, exactly as many as the density says.
 
     .. math::
@@ -373,7 +525,8 @@ def from_scores(scores: Any, density: Any, cut: Cut | None = None, **fields: Any
     Args:
       scores: Pytree of arrays, ``None`` where nothing is pruned (see :func:`prunable`).
       density: Share to keep, in (0, 1]; with ``scope="layer"`` also a tree of one per leaf (the
-        allocators make such trees). A concrete number: traced code uses :func:`from_counts`.
+        allocators make such trees). A concrete number: traced code uses :func:`from_counts`. The
+        structure N:M has a density of its own and needs none.
       cut: How the masks are cut: scope, structure, floor under each leaf, axes.
       **fields: Fields of the cut that differ from ``cut``, such as ``scope="layer"``.
 
@@ -381,7 +534,8 @@ def from_scores(scores: Any, density: Any, cut: Cut | None = None, **fields: Any
       Boolean masks with the structure of ``scores``.
 
     Raises:
-      ValueError: On a density outside (0, 1] or a structure that does not fit a leaf (named).
+      ValueError: On a density outside (0, 1], a structure that does not fit a leaf, or scores that
+        are NaN (the leaf is named). A layer that is left without a weight is a warning.
 
     Example:
       >>> import jax.numpy as jnp, bilevel
@@ -395,11 +549,50 @@ def from_scores(scores: Any, density: Any, cut: Cut | None = None, **fields: Any
     if not jax.tree.leaves(scores):
         raise ValueError("scores has no leaf: nothing is prunable")
     cut = cut_of(cut, **fields)
+    refuse_nan("scores", scores)
     counts = drop_counts(scores, density, cut)
     leaves, treedef = jax.tree.flatten(scores)
     if cut.structure == "weight" and not cut.by_layer and not cut.min_keep and on_host(leaves):
-        return jax.tree.unflatten(treedef, drop_smallest_on_host(leaves, counts, cut.absolute))
-    return _from_counts(scores, counts, cut)
+        found = drop_smallest_on_host(leaves, counts, cut.absolute)
+        masks = jax.tree.unflatten(treedef, found)
+    else:
+        masks = _from_counts(scores, counts, cut)
+    warn(masks)
+    return masks
+
+
+def refuse_nan(name: str, tree: Any) -> None:
+    """Raises ``ValueError`` that names a leaf with NaN; traced leaves pass."""
+    for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        if not isinstance(x, jax.core.Tracer) and bool(jnp.isnan(x).any()):
+            count = int(jnp.isnan(x).sum())
+            raise ValueError(f"{name} must be numbers: {path_name(path)} has {count} NaN")
+
+
+def warn(masks: Any, density: float | None = None, slack: int = 1) -> None:
+    """Warns of layers without a weight, and of a density that was missed; traced masks pass.
+
+    Args:
+      masks: The masks.
+      density: What was asked for, or None.
+      slack: By how many entries the masks may differ from that.
+    """
+    flat = jax.tree_util.tree_flatten_with_path(masks)[0]
+    if any(isinstance(m, jax.core.Tracer) for _, m in flat):
+        return
+    kept = {path_name(path): int(_count(jnp.asarray(m))) for path, m in flat}
+    empty = [name for name, n in kept.items() if not n]
+    if empty:
+        warnings.warn(
+            f"no weight is left in {', '.join(empty)}; min_keep= sets a least number", stacklevel=3
+        )
+    total = sum(m.size for _, m in flat)
+    if density is not None and abs(sum(kept.values()) - density * total) > slack:
+        warnings.warn(
+            f"density {density:g} was missed: {sum(kept.values()) / total:.4g} of the weights are "
+            "kept",
+            stacklevel=3,
+        )
 
 
 def ones(params: Any, rule: Rule | None = None, structure: str = "weight") -> Any:
@@ -455,7 +648,13 @@ def count(masks: Any) -> jax.Array:
       >>> int(bilevel.masks.count({"w": jnp.array([True, False, True]), "bias": None}))
       2
     """
-    return sum((_xla_cpu.count_true(jnp.asarray(m)) for m in jax.tree.leaves(masks)), jnp.int32(0))
+    return sum((_count(jnp.asarray(m)) for m in jax.tree.leaves(masks)), jnp.int32(0))
+
+
+def _count(mask: jax.Array) -> jax.Array:
+    if _explicit(mask) is not None:  # What is split over explicit axes cannot be reshaped.
+        return mask.sum(dtype=jnp.int32)
+    return _xla_cpu.count_true(mask)
 
 
 def density(masks: Any) -> jax.Array:

@@ -30,7 +30,8 @@ def pruning() -> ConfigDict:
         "mask_learning_rate": 10.0,  # BiP's beta; 0.1 and 0.01 of it after 50 and 75 %.
         "inverse_gamma": 1e-4,  # BiP's 1/gamma; 0 drops the implicit term.
         "second_order": True,
-        "compatibility": config_dict.placeholder(str),  # official, official_unaliased.
+        # Of BiP: True for what the authors' program computes; unaliased or implicit for a part.
+        "authors": config_dict.placeholder(object),
         "hydra_learning_rate": 0.1,
         "split_by_seed": True,  # Another split of training and test data for each seed.
     }

@@ -32,8 +32,6 @@ class Stage(NamedTuple):
       batches: As ``optim.loop.run`` takes them.
       start: Step it starts from.
       steps: Step it ends with.
-      cost: Gradient evaluations per step.
-      pairs: Whether a batch is a pair, one for each level.
       method: False for dense training, which all methods share.
     """
 
@@ -43,8 +41,6 @@ class Stage(NamedTuple):
     batches: Callable[[int], Any]
     start: int
     steps: int
-    cost: int = 1
-    pairs: bool = False
     method: bool = True
 
 
@@ -53,7 +49,7 @@ class Job(NamedTuple):
 
     Attributes:
       model: The model.
-      loss: ``loss(params, stats, batch) -> (scalar, stats)``.
+      problem: The loss as a problem of the solvers.
       optimizer: ``optimizer(factor)`` for training ``factor`` times as long.
       prepare: Makes the batch of a step from the data.
       prepare_pair: Makes a pair of batches.
@@ -63,13 +59,13 @@ class Job(NamedTuple):
     """
 
     model: models.Model
-    loss: Callable[..., Any]
+    problem: bilevel.Problem
     optimizer: Callable[[int], optax.GradientTransformation]
     prepare: Callable[..., Any]
     prepare_pair: Callable[..., Any]
     epoch: int
     steps: int
-    solver: bilevel.pruning.PruningSolver
+    solver: bilevel.Solver
 
 
 class Start(NamedTuple):
@@ -150,11 +146,13 @@ def job_of(config: ConfigDict, data_dir: str | None) -> Job:
         return training.cross_entropy(logits, batch["label"])[0].mean(), stats
 
     def prepare_pair(arrays, inputs, key):
-        keys = jax.random.split(key)
-        return tuple(make(arrays, i, k) for i, k in zip(inputs, keys, strict=True))
+        upper, lower = inputs
+        to_lower, to_upper = jax.random.split(key)
+        return make(arrays, upper, to_upper), make(arrays, lower, to_lower)
 
     solver = bilevel.sparse_training(optimizer(1))
-    return Job(model, loss, optimizer, make, prepare_pair, epoch, steps, solver)
+    problem = bilevel.pruning.problem(loss)
+    return Job(model, problem, optimizer, make, prepare_pair, epoch, steps, solver)
 
 
 def data_of(config: ConfigDict, data_dir: str | None) -> tuple[data.Dataset, Any]:
@@ -198,7 +196,7 @@ def plan(job: Job, config: ConfigDict, dataset: data.Dataset) -> tuple[Any, list
         raise ValueError(f"prune.{error}") from error
     if method in AT_INIT:
         masks = AT_INIT[method](start)
-        state = solver.init(job.loss, params, stats, masks=masks)
+        state = solver.init(job.problem, masks, params, stats=stats)
         key = f"{method} {prune.density}"
         return state, [Stage(key, _same, solver, start.batches("data"), 0, job.steps)]
     own = start.batches("data")
@@ -206,7 +204,9 @@ def plan(job: Job, config: ConfigDict, dataset: data.Dataset) -> tuple[Any, list
         Stage("early", _same, solver, own, 0, rewind, method=False),
         Stage("dense", bilevel.set_anchor, solver, own, rewind, job.steps, method=False),
     ]
-    return solver.init(job.loss, params, stats), dense + AFTER_TRAINING[method](start)
+    return solver.init(job.problem, None, params, stats=stats), dense + AFTER_TRAINING[method](
+        start
+    )
 
 
 def _same(state: Any) -> Any:
@@ -254,18 +254,27 @@ def _bip(start: Start) -> list[Stage]:
     job, prune = start.job, start.prune
     solver = _bip_solver(start.options(*_OF_BIP), job)
     # Two orders of the same training set, as in the authors' program.
-    low, up = start.batches("bip_lower"), start.batches("bip_upper")
+    up, low = start.batches("bip_upper"), start.batches("bip_lower")
 
     def enter(s):
-        return solver.init(job.loss, s.params, s.stats, density=prune.density)
+        return solver.init(job.problem, None, s.y, stats=s.stats, density=prune.density)
 
     def pairs(step):
-        return zip(low(step), up(step), strict=True)
+        return zip(up(step), low(step), strict=True)
 
-    return [Stage(start.setting, enter, solver, pairs, 0, job.steps, cost=2, pairs=True)]
+    return [
+        Stage(
+            start.setting,
+            enter,
+            solver,
+            pairs,
+            0,
+            job.steps,
+        )
+    ]
 
 
-_OF_BIP = ("mask_learning_rate", "inverse_gamma", "second_order", "compatibility", "structure")
+_OF_BIP = ("mask_learning_rate", "inverse_gamma", "second_order", "authors", "structure")
 
 
 @config_files.cached(maxsize=64)
@@ -275,9 +284,9 @@ def _bip_solver(prune, job):
         job.optimizer(1),
         optax.sgd(rate, momentum=0.9),
         1.0,  # The density of a run is in its state.
-        gamma=1 / prune.inverse_gamma if prune.inverse_gamma else float("inf"),
+        curvature=1 / prune.inverse_gamma if prune.inverse_gamma else float("inf"),
         second_order=prune.second_order,
-        compatibility=prune.compatibility,
+        authors=prune.authors or False,
         structure=prune.structure,
     )
 
@@ -292,7 +301,7 @@ def _gmp(start: Start) -> list[Stage]:
     solver = _gmp_solver(start.options("density"), job)
 
     def enter(s):
-        return solver.init(job.loss, s.params, s.stats)
+        return solver.init(job.problem, None, s.y, stats=s.stats)
 
     return [Stage(start.setting, enter, solver, start.batches("data", job.steps), 0, steps)]
 
@@ -310,10 +319,10 @@ def _hydra(start: Start) -> list[Stage]:
     solver = _hydra_solver(start.options("hydra_learning_rate", "density"), job)
 
     def enter(s):
-        return solver.init(job.loss, s.params, s.stats)
+        return solver.init(job.problem, None, s.y, stats=s.stats)
 
     def tune(s):
-        return start.job.solver.init(job.loss, s.params, s.stats, masks=s.masks)
+        return job.solver.init(job.problem, s.masks, s.y, stats=s.stats)
 
     return [
         Stage(start.setting, enter, solver, start.batches("data", T), 0, T),

@@ -199,7 +199,9 @@ def test_infinite_bounds_leave_directions_free():
     v = np.array([3.0, -2.0])
     np.testing.assert_array_equal(projections.halfspace(np.ones(2), np.inf)(v), v)
     np.testing.assert_array_equal(projections.ball(np.inf)(v), v)
-    np.testing.assert_array_equal(projections.box([-np.inf, 0.0], [1.0, np.inf])(v), [1, 0])
+    np.testing.assert_array_equal(
+        projections.box(np.array([-np.inf, 0.0]), np.array([1.0, np.inf]))(v), [1, 0]
+    )
     u, xi = projections.polyhedron(np.eye(2), [1.0, -np.inf])((np.zeros(2), np.zeros(2)))
     np.testing.assert_allclose(u, [0.5, 0], atol=1e-6)
     np.testing.assert_allclose(xi, [0.5, 0], atol=1e-6)
@@ -230,7 +232,7 @@ EMPTY = [
     (lambda: projections.affine(np.ones((2, 2)), [1.0, 2.0]), "rhs must be in the range of matrix"),
     (lambda: projections.affine(np.ones((2, 2)))(np.zeros(2), [1.0, 2.0]), "in the range"),
     (lambda: projections.affine([[np.nan, 1.0]]), "matrix must be finite, got nan"),
-    (lambda: projections.box([0.0, np.nan], 0.5)(np.zeros(2)), "must not be NaN"),
+    (lambda: projections.box(np.array([0.0, np.nan]), 0.5)(np.zeros(2)), "must not be NaN"),
     (lambda: projections.box(np.inf, np.inf)(np.zeros(2)), "low must be <= high"),
     (lambda: projections.ball(1.0, np.array([np.nan])), "center must be finite"),
     (lambda: projections.halfspace(np.ones(2), np.nan), "offset must be a number"),

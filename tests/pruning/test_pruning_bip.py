@@ -128,7 +128,7 @@ def solver_of(record, **kwargs):
         torch_sgd(record["lr_w"], record),
         torch_sgd(record["lr_m"], record),
         float(record["k"]),
-        gamma=1 / float(record["lr2"]),
+        curvature=1 / float(record["lr2"]),
         structure="weight" if kind == "unstructured" else kind,
         output_axis=0,
         input_axis=1,
@@ -149,15 +149,15 @@ def replay(record, solver):
     else:
         # All convolutional records share one compiled loss; compiling each step takes longer.
         loss, step = jitted_conv_loss, solver.step
-    state = solver.init(loss, params, stats, scores=scores)
+    state = solver.init(bilevel.pruning.problem(loss), scores, params, stats=stats)
     worst = 0.0
     steps = len(record["loss_l"])
     for t in range(steps):
-        batch = [(record["x" + k][t].astype(float), record["y" + k][t]) for k in "lu"]
+        batch = [(record["x" + k][t].astype(float), record["y" + k][t]) for k in "ul"]
         state, metrics = step(state, tuple(batch))
         params, stats, scores, masks = at(record, t + 1)
         assert all(map(np.array_equal, *map(jax.tree.leaves, (state.masks, masks))))
-        worst = max(worst, gap(state.params, params), gap(state.scores, scores))
+        worst = max(worst, gap(state.y, params), gap(state.x, scores))
         worst = max(worst, gap(state.stats, stats)) if stats is not None else worst
         worst = max(worst, abs(float(metrics["loss_lower"]) - record["loss_l"][t]))
         worst = max(worst, abs(float(metrics["loss_upper"]) - record["loss_u"][t]))
@@ -169,18 +169,18 @@ def replay(record, solver):
     ("name", "options"),
     [
         ("bip_mlp_clean_paper", {}),
-        ("bip_mlp_clean_official", {"implicit": "official"}),
+        ("bip_mlp_clean_official", {"authors": "implicit"}),
         ("bip_conv_clean_paper", {}),
-        ("bip_mlp_official_clone", {"compatibility": "official_unaliased"}),
-        ("bip_mlp_official_alias", {"compatibility": "official"}),
+        ("bip_mlp_official_clone", {"authors": "unaliased"}),
+        ("bip_mlp_official_alias", {"authors": True}),
         (
             "bip_mlp_official_accelerate_clone",
-            {"compatibility": "official_unaliased", "second_order": False},
+            {"authors": "unaliased", "second_order": False},
         ),
-        ("bip_conv_official_clone", {"compatibility": "official_unaliased"}),
-        ("bip_conv_official_alias", {"compatibility": "official"}),
-        ("bip_conv_filter_official_clone", {"compatibility": "official_unaliased"}),
-        ("bip_conv_channel_official_clone", {"compatibility": "official_unaliased"}),
+        ("bip_conv_official_clone", {"authors": "unaliased"}),
+        ("bip_conv_official_alias", {"authors": True}),
+        ("bip_conv_filter_official_clone", {"authors": "unaliased"}),
+        ("bip_conv_channel_official_clone", {"authors": "unaliased"}),
     ],
 )
 def test_replays_the_record(name, options):

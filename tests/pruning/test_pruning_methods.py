@@ -12,6 +12,8 @@ from test_pruning_bip import at, gap, load, mlp_loss, torch_sgd
 import bilevel
 import optim
 
+PROBLEM = bilevel.pruning.problem(mlp_loss)
+
 
 def problem(seed=0, n=32):
     rng = np.random.default_rng(seed)
@@ -39,18 +41,18 @@ def test_hydra_replays_the_authors_code(alias):
             torch_sgd(record["lr_w"], record),
             float(record["k"]),
             scope="global",
-            compatibility="official" if alias else None,
+            authors=alias,
         )
         params, _, scores, _ = at(record, 0)
-        state = solver.init(mlp_loss, params, scores=scores)
+        state = solver.init(PROBLEM, scores, params)
         step = jax.jit(solver.step)
         for t in range(len(record["loss_u"])):
             batch = record["xu"][t].astype(float), record["yu"][t]
             state, metrics = step(state, batch)
             params, _, scores, masks = at(record, t + 1)
             assert all(map(np.array_equal, *map(jax.tree.leaves, (state.masks, masks))))
-            assert gap(state.scores, scores) < 1e-9
-            assert gap(state.params, params) < 1e-9
+            assert gap(state.x, scores) < 1e-9
+            assert gap(state.y, params) < 1e-9
             assert abs(float(metrics["loss"]) - record["loss_u"][t]) < 1e-9
 
 
@@ -81,12 +83,13 @@ def test_hypergradient_against_finite_differences_of_the_true_objective():
 
         def paper(h):
             # A step of size one down the scores shows the hypergradient.
-            solver = bilevel.bip(optax.sgd(0.0), optax.sgd(1.0), 0.6, gamma=gamma)
+            solver = bilevel.bip(0.0, 1.0, 0.6, curvature=gamma)
             theta = solve(m, h)[:, None]
-            state = solver.init(loss, {"w": theta}, scores={"w": jnp.asarray(m + 1.0)[:, None]})
+            scores = {"w": jnp.asarray(m + 1.0)[:, None]}
+            state = solver.init(bilevel.pruning.problem(loss), scores, {"w": theta})
             state = state._replace(masks={"w": jnp.asarray(m)[:, None] > 0})
             new, _ = solver.step(state, (h, h))
-            return np.asarray(state.scores["w"] - new.scores["w"])[:, 0]
+            return np.asarray(state.x["w"] - new.x["w"])[:, 0]
 
         assert np.abs(paper(0.0) - true(0.0)).max() < 1e-8
         gaps = [np.abs(paper(h) - true(h)).max() for h in (2e-4, 1e-4)]
@@ -96,14 +99,14 @@ def test_hypergradient_against_finite_differences_of_the_true_objective():
 
 def bip_solver(axis_name=None):
     lower = optax.chain(optax.add_decayed_weights(1e-3), optax.sgd(0.1, momentum=0.9))
-    return bilevel.bip(lower, optax.sgd(1.0, momentum=0.9), 0.3, gamma=2.0, axis_name=axis_name)
+    return bilevel.bip(lower, optax.sgd(1.0, momentum=0.9), 0.3, curvature=2.0, axis_name=axis_name)
 
 
 def test_eight_devices_equal_one_and_pmap_and_shard_map():
     params, batch = problem()
     solver, mapped = bip_solver(), bip_solver("data")
     batches = [(batch(), batch()) for _ in range(4)]
-    one = solver.init(mlp_loss, params)
+    one = solver.init(PROBLEM, None, params)
     step = jax.jit(solver.step)
     mesh = optim.parallel.data_mesh()
     whole, split = (NamedSharding(mesh, PartitionSpec(*p)) for p in ((), ("data",)))
@@ -131,8 +134,8 @@ def test_eight_devices_equal_one_and_pmap_and_shard_map():
 def test_weights_scores_and_the_model_given_are_separate_buffers():
     # The loop donates the state, and an update of one must not be an update of the other.
     params = jax.tree.map(jnp.array, problem()[0])
-    state = bip_solver().init(mlp_loss, params)
-    leaves = jax.tree.leaves((params, state.params, state.scores))
+    state = bip_solver().init(PROBLEM, None, params)
+    leaves = jax.tree.leaves((params, state.y, state.x))
     assert len({x.unsafe_buffer_pointer() for x in leaves}) == len(leaves)
 
 
@@ -142,23 +145,25 @@ def test_bip_resumes_bit_identically_and_stacks_of_densities_equal_single_runs()
     data = [(batch(), batch()) for _ in range(6)]
     run = optim.loop.run
     options = {"steps_per_call": 3}
-    whole = run(solver.step, solver.init(mlp_loss, params), lambda s: iter(data[s:]), 6, **options)
+    whole = run(
+        solver.step, solver.init(PROBLEM, None, params), lambda s: iter(data[s:]), 6, **options
+    )
     kept = {}
     hook = (3, lambda t, s: kept.setdefault(t, jax.tree.map(np.array, s)))
-    first = solver.init(mlp_loss, params)
+    first = solver.init(PROBLEM, None, params)
     run(solver.step, first, lambda s: iter(data[s:]), 6, hooks=[hook], **options)
     again = run(solver.step, kept[3], lambda s: iter(data[s:]), 6, start=3, **options)
     assert all(map(np.array_equal, jax.tree.leaves(whole), jax.tree.leaves(again)))
 
-    states = [solver.init(mlp_loss, params, density=d) for d in (0.3, 0.1)]
+    states = [solver.init(PROBLEM, None, params, density=d) for d in (0.3, 0.1)]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *states)
     stacked = run(
         solver.step, stacked, lambda s: iter(data[s:]), 6, replicas=2, vmap=True, **options
     )
-    assert gap(jax.tree.map(lambda x: x[0], stacked.params), whole.params) < 1e-5
+    assert gap(jax.tree.map(lambda x: x[0], stacked.y), whole.y) < 1e-5
     each = [jax.tree.map(lambda x, i=i: x[i], stacked.masks) for i in (0, 1)]
     kept = [int(bilevel.masks.count(masks)) for masks in each]
-    total = sum(x.size for x in jax.tree.leaves(states[0].scores))
+    total = sum(x.size for x in jax.tree.leaves(states[0].x))
     assert kept == [total - int(0.7 * total), total - int(0.9 * total)]
 
 
@@ -174,12 +179,12 @@ def test_rounds_do_not_recompile_and_rewind_what_they_say():
         return solver.step(state, batch)
 
     b = batch()
-    state = solver.init(mlp_loss, params)
-    start = jax.tree.map(np.array, state.params)
+    state = solver.init(PROBLEM, None, params)
+    start = jax.tree.map(np.array, state.y)
     for _ in range(3):
         state, _ = step(state, b)
     state = bilevel.set_anchor(state)
-    anchor = jax.tree.map(np.array, state.params)
+    anchor = jax.tree.map(np.array, state.y)
     kernels = bilevel.masks.prunable(params)
     for density in (0.8, 0.64, 0.5):
         for _ in range(3):
@@ -188,26 +193,26 @@ def test_rounds_do_not_recompile_and_rewind_what_they_say():
         drop = bilevel.masks.drop_counts(kernels, density)
         state = bilevel.next_round(before, np.int32(drop))
         expected = bilevel.masks.apply(state.masks, anchor)
-        assert all(map(np.array_equal, *map(jax.tree.leaves, (state.params, expected))))
+        assert all(map(np.array_equal, *map(jax.tree.leaves, (state.y, expected))))
         assert float(bilevel.masks.density(state.masks)) == pytest.approx(density, abs=0.01)
         grown = jax.tree.map(lambda new, old: (new & ~old).any(), state.masks, before.masks)
         assert not any(jax.tree.leaves(grown))
         moments = [x for x in jax.tree.leaves(state.opt.inner_state) if x.ndim]
         assert all((x == 0).all() for x in moments)
         state, _ = step(state, b)
-        zero = bilevel.masks.apply(jax.tree.map(jnp.logical_not, state.masks), state.params)
+        zero = bilevel.masks.apply(jax.tree.map(jnp.logical_not, state.masks), state.y)
         dead = bilevel.masks.map_leaves(lambda m, z: None if m is None else z, state.masks, zero)
         assert all((x == 0).all() for x in jax.tree.leaves(dead))
     assert len(traces) == 1
     tuned = bilevel.next_round(before, np.int32(drop), style="finetune", rate=2.0)
-    expected = bilevel.masks.apply(tuned.masks, before.params)
-    assert all(map(np.array_equal, *map(jax.tree.leaves, (tuned.params, expected))))
+    expected = bilevel.masks.apply(tuned.masks, before.y)
+    assert all(map(np.array_equal, *map(jax.tree.leaves, (tuned.y, expected))))
     fresh = bilevel.next_round(before, np.int32(drop), style="reinit", fresh=start)
     expected = bilevel.masks.apply(tuned.masks, start)
-    assert all(map(np.array_equal, *map(jax.tree.leaves, (fresh.params, expected))))
+    assert all(map(np.array_equal, *map(jax.tree.leaves, (fresh.y, expected))))
     doubled, _ = step(tuned, b)
     single, _ = step(tuned._replace(rate=jnp.float32(1.0)), b)
-    moved = [jax.tree.map(lambda a, c: a - c, s.params, tuned.params) for s in (doubled, single)]
+    moved = [jax.tree.map(lambda a, c: a - c, s.y, tuned.y) for s in (doubled, single)]
     assert gap(moved[0], jax.tree.map(lambda x: 2 * np.asarray(x), moved[1])) < 1e-6
 
 
@@ -215,11 +220,11 @@ def test_gradual_pruning_follows_the_cubic_and_ends_at_its_density():
     params, batch = problem()
     ramp = bilevel.Gradual(0.1, start=2, updates=3, every=2)
     solver = bilevel.sparse_training(optax.sgd(0.05), gradual=ramp)
-    state, step, b = solver.init(mlp_loss, params), jax.jit(solver.step), batch()
+    state, step, b = solver.init(PROBLEM, None, params), jax.jit(solver.step), batch()
     total = sum(x.size for x in jax.tree.leaves(bilevel.masks.prunable(params)))
     for t in range(11):
         state, metrics = step(state, b)
-        target = float(bilevel.density.cubic(t, **ramp._asdict()))
+        target = float(bilevel.density.cubic(t, 0.1, start=2, updates=3, every=2))
         assert abs(float(metrics["density"]) - target) <= 1.01 / total
 
 
@@ -275,7 +280,9 @@ def test_flax_models_with_biases_norms_and_embeddings(kind):
         zeros = sum(int((v == 0).sum()) for v in jax.tree.leaves(bilevel.masks.prunable(params)))
         assert zeros == int(0.75 * 42)
         solver = bilevel.bip(optax.sgd(0.1), optax.sgd(1.0), 0.25)
-        bip_state, metrics = solver.step(solver.init(loss, params), ((x, y), (x, y)))
+        bip_state, metrics = solver.step(
+            solver.init(bilevel.pruning.problem(loss), None, params), ((x, y), (x, y))
+        )
         assert np.isfinite(float(metrics["loss_upper"]))
         assert jax.tree.structure(solver.export(bip_state)[0]) == jax.tree.structure(params)
 
@@ -285,9 +292,8 @@ def test_flax_models_with_biases_norms_and_embeddings(kind):
     [
         ({"density": 0.0}, r"density must be in \(0, 1\], got 0.0"),
         ({"density": 1.2}, r"density must be in \(0, 1\], got 1.2"),
-        ({"gamma": 0.0}, "gamma must be > 0, got 0.0"),
-        ({"implicit": "exact"}, "implicit must be"),
-        ({"compatibility": "torch"}, "compatibility must be"),
+        ({"curvature": 0.0}, "curvature must be > 0, got 0.0"),
+        ({"authors": "torch"}, "authors must be one of unaliased, implicit or a bool"),
         ({"structure": "rows"}, "structure must be"),
         ({"lower_steps": 0}, "lower_steps must be an integer >= 1"),
         ({"scope": "all"}, "scope must be"),
@@ -301,17 +307,17 @@ def test_bip_refuses_bad_options(options, message):
 def test_bip_refuses_bad_batches_losses_and_models():
     params, batch = problem()
     solver = bip_solver()
-    state, b = solver.init(mlp_loss, params), batch()
-    with pytest.raises(ValueError, match=r"batch must be \(batch_lower, batch_upper\)"):
+    state, b = solver.init(PROBLEM, None, params), batch()
+    with pytest.raises(ValueError, match=r"batch must be \(upper_batch, lower_batch\)"):
         solver.step(state, {"x": b})
     with pytest.raises(ValueError, match="differ in structure"):
         solver.step(state, (b, {"x": b[0]}))
     with pytest.raises(ValueError, match="loss must return a scalar"):
-        solver.step(solver.init(lambda p, b: b[0], params), (b, b))
+        solver.step(solver.init(bilevel.pruning.problem(lambda p, b: b[0]), None, params), (b, b))
     with pytest.raises(ValueError, match="no leaf is prunable"):
-        solver.init(mlp_loss, {"bias": jnp.ones(3)})
-    with pytest.raises(ValueError, match="scores do not fit"):
-        solver.init(mlp_loss, params, scores={"fc0": None})
+        solver.init(PROBLEM, None, {"bias": jnp.ones(3)})
+    with pytest.raises(ValueError, match=r"scores \(x0\) do not fit"):
+        solver.init(PROBLEM, {"fc0": None}, params)
     with pytest.raises(ValueError, match="style must be"):
         bilevel.next_round(None, 1, style="forget")
     with pytest.raises(ValueError, match="fresh parameters"):
