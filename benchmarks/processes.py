@@ -7,6 +7,7 @@ those of one process, then kills one of the two, waits for the other to end, and
 SIGTERM, and resumes.
 """
 
+import argparse
 import json
 import os
 import signal
@@ -112,4 +113,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     main()

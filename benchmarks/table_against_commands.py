@@ -6,6 +6,7 @@ Both start with an empty compilation cache, which the commands then share among 
 the two times and their ratio; the numbers of both must agree.
 """
 
+import argparse
 import dataclasses
 import json
 import os
@@ -18,24 +19,19 @@ from pathlib import Path
 
 from experiments import reproduce
 from experiments.common import launch
-from experiments.tables import definition, sweep
+from experiments.tables import definition
 
 
 def small() -> definition.Table:
     """Three methods, three learning rates, two seeds: 18 runs of 600 steps."""
     table = definition.load("digits_optimizers")
-    grid = "optimizer.learning_rate=[1e-3, 3e-3, 1e-2]"
+    grid = {"optimizer.learning_rate": [1e-3, 3e-3, 1e-2]}
     return dataclasses.replace(table, grid=grid, seeds=(0, 1), packed=2)
 
 
 def command(table: definition.Table, run: definition.Run, workdir: Path) -> list[str]:
     """The single command of one run."""
-    (keys,) = sweep.product(
-        sweep.parse(table.base),
-        sweep.parse(table.rows[run.row]),
-        sweep.parse(table.columns[run.column]),
-        [run.point],
-    )
+    keys = {**table.base, **table.rows[run.row], **table.columns[run.column], **run.point}
     overrides = [f"--config.{key}={value}" for key, value in (keys | {"seed": run.seed}).items()]
     main = [sys.executable, "-m", f"experiments.{table.main}", f"--config={table.config}"]
     return [*main, *overrides, f"--workdir={workdir}"]
@@ -73,8 +69,11 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 2:
-        launch.use_compilation_cache()
-        reproduce.execute(small(), Path(sys.argv[1]))
-    else:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out_dir", nargs="?", type=Path, help="only make the table, there")
+    out_dir = parser.parse_args().out_dir
+    if out_dir is None:
         main()
+    else:
+        launch.use_compilation_cache()
+        reproduce.execute(small(), out_dir)

@@ -7,6 +7,7 @@ moment each; and again as two shards at once. Ends with status 0 if Markdown and
 byte for byte, no finished run was made twice, and each shard made its part.
 """
 
+import argparse
 import random
 import subprocess
 import sys
@@ -69,9 +70,12 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
-        launch.use_compilation_cache()
-        shard = reproduce.parse_shard(sys.argv[2])
-        reproduce.execute(table_against_commands.small(), Path(sys.argv[1]), shard=shard)
-    else:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out_dir", nargs="?", type=Path, help="only make the table, there")
+    parser.add_argument("shard", nargs="?", default="1/1", help="the part of it, such as 1/2")
+    given = parser.parse_args()
+    if given.out_dir is None:
         sys.exit(main())
+    launch.use_compilation_cache()
+    shard = reproduce.parse_shard(given.shard)
+    reproduce.execute(table_against_commands.small(), given.out_dir, shard=shard)

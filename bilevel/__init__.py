@@ -43,6 +43,7 @@ from bilevel.schedules import (
     penalty_schedules,
     power,
 )
+from optim import __version__ as __version__  # Both packages are released together.
 from optim._masked_update import masked_update as sparse
 
 __all__ = [

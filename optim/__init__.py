@@ -35,6 +35,8 @@ from optim.schedules.refinement import (
     smooth_norms,
 )
 
+__version__ = "0.1.0"
+
 __all__ = [
     "MaskedUpdateState",
     "MomentumState",

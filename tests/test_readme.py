@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import jax
+import numpy as np
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -23,3 +24,26 @@ def test_files_and_commands_it_names_exist():
         assert (root / name).exists() or "NAME" in name, name
     for module in re.findall(r"python -m ((?:experiments|benchmarks)[\w.]+\w)", README):
         assert (root / (module.replace(".", "/") + ".py")).exists(), module
+
+
+def test_its_models_and_data_run_as_they_stand_there():
+    part = README[README.index("## Models and data") :]
+    first, own = re.findall(r"```python\n(.*?)```", part, flags=re.DOTALL)[:2]
+    names = {}
+    exec(first, names)
+    assert names["logits"].shape == (64, 10)
+    assert 0.0 <= float(names["batch"]["x"].min()) <= float(names["batch"]["x"].max()) <= 1.0
+
+    from experiments import data, models
+    from experiments.supervised import optimizers, training
+
+    x, y = np.zeros((80, 5)), np.arange(80) % 2
+    mine = {"x": x, "y": y, "x_test": x, "y_test": y}
+    mine |= {"MyModule": models.MODELS["logistic"], "my_optimizer": optimizers.OPTIMIZERS["adam"]}
+    try:
+        exec(own, mine)
+        job = training.job_of(mine["get_config"](), None)
+    finally:
+        for registry in (models.MODELS, data.DATASETS, optimizers.OPTIMIZERS):
+            registry.pop("mine", None)
+    assert job.epoch == 1

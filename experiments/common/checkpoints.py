@@ -1,6 +1,8 @@
 """Checkpoints: asynchronous, atomic, the last few and the best, over Orbax."""
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,8 @@ class Checkpoints:
     def __init__(self, directory: Path, *, keep: int = 2, best: str | None = None, mode="max"):
         _checks.count("keep", keep)
         if logging.get_verbosity() <= logging.INFO:
-            logging.set_verbosity(logging.WARNING)  # Orbax logs forty lines a save.
+            # Orbax logs forty lines per save, and a traceback per thread for what it also raises.
+            logging.set_verbosity(logging.FATAL)
         policies: list[Any] = [checkpoint_managers.LatestN(keep)]
         if best is not None:
             rank = checkpoint_managers.BestN(
@@ -47,10 +50,15 @@ class Checkpoints:
         )
 
     def save(self, step: int, state: Any, metrics: dict[str, float] | None = None) -> None:
-        """Starts to save; returns once the state is copied to the host."""
+        """Starts to save; returns once the state is copied to the host.
+
+        Raises:
+          OSError: This save, or the one before it, could not be written.
+        """
         if step in self._manager.all_steps():
             return
-        self._manager.save(step, args=ocp.args.StandardSave(_flat(state)), metrics=metrics)
+        with self._written():
+            self._manager.save(step, args=ocp.args.StandardSave(_flat(state)), metrics=metrics)
 
     def restore(self, state: Any) -> tuple[Any, int] | None:
         """Returns the newest whole checkpoint as ``(state, step)``, or ``None``.
@@ -109,9 +117,26 @@ class Checkpoints:
             )
 
     def close(self) -> None:
-        """Waits until every save is whole."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits until every save is whole.
+
+        Raises:
+          OSError: A save could not be written.
+        """
+        with self._written():
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:  # TensorStore's errors are of the second kind.
+            reason = " ".join(str(error).split())
+            reason = reason if len(reason) < 200 else f"... {reason[-200:]}"
+            raise OSError(
+                f"a checkpoint could not be written to {self._directory}, those before it are "
+                f"whole: {reason}"
+            ) from error
 
 
 def _flat(state: Any) -> dict[str, Any]:

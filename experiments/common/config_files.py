@@ -1,12 +1,15 @@
 """Config files with their argument, and what the command line changes in them."""
 
 import ast
+import contextlib
 import copy
 import functools
+import importlib
 import importlib.util
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +44,42 @@ def module(path: Path):
     if spec is None or spec.loader is None:
         raise ValueError(f"config file {path} must end in .py")
     found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
+    with _configs_package(path):
+        spec.loader.exec_module(found)
     return found
+
+
+@contextlib.contextmanager
+def _configs_package(path: Path) -> Iterator[None]:
+    """What ``import configs`` finds in a config file, whatever folder of that name the user has.
+
+    A file of this project finds this project's; any other file its own, and this project's after.
+    """
+    ours = ROOT / "configs"
+    if not path.resolve().is_relative_to(ours):
+        with contextlib.suppress(ImportError):
+            package = importlib.import_module("configs")
+            if str(ours) not in package.__path__:
+                package.__path__.append(str(ours))
+        yield
+        return
+    loaded = sys.modules.get("configs")
+    if loaded is not None and str(ours) == next(iter(loaded.__path__)):
+        yield
+        return
+    theirs = {name: sys.modules.pop(name) for name in _modules_of("configs")}
+    sys.path.insert(0, str(ROOT))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(ROOT))
+        for name in _modules_of("configs"):
+            del sys.modules[name]
+        sys.modules.update(theirs)
+
+
+def _modules_of(package: str) -> list[str]:
+    return [name for name in sys.modules if name.partition(".")[0] == package]
 
 
 def split(name: str) -> tuple[Path, str]:

@@ -161,6 +161,7 @@ def launch(main: Callable[[Any, Path, str | None], int], config: str, *identity:
             workdir = f"runs/{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
         return main(chosen, Path(workdir).expanduser(), flags.FLAGS.data_dir)
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Imports are over.
     code = guard(lambda: app.run(lambda _: sys.exit(guard(body)), argv, flags_parser=parse))
     sys.exit(code)
 

@@ -1,5 +1,6 @@
 """Config files, their arguments, and keys changed on the command line."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,25 @@ def test_a_path_may_hold_colons_and_the_home_folder(tmp_path, monkeypatch):
     assert config_files.load(str(folder / "mine.py")) == ""
     assert config_files.load(f"{folder / 'mine.py'}:smoke,x:1") == "smoke,x:1"
     assert config_files.load("~/a:b.py:c/mine.py:smoke") == "smoke"
+
+
+def test_a_configs_folder_of_ones_own_stands_beside_that_of_the_project(tmp_path, monkeypatch):
+    for name in [n for n in sys.modules if n.partition(".")[0] == "configs"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "__init__.py").write_text("")
+    (tmp_path / "configs" / "words.py").write_text("SEED = 7")
+    mine = tmp_path / "configs" / "mine.py"
+    mine.write_text(
+        "from configs import common, words\n"
+        "def get_config():\n"
+        "    config = common.supervised()\n"
+        "    config.seed = words.SEED\n"
+        "    return config\n"
+    )
+    for _ in range(2):
+        assert config_files.load(DIGITS).data.name == "digits"
+        assert config_files.load(str(mine)).seed == 7
+    (tmp_path / "configs" / "common.py").write_text("raise ImportError('not mine')")
+    assert config_files.load(DIGITS).data.name == "digits"

@@ -1,6 +1,7 @@
 """The train main: what a run leaves, that it resumes to the bit, and what it says of bad input."""
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -142,6 +143,40 @@ def test_checkpoint_of_another_model_is_refused(tmp_path):
         with pytest.raises(ValueError, match=r"3 is of another model or optimizer: [wv] is"):
             store.restore(other)
         store.close()
+
+
+def test_a_save_that_fails_is_one_line_and_leaves_those_before_it(tmp_path, monkeypatch):
+    store = checkpoints.Checkpoints(tmp_path)
+    store.save(1, {"w": jnp.zeros(3)})
+    store.close()
+    store = checkpoints.Checkpoints(tmp_path)
+
+    def full(*args, **kwargs):
+        raise ValueError("RESOURCE_EXHAUSTED: " + "long\n" * 100 + "No space left on device")
+
+    monkeypatch.setattr(store._manager, "save", full)
+    with pytest.raises(
+        OSError, match=r"could not be written to .* No space left on device"
+    ) as error:
+        store.save(2, {"w": jnp.ones(3)})
+    assert "\n" not in str(error.value)
+    store.close()
+    store = checkpoints.Checkpoints(tmp_path)
+    _, step = store.restore({"w": jnp.ones(3)})
+    store.close()
+    assert step == 1
+
+
+def test_ctrl_c_while_a_main_still_imports_is_one_line():
+    command = [sys.executable, "-X", "importtime", "-m", "experiments.train"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if line.split("|")[-1].strip() == "experiments":  # From here on it is a main of ours.
+                process.send_signal(signal.SIGINT)
+                break
+        rest = [line for line in process.stderr if not line.startswith("import time:")]
+    assert process.returncode == 130
+    assert rest == ["interrupted before anything began\n"]
 
 
 def test_keeps_the_latest_and_the_best(tmp_path):
