@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -11,10 +10,6 @@ import jax
 import optax
 
 from optim import _paths
-
-# Flax keeps the heads of an attention apart: (features, heads, head_dim) in these kernels,
-# (heads, head_dim, features) in that of the output.
-_INPUT_FIRST = frozenset(("query", "key", "value", "q", "k", "v", "qkv"))
 
 
 class Split(NamedTuple):
@@ -96,31 +91,29 @@ def describe(hidden: Any, stacked: Any, dimension_numbers: Any, as_matrix: bool)
       as_matrix: Whether the subspace needs matrices; otherwise tensors are taken as they are.
     """
     layered = _paths.resolve("stacked", stacked, hidden)
-    numbers = _numbers(dimension_numbers, hidden)
-    leaves, treedef = jax.tree_util.tree_flatten_with_path(hidden)
-    out = []
-    for (path, x), s, d in zip(leaves, layered, numbers, strict=True):
-        path = _paths.of_variable(path)
+    given = _paths.choose("weight_dimension_numbers", dimension_numbers, hidden, _is_spec_or_none)
+    leaves = []
+    for (path, x), s, d in zip(_paths.with_paths(hidden), layered, given, strict=True):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         if as_matrix and d is not None:
             axes = _explicit(name, x.ndim, d, s)
         elif as_matrix and x.ndim - s > 2:
-            axes = _usual(name, x.ndim, s)
+            axes = _usual(path, x.ndim, s)
         else:
             axes = (0,) * s, (), ()
-        out.append(Leaf(name, zlib.crc32(jax.tree_util.keystr(path).encode()), *axes))
-    return treedef.unflatten(out)
+        leaves.append(Leaf(name, zlib.crc32(jax.tree_util.keystr(path).encode()), *axes))
+    return jax.tree.unflatten(jax.tree.structure(hidden), leaves)
 
 
-def _usual(name: str, ndim: int, stacked: bool) -> tuple[tuple[int, ...], ...]:
+def _usual(path: tuple[Any, ...], ndim: int, stacked: bool) -> tuple[tuple[int, ...], ...]:
     first = int(stacked)
-    words = {w for part in name.split("/")[-2:] for w in re.split(r"[^a-z]+", part.lower())}
-    rows = first + 1 if ndim - first == 3 and words & _INPUT_FIRST else ndim - 1
-    return tuple(range(first)), tuple(range(first, rows)), tuple(range(rows, ndim))
+    columns = tuple(first + a for a in _paths.output_axes(path, ndim - first))
+    rows = tuple(a for a in range(first, ndim) if a not in columns)
+    return tuple(range(first)), rows, columns
 
 
-def _is_spec(x: Any) -> bool:
-    return hasattr(x, "reduction_axis") and hasattr(x, "output_axis")
+def _is_spec_or_none(x: Any) -> bool:
+    return x is None or (hasattr(x, "reduction_axis") and hasattr(x, "output_axis"))
 
 
 def _explicit(name: str, ndim: int, spec: Any, stacked: bool) -> tuple[tuple[int, ...], ...]:
@@ -144,32 +137,3 @@ def _explicit(name: str, ndim: int, spec: Any, stacked: bool) -> tuple[tuple[int
     if stacked and 0 in named:
         raise ValueError(f"the first axis of {name} is stacked, so it is no row and no column")
     return tuple(a for a in range(ndim) if a not in named), rows, columns
-
-
-@dataclasses.dataclass(frozen=True)
-class _Box:
-    spec: Any
-
-
-def _numbers(given: Any, hidden: Any) -> list[Any]:
-    """One specification, or ``None``, for each leaf of ``hidden``."""
-    leaves, treedef = jax.tree_util.tree_flatten_with_path(hidden)
-
-    def is_end(x):
-        return x is None or _is_spec(x)
-
-    if is_end(given):
-        return [given] * len(leaves)
-    if callable(given) and not any(map(_is_spec, jax.tree.leaves(given, is_leaf=is_end))):
-        return [given(_paths.of_variable(path), x) for path, x in leaves]
-    try:
-        boxes = jax.tree.map(
-            lambda d, sub: jax.tree.map(lambda _: _Box(d), sub),
-            given,
-            hidden,
-            is_leaf=is_end,
-        )
-        out = [box.spec for box in treedef.flatten_up_to(boxes)]
-    except ValueError as e:
-        raise ValueError(f"weight_dimension_numbers must be a tree like the parameters: {e}") from e
-    return out

@@ -2,6 +2,7 @@
 
 import functools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -279,6 +280,20 @@ def test_paths_that_read_alike_are_two_leaves(space):
     if space in ("columns", "rows", "randk"):
         a, b = jax.tree.leaves(state.selection)
         assert not np.array_equal(a, b)
+
+
+def test_equinox_modules():
+    """A module can be called, and is a tree all the same."""
+    model = eqx.nn.MLP(2, 2, 4, 1, key=jax.random.key(0))
+    params = eqx.filter(model, eqx.is_inexact_array)
+    kernels = jax.tree.map(lambda x: x.ndim == 2, params)
+    for name, make in PRESETS.items():
+        tx = make(0.1, projectable=kernels, mask=kernels, weight_decay=0.1)
+        given = make(0.1, projectable=matrices, mask=lambda p: kernels, weight_decay=0.1)
+        u, expected = (t.update(params, t.init(params), params)[0] for t in (tx, given))
+        assert eqx.tree_equal(u, expected), name
+        stacks = jax.tree.map(lambda _: False, params)
+        make(0.1, stacked=stacks).init(params)
 
 
 def test_injected_without_static_arguments():
