@@ -75,6 +75,13 @@ def check_fractions(name: str, fractions: Sequence[float]) -> tuple[float, ...]:
 def constant(t, T=1):
     """Returns 1 at every step.
 
+    Args:
+      t: Steps done, a number or an array.
+      T: Number of steps; not used.
+
+    Returns:
+      The multiplier of the peak, an array like ``t``.
+
     Example:
       >>> from optim import profiles
       >>> float(profiles.constant(0.3))
@@ -87,6 +94,13 @@ def constant(t, T=1):
 def linear(t, T=1):
     r"""Linear decay, :math:`p = 1 - t/T`.
 
+    Args:
+      t: Steps done, a number or an array.
+      T: Number of steps.
+
+    Returns:
+      The multiplier of the peak, an array like ``t``.
+
     Example:
       >>> from optim import profiles
       >>> float(profiles.linear(3, 4))
@@ -97,6 +111,13 @@ def linear(t, T=1):
 
 def cosine(t, T=1):
     r"""Half a cosine, :math:`p = \tfrac12(1 + \cos \pi t/T) = \sin^2(\tfrac\pi2 (T-t)/T)`.
+
+    Args:
+      t: Steps done, a number or an array.
+      T: Number of steps.
+
+    Returns:
+      The multiplier of the peak, an array like ``t``.
 
     Example:
       >>> from optim import profiles
@@ -259,6 +280,13 @@ def onecycle(t, T=1):
 
     The momentum in the opposite phase is :func:`optim.onecycle_momentum_schedule`.
 
+    Args:
+      t: Steps done, a number or an array.
+      T: Number of steps.
+
+    Returns:
+      The multiplier of the peak, an array like ``t``.
+
     Example:
       >>> from optim import profiles
       >>> [round(float(profiles.onecycle(t, 4)), 6) for t in range(5)]
@@ -279,6 +307,13 @@ def triangle(t, T=1):
 def inverse_time(t, T=1):
     r""":math:`p = 1/(1 + t)` in steps, whatever T is.
 
+    Args:
+      t: Steps done, a number or an array.
+      T: Number of steps; not used.
+
+    Returns:
+      The multiplier of the peak, an array like ``t``.
+
     Example:
       >>> from optim import profiles
       >>> float(profiles.inverse_time(3, 10))
@@ -290,6 +325,13 @@ def inverse_time(t, T=1):
 
 def inverse_sqrt(t, T=1):
     r""":math:`p = 1/\sqrt{1 + t}` in steps, whatever T is.
+
+    Args:
+      t: Steps done, a number or an array.
+      T: Number of steps; not used.
+
+    Returns:
+      The multiplier of the peak, an array like ``t``.
 
     Example:
       >>> from optim import profiles
