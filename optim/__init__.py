@@ -25,6 +25,7 @@ from optim.schedules.budget import (
     table_schedule,
     warmup_polynomial_schedule,
 )
+from optim.schedules.cooldown import cosine_power_schedule, power_cool_schedule, wsd_schedule
 from optim.schedules.norms import RecordNormsState, record_norms, recorded_norms
 from optim.schedules.plots import plot_schedules, tabulate_schedules
 from optim.schedules.refinement import (
@@ -47,6 +48,7 @@ __all__ = [
     "adamp",
     "badam",
     "cautious",
+    "cosine_power_schedule",
     "diffgrad",
     "fit_warmup_polynomial",
     "frugal",
@@ -62,6 +64,7 @@ __all__ = [
     "onecycle_momentum_schedule",
     "parallel",
     "plot_schedules",
+    "power_cool_schedule",
     "profiles",
     "project_scale_invariant",
     "projection_branches",
@@ -82,5 +85,6 @@ __all__ = [
     "table_schedule",
     "tabulate_schedules",
     "warmup_polynomial_schedule",
+    "wsd_schedule",
     "zeroth_order",
 ]

@@ -77,12 +77,14 @@ SCHEDULES: dict[str, Callable[..., Any]] = {
     "constant_schedule": optax.constant_schedule,
     "cosine_decay_schedule": optax.cosine_decay_schedule,
     "cosine_onecycle_schedule": optax.cosine_onecycle_schedule,
+    "cosine_power_schedule": optim.cosine_power_schedule,
     "linear_onecycle_schedule": optax.linear_onecycle_schedule,
     "linear_schedule": optax.linear_schedule,
     "onecycle_momentum_schedule": optim.onecycle_momentum_schedule,
     "piecewise_constant_schedule": optax.piecewise_constant_schedule,
     "piecewise_interpolate_schedule": optax.piecewise_interpolate_schedule,
     "polynomial_schedule": optax.polynomial_schedule,
+    "power_cool_schedule": optim.power_cool_schedule,
     "refined_schedule": optim.refined_schedule,
     "rex_schedule": optim.rex_schedule,
     "sampled_schedule": optim.sampled_schedule,
@@ -92,6 +94,7 @@ SCHEDULES: dict[str, Callable[..., Any]] = {
     "warmup_cosine_decay_schedule": optax.warmup_cosine_decay_schedule,
     "warmup_exponential_decay_schedule": optax.warmup_exponential_decay_schedule,
     "warmup_polynomial_schedule": optim.warmup_polynomial_schedule,
+    "wsd_schedule": optim.wsd_schedule,
 }
 
 # The profiles of optim.profiles, and the functions that make one from arguments.

@@ -7,6 +7,11 @@ from optim.schedules.budget import (
     table_schedule,
     warmup_polynomial_schedule,
 )
+from optim.schedules.cooldown import (
+    cosine_power_schedule,
+    power_cool_schedule,
+    wsd_schedule,
+)
 from optim.schedules.norms import RecordNormsState, record_norms, recorded_norms
 from optim.schedules.plots import plot_schedules, tabulate_schedules
 from optim.schedules.refinement import (
@@ -19,10 +24,12 @@ from optim.schedules.refinement import (
 
 __all__ = [
     "RecordNormsState",
+    "cosine_power_schedule",
     "fit_warmup_polynomial",
     "last_iterate_bound",
     "onecycle_momentum_schedule",
     "plot_schedules",
+    "power_cool_schedule",
     "record_norms",
     "recorded_norms",
     "refine",
@@ -33,4 +40,5 @@ __all__ = [
     "table_schedule",
     "tabulate_schedules",
     "warmup_polynomial_schedule",
+    "wsd_schedule",
 ]

@@ -70,7 +70,7 @@ def clamped(count: Any, total: Any) -> jax.Array:
     return jnp.clip(count, 0, total)
 
 
-def _warmed_up(multiplier, peak, end_value, decay_steps, warmup_steps, init_value):
+def warmed_up(multiplier, peak, end_value, decay_steps, warmup_steps, init_value):
     """Schedule ``end + (peak - end) * multiplier(t, T)``, after a linear warm-up."""
     _checks.number("peak_value", peak, array=True)
     _checks.number("end_value", end_value, array=True)
@@ -145,7 +145,7 @@ def rex_schedule(
     def multiplier(t, total):
         return profiles.rex_multiplier(t, total, d)
 
-    return _warmed_up(multiplier, peak_value, end_value, decay_steps, warmup_steps, init_value)
+    return warmed_up(multiplier, peak_value, end_value, decay_steps, warmup_steps, init_value)
 
 
 def _sampler(sampling):
@@ -257,7 +257,7 @@ def sampled_schedule(
     def multiplier(t, total):
         return p(sample(t, total), total)
 
-    return _warmed_up(multiplier, peak_value, end_value, decay_steps, warmup_steps, init_value)
+    return warmed_up(multiplier, peak_value, end_value, decay_steps, warmup_steps, init_value)
 
 
 def onecycle_momentum_schedule(decay_steps: Any, *, high: Any = 0.95, low: Any = 0.85) -> Schedule:
