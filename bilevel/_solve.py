@@ -9,12 +9,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh, PartitionSpec
 
 from bilevel.problem import Problem, Samples, Solver
 from optim import _checks, loop
 
 __all__ = ["Best", "Minimum", "Solution", "minimize", "solve"]
+
+_SMALL = 10**6  # Numbers in y of which a copy is kept, to see whether they moved.
 
 
 class Best(NamedTuple):
@@ -167,7 +170,8 @@ def solve(
     ends = [] if steps is None else [steps]
     ends += [] if max_steps is None else [first + max_steps]
     watch = _Watch(solver, tol, patience, monitor, callback, history)
-    y_start = jax.tree.map(np.array, state.y) if jax.process_count() == 1 else None
+    small = jax.process_count() == 1 and optax.tree.size(state.y) <= _SMALL
+    y_start = jax.tree.map(np.array, state.y) if small else None
     if batch is not None:
         options |= {"data": batch, "prepare": _as_it_is}
     watched = tol is not None or patience is not None or callback is not None
@@ -238,6 +242,8 @@ class _Watch:
                 self.best = Best(x, y, step, value)
             elif step - self.best.step >= self.patience:
                 self.ended_by = "patience"
+        if self.tol is not None and not set(self.solver.residuals) <= set(last):
+            raise ValueError(f"tol: {self.solver.name} reports no residual, only {', '.join(last)}")
         if self.tol is not None and _residual(self.solver, last) <= self.tol:
             self.ended_by = "tol"
         if self.callback is not None and self.callback(state, last):

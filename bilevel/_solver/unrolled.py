@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import optax
 
 from bilevel._common import (
-    Rate,
     StepSize,
     at,
     axpy,
@@ -17,6 +16,7 @@ from bilevel._common import (
     oracle,
     projected_gradient,
     samples,
+    scalar,
     start,
     uncoupled,
 )
@@ -51,7 +51,7 @@ class UnrolledState(NamedTuple):
 def unrolled(
     inner_steps: int = 20,
     upper_step: StepSize | None = None,
-    lower_step: Rate = 0.1,
+    lower_step: StepSize = 0.1,
     *,
     warm_start: bool = True,
     axis_name: str | None = None,
@@ -75,11 +75,16 @@ def unrolled(
     Hessian-vector products are forward over reverse: ``lower`` must allow forward-mode
     differentiation, which ``jax.custom_vjp`` does not.
 
+    An optax transform for ``lower_step`` starts anew in each run and is differentiated through by
+    JAX itself, with all that it keeps. Model-agnostic meta-learning (MAML) is this solver with the
+    initial parameters for x and what a task adds to them for y, see the second example.
+
     Args:
       inner_steps: Number T >= 1 of lower steps.
       upper_step: Step :math:`\alpha_k` in ``x``: a number, a schedule or an optax transform;
         ``None`` for :func:`bilevel.adaptive_step`.
-      lower_step: Step :math:`\gamma_k` in ``y``: a number or a schedule of the solver's iteration.
+      lower_step: Step :math:`\gamma_k` in ``y``: a number, a schedule of the solver's iteration, or
+        an optax transform (without ``axis_name``).
       warm_start: Whether a run starts where the last one ended; otherwise at ``y0`` each time.
       axis_name: Mapped axis to average gradients over.
 
@@ -88,7 +93,8 @@ def unrolled(
       :class:`bilevel.Samples`, of which it uses ``g_z`` (lower steps) and ``f_x``. Metrics, at
       :math:`y_T` and before ``x`` moves: ``upper``, ``lower`` (before the last lower step),
       ``hypergradient`` (the norm of :math:`d = h_0`), ``residual`` :math:`\|x - P_X(x - d)\|`
-      and ``lower_residual`` :math:`\|y_T - y_{T-1}\| / \gamma_k`.
+      and ``lower_residual`` :math:`\|y_T - y_{T-1}\| / \gamma_k` (the move itself for an optax
+      transform).
 
     Raises:
       ValueError: On an argument out of range, and at ``init`` for a problem with a constraint.
@@ -105,12 +111,32 @@ def unrolled(
       >>> state.x
       Array([0.5, 0.5], dtype=float32)
 
+      MAML: tasks are numbers near 3, learned in two steps from the initial x.
+
+      >>> def loss(params, task):
+      ...     return jnp.mean((params - task) ** 2)
+      >>> problem = bilevel.Problem(
+      ...     upper=lambda x, y, tasks: loss(x + y, tasks),
+      ...     lower=lambda x, y, tasks: jnp.sum((x + y - tasks) ** 2),
+      ... )
+      >>> solver = bilevel.unrolled(2, upper_step=1.0, lower_step=0.1, warm_start=False)
+      >>> tasks = jnp.array([2.0, 4.0])
+      >>> x0, y0 = jnp.zeros(1), jnp.zeros(2)
+      >>> state = bilevel.solve(problem, solver, x0, y0, batch=(tasks, tasks), steps=50).state
+      >>> print(f"{state.x[0]:.2f} {state.y[0]:.2f} {state.y[1]:.2f}")
+      3.00 -0.36 0.36
+
     References:
+      Finn, Abbeel, Levine, `Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks
+      <https://arxiv.org/abs/1703.03400>`_, 2017;
       Franceschi, Donini, Frasconi, Pontil, `Forward and Reverse Gradient-Based Hyperparameter
       Optimization <https://arxiv.org/abs/1703.01785>`_, 2017
     """
     _checks.count("inner_steps", inner_steps)
-    _checks.number("lower_step", lower_step, 0, open_low=True, schedule=True)
+    _checks.number("lower_step", lower_step, 0, open_low=True, schedule=True, transform=True)
+    optimizer = lower_step if isinstance(lower_step, optax.GradientTransformation) else None
+    if optimizer is not None and axis_name is not None:
+        raise ValueError("lower_step must be no optax transform with axis_name")
     upper_step = adaptive_step() if upper_step is None else upper_step
     move_x = mover(upper_step, "upper_step")
 
@@ -127,7 +153,17 @@ def unrolled(
         project_x, project_y = maybe(problem.project_x), maybe(problem.project_y)
         lower_y = oracle(problem, "lower", 1, axis_name)
         products = hessian_products(problem, axis_name)
-        gamma_k = at(lower_step, k)
+        gamma_k = 1.0 if optimizer is not None else at(lower_step, k)
+
+        def through_optimizer(x, y):
+            def forward(carry, b):
+                y, opt = carry
+                value, f_y = lower_y(x, y, b if many else s.g_z)
+                updates, opt = optimizer.update(f_y, opt, y)
+                return (project_y(optax.apply_updates(y, updates)), opt), (y, value)
+
+            (y, _), kept = jax.lax.scan(forward, (y, optimizer.init(y)), inner, inner_steps)
+            return scalar(problem.upper, "upper")(x, y, s.f_x), (y, *kept)
 
         def forward(y, b):
             value, f_y = lower_y(x, y, b if many else s.g_z)
@@ -142,11 +178,15 @@ def unrolled(
 
         inner = s.g_z if many else None
         first = state.y if warm_start else state.y0
-        y, (path, points, values) = jax.lax.scan(forward, first, inner, length=inner_steps)
-        upper, (F_x, F_y) = oracle(problem, "upper", (0, 1), axis_name)(x, y, s.f_x)
-        (_, d), _ = jax.lax.scan(
-            backward, (F_y, F_x), (path, points, inner), length=inner_steps, reverse=True
-        )
+        if optimizer is not None:
+            whole = jax.value_and_grad(through_optimizer, has_aux=True)
+            (upper, (y, path, values)), d = whole(x, first)
+        else:
+            y, (path, points, values) = jax.lax.scan(forward, first, inner, length=inner_steps)
+            upper, (F_x, F_y) = oracle(problem, "upper", (0, 1), axis_name)(x, y, s.f_x)
+            (_, d), _ = jax.lax.scan(
+                backward, (F_y, F_x), (path, points, inner), length=inner_steps, reverse=True
+            )
 
         new_x, opt_x = move_x.move(x, d, state.opt_x, k)
         before = jax.tree.map(lambda a: a[-1], path)

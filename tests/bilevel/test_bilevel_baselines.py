@@ -6,6 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from bilevel_records import load
 from jax.sharding import NamedSharding, PartitionSpec
@@ -77,6 +78,46 @@ def test_unrolled_is_reverse_mode_through_the_loop_and_starts_as_told():
                 np.testing.assert_allclose(state.x, a, rtol=1e-12)
                 np.testing.assert_allclose(state.y, end, rtol=1e-12)
         assert set(metrics) >= {"upper", "lower", "residual", "lower_residual"}
+
+
+def test_unrolled_differentiates_through_an_optimizer_and_is_maml():
+    with jax.enable_x64(True):
+        case = form("p1")
+        problem, x, tx = case.problem, 0.3 * case.x0, optax.adam(0.1)
+
+        def adapted(x):
+            y, opt = case.y0, tx.init(case.y0)
+            for _ in range(3):
+                updates, opt = tx.update(jax.grad(problem.lower, 1)(x, y, None), opt, y)
+                y = optax.apply_updates(y, updates)
+            return problem.upper(x, y, None), y
+
+        solver = bilevel.unrolled(3, 1.0, tx, warm_start=False)
+        step = jax.jit(solver.step)
+        state, metrics = step(solver.init(problem, x, case.y0), None)
+        d, y = jax.jit(jax.grad(adapted, has_aux=True))(x)
+        np.testing.assert_allclose(x - state.x, d, rtol=1e-10)
+        np.testing.assert_allclose(state.y, y, rtol=1e-12)
+        np.testing.assert_allclose(metrics["hypergradient"], np.linalg.norm(d), rtol=1e-10)
+
+        def maml(x):  # The task's parameters begin at x.
+            params = x
+            for _ in range(2):
+                params = params - 0.1 * jax.grad(loss)(params, 3.0)
+            return loss(params, 2.0)
+
+        def loss(params, task):
+            return jnp.sum(jnp.sin(params - task) ** 2)
+
+        meta = bilevel.Problem(
+            lambda x, y, task: loss(x + y, task), lambda x, y, task: loss(x + y, task)
+        )
+        solver = bilevel.unrolled(2, 1.0, 0.1, warm_start=False)
+        state = solver.init(meta, np.ones(2), np.zeros(2))
+        state, _ = jax.jit(solver.step)(state, (2.0, 3.0))
+        np.testing.assert_allclose(1 - state.x, jax.grad(maml)(np.ones(2)), rtol=1e-10)
+    with pytest.raises(ValueError, match="no optax transform with axis_name"):
+        bilevel.unrolled(2, 0.1, optax.sgd(0.1), axis_name="i")
 
 
 def test_unrolled_and_implicit_take_a_batch_for_each_inner_step():
