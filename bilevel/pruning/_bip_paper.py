@@ -139,6 +139,7 @@ def solver(
         gradients=Gradients(upper=1, lower=lower_steps),
         inner_steps=lower_steps if lower_steps > 1 else 0,
         step_names=("lower_step", "upper_step"),
+        residuals=(),
         export=export,
     )
 

@@ -108,5 +108,6 @@ def hydra(
         gradients=Gradients(upper=1),
         batch="one",
         step_names=("upper_step",),
+        residuals=(),
         export=export,
     )

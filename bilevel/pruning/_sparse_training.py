@@ -311,5 +311,6 @@ def sparse_training(
         gradients=Gradients(lower=1),
         batch="one",
         step_names=("lower_step",),
+        residuals=(),
         export=export,
     )

@@ -27,8 +27,9 @@ def _wide(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _share(raw: Any, total: jax.Array) -> Any:
-    """``raw`` divided by ``total``; zero where nothing has a score."""
+def _share(raw: Any) -> Any:
+    """``raw`` divided by its sum; zero where nothing has a score."""
+    total = jnp.asarray(sum(x.sum() for x in jax.tree.leaves(raw)))
     return jax.tree.map(lambda x: jnp.where(total > 0, x / jnp.where(total > 0, total, 1), 0), raw)
 
 
@@ -118,7 +119,7 @@ def snip(
     put = _on(chosen, params)
     g = jax.grad(lambda z: loss(put(z), batch))(chosen)
     raw = jax.tree.map(lambda w, g: jnp.abs(_wide(w) * _wide(g)), chosen, g)
-    return _share(raw, sum(x.sum() for x in jax.tree.leaves(raw)))
+    return _share(raw)
 
 
 def grasp(
@@ -178,6 +179,7 @@ def synflow(
     R grows exponentially with the depth: by a factor of 18 per layer of 256 units. It is computed
     in float64, on the CPU (an accelerator may have none), and where the scores are beyond the range
     of the parameters' dtype all of them are divided by one power of two. That keeps their order.
+    Under ``jax.jit`` it is computed in the dtype of the parameters, which may overflow.
 
     Args:
       forward: ``forward(params, x) -> logits``, in evaluation mode. It must not cast to a narrower
@@ -203,6 +205,8 @@ def synflow(
     References:
       Tanaka et al., Pruning neural networks without any data, NeurIPS 2020.
     """
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((params, x))):
+        return _synflow(forward, rule, params, x)
     dtypes = jax.tree.map(lambda p: jnp.asarray(p).dtype, masks_lib.prunable(params, rule))
     with _float64():
         scores = jax.jit(functools.partial(_synflow, forward, rule))(*_doubled(params, x))
@@ -293,6 +297,7 @@ def synflow_masks(
     with _float64():
         wide, ones = _doubled(params, x)
         masks: Any = jax.tree.map(jnp.asarray, jax.device_get(masks_lib.ones(params, rule)))
+        scores: Any = None
         for drop in counts:
             masks, scores = one_round(masks, wide, ones, np.int32(drop))
         _refuse_overflow(scores)

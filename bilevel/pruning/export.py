@@ -176,7 +176,7 @@ def _alive(
         places = _places(chain, producer[-1], consumer[-2], alone)
         if makes is not None:
             made[chain.producer] = np.asarray(makes).any(tuple(range(len(producer) - 1)))
-        inputs = np.ones(consumer[-2], bool)
+        inputs: Any = np.ones(consumer[-2], bool)
         if reads is not None:
             inputs = np.moveaxis(np.asarray(reads), -2, 0).reshape(consumer[-2], -1).any(1)
         # A channel that several layers read stays while one of them does.

@@ -57,26 +57,21 @@ def map_leaves(fun: Callable[..., Any], masks: Any, *trees: Any) -> Any:
 
 
 def default_rule(path: str, leaf: jax.Array) -> bool:
-    """The usual choice: floating-point matrices; no vectors, norms, embeddings or other tables.
+    """The usual choice: floating-point kernels; no biases, norms, embeddings or other tables.
 
-    A leaf with at most one axis longer than 1 is a vector; names decide as for
-    :func:`optim.is_hidden_matrix`, but output heads are weights here.
-
-    Args:
-      path: The leaf's path, joined by slashes.
-      leaf: The parameter.
-
-    Returns:
-      True for a weight.
+    The names of Flax, Haiku, Equinox, transformers and Mamba decide, for leaves of two axes or
+    more; of three axes or more, two must be longer than 1.
 
     Example:
-      >>> import jax.numpy as jnp, bilevel
-      >>> bilevel.masks.default_rule("upscale/kernel", jnp.ones((4, 4)))
-      True
-      >>> bilevel.masks.default_rule("bn/scale", jnp.ones((4, 4)))
-      False
+      >>> import jax.numpy as jnp
+      >>> leaf = jnp.ones((4, 2))
+      >>> default_rule("head/kernel", leaf), default_rule("norm/scale", leaf)
+      (True, False)
     """
-    return _paths.is_prunable(path, leaf)
+    shape, dtype = np.shape(leaf), jnp.result_type(leaf)
+    if len(shape) < 2 or (len(shape) > 2 and sum(n != 1 for n in shape) < 2):
+        return False
+    return _paths.is_prunable(path, jax.ShapeDtypeStruct((2, 2), dtype))
 
 
 def prunable(params: Any, rule: Rule | None = None, structure: str = "weight") -> Any:
@@ -109,11 +104,11 @@ def prunable(params: Any, rule: Rule | None = None, structure: str = "weight") -
             def rule(path, leaf):
                 return default_rule(path, leaf) and np.ndim(leaf) >= 3
 
-    chosen = jax.tree_util.tree_map_with_path(
-        lambda path, x: x if rule(path_name(path), x) else None, params
-    )
+    named = [(path_name(path), x) for path, x in _paths.with_paths(params)]
+    kept = [x if rule(name, x) else None for name, x in named]
+    chosen = jax.tree.unflatten(jax.tree.structure(params), kept)
     if not jax.tree.leaves(chosen):
-        names = [path_name(p) for p, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+        names = [name for name, _ in named]
         raise ValueError(f"no leaf is prunable by this rule; the leaves are: {', '.join(names)}")
     return chosen
 

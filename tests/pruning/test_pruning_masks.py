@@ -21,6 +21,7 @@ def load(name):
 
 
 @pytest.mark.fidelity
+@pytest.mark.filterwarnings("ignore:no weight is left")
 def test_masks_equal_the_authors():
     record = load("masks_official")
     scores = [record[f"scores{i}"] for i in range(3)]
