@@ -241,6 +241,8 @@ def check_counts(config: Any, *keys: str) -> None:
         value = config.get(key, 1)
         if value is not None or key not in ("steps", "eval_every", "save_every"):
             _checks.count(key, value)
+        if key == "steps" and value is not None and value >= 2**31:  # States count in int32.
+            raise ValueError(f"a run may have up to {2**31 - 1} steps, got {value}")
 
 
 def text(config: ConfigDict, without: Mapping[str, Any] | None = None) -> str:

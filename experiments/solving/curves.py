@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from experiments.common import figures
+
 __all__ = ["draw"]
 
 _RESIDUALS = (
@@ -27,51 +29,40 @@ def draw(
       file: The PNG to write.
       title: Above the picture.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    panels = 3 + bool(groups)
-    figure, axes = plt.subplots(1, panels, figsize=(4 * panels, 3.2), squeeze=False)
+    figure, axes = figures.figure(3 + bool(groups), width=3.6, height=3.4, title=title)
     for axis, key, label in (
-        (axes[0, 0], "seconds", "seconds of the solver"),
-        (axes[0, 1], "gradients", "gradient evaluations"),
+        (axes[0], "seconds", "time of the solver (s)"),
+        (axes[1], "gradients", "gradient evaluations"),
     ):
         line(axis, rows, key, "objective", "o-", markersize=3)
-        axis.set_xlabel(label)
-        axis.xaxis.set_major_locator(plt.MaxNLocator(4))
-        axis.set_title("hyper-objective", fontsize=10)
-    axis = axes[0, 2]
-    for (key, label), style in zip(_RESIDUALS, ("-", "--", "-.", ":"), strict=True):
-        line(axis, rows, "step", key, style, label=label)
-    axis.set_yscale("log")
-    axis.set_xlabel("step")
-    axis.set_title("residuals", fontsize=10)
-    axis.legend(fontsize=8)
+        axis.locator_params(axis="x", nbins=4)
+        axis.set(xlabel=label, ylabel="hyper-objective")
+    axis = axes[2]
+    for (key, label), look in zip(
+        _RESIDUALS, figures.looks(dict(_RESIDUALS)).values(), strict=True
+    ):
+        shown = look._asdict() | ({"marker": ""} if len(rows) > 30 else {})
+        line(axis, rows, "step", key, label=label, markersize=3, **shown)
+    if axis.lines:
+        axis.set_yscale("log")
+        axis.legend(fontsize=8)
+    axis.set(xlabel="step", ylabel="residual")
     if groups:
-        axis = axes[0, 3]
+        axis = axes[3]
         values = np.concatenate([np.ravel(v) for v in groups.values()])
         bins = np.linspace(values.min() - 1e-6, values.max() + 1e-6, 31)
         for (name, value), hatch in zip(groups.items(), ("", "//", ".."), strict=False):
             axis.hist(np.ravel(value), bins, alpha=0.6, label=name, hatch=hatch)
-        axis.set_title("learned upper variable", fontsize=10)
+        axis.set(xlabel="learned upper variable", ylabel="number of entries")
         axis.legend(fontsize=8)
-    for axis in axes[0]:
-        axis.grid(alpha=0.3)
-    figure.suptitle(title, fontsize=11)
-    figure.tight_layout()
-    part = file.with_name(f".{file.name}")
-    figure.savefig(part, format="png", dpi=110)
-    plt.close(figure)
-    part.replace(file)
+    figures.save(figure, file, dpi=110)
 
 
-def line(axis, rows, x: str, y: str, style: str, **more: Any) -> None:
+def line(axis, rows, x: str, y: str, *style: str, **more: Any) -> None:
     """Draws ``y`` against ``x`` over the rows that hold both as numbers."""
     points = [(r[x], r[y]) for r in rows if isinstance(r.get(x), float | int) and _plain(r.get(y))]
     if points:
-        axis.plot(*zip(*points, strict=True), style, **more)
+        axis.plot(*zip(*points, strict=True), *style, **more)
 
 
 def _plain(value: Any) -> bool:

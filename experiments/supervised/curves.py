@@ -62,6 +62,7 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], file: Path, title: str) -> No
         drawn = [v for _, values in points.values() for v in values]
         if not drawn:
             axis.text(0.5, 0.5, "no finite value", ha="center", transform=axis.transAxes)
+            axis.set(xticks=[], yticks=[])
         elif name in ("loss", "norms") and 0 < 10 * min(drawn) < max(drawn):
             axis.set_yscale("log")
         else:
