@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -106,16 +106,6 @@ def epsilon(eps: Any, dtype: Any) -> Any:
     return jnp.maximum(wide, jnp.asarray(1e-8, dtype))
 
 
-class WeightDecaySchedule(NamedTuple):
-    """Steps done under a schedule of the decay.
-
-    Attributes:
-      count: int32 scalar.
-    """
-
-    count: jax.Array
-
-
 def add_decayed_weights(
     weight_decay: optax.ScalarOrSchedule, mask: Any = None
 ) -> optax.GradientTransformation:
@@ -128,7 +118,7 @@ def add_decayed_weights(
     def init_fn(params):
         resolve_mask(mask, params)
         if callable(weight_decay):
-            return WeightDecaySchedule(count=jnp.zeros([], jnp.int32))
+            return optax.ScaleByScheduleState(count=jnp.zeros([], jnp.int32))
         return optax.EmptyState()
 
     def update_fn(updates, state, params=None):
@@ -139,7 +129,7 @@ def add_decayed_weights(
         decay = weight_decay
         if callable(weight_decay):
             decay = weight_decay(state.count)
-            state = WeightDecaySchedule(optax.safe_increment(state.count))
+            state = optax.ScaleByScheduleState(jnp.asarray(optax.safe_increment(state.count)))
 
         def add(path, g, p, decays):
             check_gradient(path, g, p)

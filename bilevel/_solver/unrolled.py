@@ -156,6 +156,8 @@ def unrolled(
         gamma_k = 1.0 if optimizer is not None else at(lower_step, k)
 
         def through_optimizer(x, y):
+            assert optimizer is not None
+
             def forward(carry, b):
                 y, opt = carry
                 value, f_y = lower_y(x, y, b if many else s.g_z)

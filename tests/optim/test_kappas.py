@@ -7,6 +7,8 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import optim
 from optim import kappas
@@ -57,6 +59,46 @@ def test_newton_schulz_is_the_matrix_sign(shape):
     c = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
     exact = kappas.spectral("svd").grad(c)
     np.testing.assert_allclose(kappas.spectral(steps=8).grad(c), exact, atol=2e-4)
+
+
+def test_dimension_numbers_say_how_a_leaf_is_a_matrix():
+    """An attention's kernel (in, heads, head_dim) as the matrix (in, heads x head_dim)."""
+    rng = np.random.default_rng(4)
+    c = rng.standard_normal((12, 2, 3)).astype(np.float32)
+    numbers = optax.contrib.MuonDimensionNumbers
+    flat, exact = c.reshape(12, 6), kappas.spectral("svd")
+    for axes in (numbers(0, (1, 2)), numbers(-3, (-2, -1)), lambda x: numbers(0, (1, 2))):
+        kappa = kappas.spectral("svd", dimension_numbers=axes)
+        np.testing.assert_allclose(kappa.grad(c).reshape(12, 6), exact.grad(flat), atol=1e-5)
+        np.testing.assert_allclose(kappa.value(c), exact.value(flat), rtol=1e-5)
+        assert kappa.conjugate(0.9 * kappa.grad(c)) == 0
+        newton = kappas.spectral(steps=8, dimension_numbers=axes)
+        np.testing.assert_allclose(newton.grad(c), kappa.grad(c), atol=1e-3)
+    # Axes that are left out stack matrices, wherever they are.
+    stack = kappas.spectral("svd", dimension_numbers=numbers(2, 0)).grad(c)
+    for i in (0, 1):
+        np.testing.assert_allclose(stack[:, i].T, exact.grad(c[:, i].T), atol=1e-5)
+    with pytest.raises(ValueError, match=r"axes of a leaf of shape \(12, 2, 3\)"):
+        kappas.spectral(dimension_numbers=numbers(0, 3)).grad(c)
+
+
+@pytest.mark.parametrize("spec", [P("data", None), P(None, "data")])
+def test_sharded_leaves_on_explicit_axes(spec):
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,))
+    c = np.random.default_rng(5).standard_normal((6, 4)).astype(np.float32)
+    chosen = {k: KAPPAS[k] for k in ("lp", "group_l2", "columns", "top_k", "spectral newton")}
+    chosen["stacked"] = kappas.stacked(kappas.l2)
+
+    def all_of(c):
+        return {k: (kappa.grad(c), kappa.value(c)) for k, kappa in chosen.items()}
+
+    expected = jax.jit(all_of)(c)
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(c, NamedSharding(mesh, spec))
+        got = jax.jit(all_of)(placed)
+        for grad, _ in got.values():
+            assert grad.sharding.is_equivalent_to(placed.sharding, 2)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, expected)
 
 
 def test_scopes():

@@ -5,6 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import struct
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import bilevel
 import optim
@@ -112,6 +115,109 @@ def test_factored_moments_are_left_alone():
     updates, _ = tx.update(params, tx.init(params), params)
     new = optax.apply_updates(params, updates)["w"]
     assert (new[~masks["w"]] == 0).all()
+
+
+PLAIN = {"w": np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)}
+PLAIN["c"] = np.ones(4, np.float32)
+CHECKER = {"w": np.arange(32).reshape(8, 4) % 2 == 0, "c": None}
+INNERS = {
+    "identity": optax.chain(optax.identity(), optax.scale(-0.1)),
+    "sign": optax.chain(optax.scale_by_sign(), optax.scale(-0.1)),
+    "factored": optax.adafactor(0.1, min_dim_size_to_factor=4),
+    "masked": optax.masked(optax.adamw(0.1), {"w": True, "c": False}),
+    "partition": optax.partition(
+        {"x": optax.adam(0.1), "y": optax.sgd(0.1, momentum=0.9)}, {"w": "x", "c": "y"}
+    ),
+    "accumulated": optax.MultiSteps(optax.adam(0.1), 2),
+    "schedule free": optax.contrib.schedule_free(optax.adamw(0.1), 0.1),
+    "muon": optax.contrib.muon(0.1),
+    "sam": optax.contrib.sam(optax.adam(0.1), optax.sgd(0.05), sync_period=2),
+    "cautious": optim.cautious(optax.adamw(0.1)),
+    "adamp": optim.adamp(0.1, weight_decay=0.1),
+    "frugal": optim.frugal(
+        0.1, density=0.5, subspace="columns", projectable=lambda _, x: x.ndim > 1
+    ),
+}
+
+
+@pytest.mark.parametrize("name", INNERS)
+def test_around_any_transformation(name):
+    """Pruned weights and what the state holds of them are zero; the others move."""
+    tx = optim.masked_update(INNERS[name], CHECKER)
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = tx.update(jax.tree.map(jnp.cos, params), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    start = jax.tree.map(jnp.asarray, PLAIN)
+    run = jax.jit(lambda c: jax.lax.scan(step, c, length=5)[0])
+    params, state = run((start, tx.init(start)))
+    assert np.all(np.asarray(params["w"])[~CHECKER["w"]] == 0)
+    assert np.all((params["w"] != PLAIN["w"])[CHECKER["w"]])
+    assert np.all(params["c"] != 1)
+    held = [x for x in jax.tree.leaves(state.inner_state) if jnp.shape(x) == (8, 4)]
+    assert held or name in ("identity", "sign", "factored", "frugal")
+    for x in held:
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            assert np.all(np.asarray(x)[~CHECKER["w"]] == 0)
+            assert np.any(np.asarray(x) != 0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_pruned_weights_are_zero_after_one_step_of_narrow_gradients(dtype):
+    params = {"w": jnp.array([1.2345678, 1 / 3, 1e5], jnp.float32)}
+    tx = optim.masked_update(optax.sgd(0.1), {"w": jnp.array([True, False, False])})
+    updates, _ = tx.update({"w": jnp.ones(3, dtype)}, tx.init(params), params)
+    new = optax.apply_updates(params, updates)["w"]
+    np.testing.assert_array_equal(new[1:], 0)
+    assert new.dtype == jnp.float32
+
+
+def test_masks_outlive_a_donated_state():
+    def masks():
+        return {"w": jnp.array([True, False])}
+
+    params, at_init, at_update = {"w": jnp.ones(2)}, masks(), masks()
+    tx = optim.masked_update(optax.sgd(0.1), at_init)
+    state = tx.init(params)
+    donate = jax.jit(lambda s: jax.tree.map(lambda x: x, s), donate_argnums=0)
+    state = donate(state)
+    _, state = tx.update(params, state, params, masks=at_update)
+    donate(state)
+    assert not at_init["w"].is_deleted()
+    assert not at_update["w"].is_deleted()
+
+
+def test_masks_as_a_callable_module_and_as_variables():
+    @struct.dataclass
+    class Layer:
+        w: jax.Array
+
+        def __call__(self, x):
+            return self.w @ x
+
+    params = Layer(jnp.ones(2))
+    masks = Layer(jnp.array([True, False]))
+    tx = optim.masked_update(optax.sgd(0.1), masks)
+    for given in (None, masks):
+        updates, _ = tx.update(params, tx.init(params), params, masks=given)
+        np.testing.assert_allclose(updates.w, [-0.1, -1.0])
+
+
+@pytest.mark.parametrize("spec", [P("data", None), P(None, "data")])
+def test_sharded_parameters_on_explicit_axes(spec):
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Explicit,))
+    tx = optim.masked_update(optax.adamw(0.1), CHECKER)
+    plain = jax.tree.map(jnp.asarray, PLAIN)
+    expected, _ = tx.update(plain, tx.init(plain), plain)
+    with jax.set_mesh(mesh):
+        params = {**plain, "w": jax.device_put(plain["w"], NamedSharding(mesh, spec))}
+        state = jax.jit(tx.init)(params)
+        assert state.masks["w"].sharding.is_equivalent_to(params["w"].sharding, 2)
+        updates, state = jax.jit(tx.update)(params, state, params)
+        np.testing.assert_allclose(updates["w"], expected["w"], rtol=1e-6)
+        tx.update(params, state, params, masks=CHECKER)
 
 
 def test_bad_input():

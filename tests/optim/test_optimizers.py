@@ -1,5 +1,7 @@
 """The rules of single optimizers: projection, layouts, dtypes, special leaves, bad input."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -225,6 +227,40 @@ def test_cautious():
     close(-0.1 * trace.update(grads[1], state[0])[0], expected)
 
 
+@pytest.mark.parametrize(("dtype", "g", "lr"), [("float16", 1e-4, 1e-4), ("float32", 1e-30, 1e-9)])
+def test_cautious_compares_signs(dtype, g, lr):
+    """A product of small numbers is zero although they agree."""
+    params, grads = jnp.ones(2, dtype), jnp.asarray([g, -g], dtype)
+    inner = optim.lion(lr, weight_decay=0.0)
+    plain, _ = inner.update(grads, inner.init(params), params)
+    for rescale in (False, True):
+        kept, _ = optim.cautious(inner, rescale=rescale).update(grads, inner.init(params), params)
+        np.testing.assert_allclose(kept, plain * (2 / 3 if rescale else 1), rtol=1e-2)
+        assert np.all(kept != 0)
+
+
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_cautious_knows_a_direction_from_an_optimizer(scheduled):
+    lr = optax.linear_schedule(0.0, 0.1, 10) if scheduled else 0.1  # The first rate is zero.
+    for inner in (optax.adamw(lr, weight_decay=0.1), optim.lion(lr), optax.sgd(lr, 0.9)):
+        optim.cautious(inner)
+        with pytest.raises(ValueError, match="direction must be False"):
+            optim.cautious(inner, direction=True)
+    for inner in (optax.scale_by_adam(), optim.scale_by_lion_k(), optax.trace(0.9)):
+        optim.cautious(inner, direction=True)
+        with pytest.raises(ValueError, match="direction must be True"):
+            optim.cautious(inner)
+
+    # What cannot be told is taken as it is said: rates under a transformation, other trees.
+    def traced(rate):
+        tx = optim.cautious(optax.sgd(rate))
+        return tx.update(rate, tx.init(rate), rate)[0]
+
+    np.testing.assert_array_equal(jax.vmap(traced)(jnp.ones(2)), [-1, -1])
+    for direction in (False, True):
+        optim.cautious(optax.masked(optax.adam(0.1), {"w": True}), direction=direction)
+
+
 EVERY = {
     "lion": optim.lion,
     "adamp": optim.adamp,
@@ -232,6 +268,10 @@ EVERY = {
     "diffgrad": optim.diffgrad,
     "cautious": lambda lr: optim.cautious(optim.lion(lr)),
 }
+
+
+def momentum(learning_rate):
+    return optax.chain(optim.scale_by_momentum(), optax.scale_by_learning_rate(learning_rate))
 
 
 @pytest.mark.parametrize("name", list(EVERY))
@@ -257,6 +297,82 @@ def test_kinds_of_trees(name):
     grads["kernel"][...] = jnp.asarray(GRAD)
     nnx.jit(lambda o, m, g: o.update(m, g))(optimizer, model, grads)
     close(model.kernel[...], base["w"])
+
+
+@pytest.mark.parametrize("name", ["lion", "adamp", "sgdp", "diffgrad", "momentum"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_sixteen_bits(name, dtype):
+    """Injected rates are rounded to the parameters' dtype: 0.999 to 1, 1e-8 to 0."""
+    plain_lion = functools.partial(optim.lion, weight_decay=0.0)
+    make = {**EVERY, "momentum": momentum, "lion": plain_lion}[name]
+    params = {"w": jnp.ones((4, 3), dtype)}
+    injected = optax.inject_hyperparams(make)(learning_rate=0.125)
+    plain = make(0.125)
+
+    @jax.jit
+    def both(params):
+        steps = []
+        for tx in (injected, plain):
+            state, out = tx.init(params), []
+            for size in (0.0, 0.1, 0.2, 0.3):
+                grads = jax.tree.map(lambda p, size=size: jnp.full_like(p, size), params)
+                u, state = tx.update(grads, state, params)
+                out.append(u["w"].astype(jnp.float32))
+            steps.append(jnp.stack(out))
+        return steps
+
+    a, b = both(params)
+    assert np.all(np.isfinite(a))
+    assert np.all(a[0] == 0)
+    np.testing.assert_allclose(a, b, rtol=0.05)
+    assert np.all(b[1:] != 0)
+
+
+@pytest.mark.parametrize("name", [*("lion", "adamp", "sgdp", "diffgrad"), "momentum"])
+def test_strict_promotion_and_states_as_numpy(name):
+    """No dtype is promoted unasked, and a state read from a file is one of numpy."""
+    tx = {**EVERY, "momentum": momentum}[name](0.1)
+    params = {"w": jnp.asarray(KERNEL, jnp.bfloat16), "b": jnp.ones(4)}
+    grads = {"w": jnp.asarray(GRAD, jnp.bfloat16), "b": jnp.ones(4)}
+    with jax.numpy_dtype_promotion("strict"):
+        state = tx.init(params)
+        updates, _ = jax.jit(tx.update)(grads, state, params)
+    # Gradients of other dtypes than the parameters leave the state's as they are.
+    other = {"w": jnp.asarray(GRAD, jnp.float32), "b": jnp.ones(4, jnp.float16)}
+    got, new = jax.eval_shape(tx.update, other, state, params)
+    assert jax.tree.map(jnp.result_type, new) == jax.tree.map(jnp.result_type, state)
+    assert jax.tree.map(jnp.result_type, got) == jax.tree.map(jnp.result_type, other)
+    of_file = jax.tree.map(np.asarray, state)
+    again, _ = tx.update(jax.tree.map(np.asarray, grads), of_file, params)
+    close(again, updates)
+
+
+def test_dtypes_of_buffers():
+    params = {"w": jnp.asarray(KERNEL, jnp.bfloat16)}
+    for tx in (
+        optim.sgdp(0.1, 0.9, accumulator_dtype=jnp.float32),
+        optim.scale_by_momentum(0.9, accumulator_dtype="float32", start="params"),
+    ):
+        state = tx.init(params)
+        assert optax.tree.get(state, "trace")["w"].dtype == jnp.float32
+        updates, _ = tx.update(params, state, params)
+        assert updates["w"].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("make", [optim.adamp, optim.diffgrad])
+def test_derivatives_through_an_update(make):
+    """With ``eps_root``, where a second moment is zero, and where weights start at zero."""
+
+    def moved(scale, eps_root):
+        tx = make(0.1, eps_root=eps_root)
+        params = {"w": scale * jnp.zeros((3, 2)), "b": jnp.ones(2)}
+        grads = {"w": scale * jnp.zeros((3, 2)), "b": scale * jnp.ones(2)}
+        updates, _ = tx.update(grads, tx.init(params), params)
+        return sum(jnp.sum(u) for u in jax.tree.leaves(updates))
+
+    assert np.isfinite(jax.grad(moved)(1.0, 1e-8))
+    with_root, without = moved(1e-3, 1e-2), moved(1e-3, 0.0)
+    assert abs(with_root) < 0.1 * abs(without)
 
 
 @pytest.mark.parametrize("name", list(EVERY))
