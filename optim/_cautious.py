@@ -1,10 +1,6 @@
 """Cautious updates: only where the step and the gradient agree."""
 
-import warnings
-
-import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from optim import _checks, _trees
@@ -81,7 +77,7 @@ def cautious(
 
 
 def _check_direction(inner, direction):
-    sign = _sign(inner)
+    sign = _trees.sign_of(inner)
     if sign < 0 and direction:
         raise ValueError(
             "direction must be False for this inner: its updates point against the gradient, as "
@@ -92,25 +88,3 @@ def _check_direction(inner, direction):
             "direction must be True for this inner: its updates point along the gradient, as those "
             "of a transformation without learning rate do"
         )
-
-
-def _sign(inner):
-    """Returns 1 if the updates for a constant gradient point along it, -1 if against it, else 0."""
-
-    def run():
-        x, gradient = jnp.zeros((2, 2)), jnp.ones((2, 2))
-        state, updates = inner.init(x), []
-        for _ in range(3):  # A warm-up may begin with a rate of zero.
-            u, state = inner.update(gradient, state, x)
-            updates.append(u)
-        return updates
-
-    try:
-        with jax.ensure_compile_time_eval(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            updates = np.asarray(jax.jit(run)(), np.float64)
-    except Exception:  # It is made for a tree of other leaves, or a rate is traced.
-        return 0
-    if not np.any(updates):
-        return 0
-    return int(np.all(updates >= 0)) - int(np.all(updates <= 0))

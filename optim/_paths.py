@@ -29,7 +29,7 @@ __all__ = [
 
 # A leaf with one of these words in its own name is a vector, whatever its shape: the bias of an
 # attention is (heads, head_dim), the scale of a norm under scan (layers, features).
-_VECTORS = {"bias", "biases", "b", "offset", "scale", "scales", "beta", "gamma"}
+_VECTORS = {"bias", "biases", "offset", "scale", "scales", "beta", "gamma"}
 _NORMS = {"bn", "ln", "gn", "rms", "lnorm", "normalization"}
 # Tables that are looked up or added, not multiplied: by the leaf's own name.
 _TABLES = {"cls", "token", "tokens", "pos", "position", "positions", "positional", "rel", "table"}
@@ -72,7 +72,9 @@ def is_named_vector(path: str | tuple[Any, ...]) -> bool:
     own = set(_words(names[-1])) if names else set()
     module = set(_words(names[-2])) if len(names) > 1 else set()
     norm = any(w in _NORMS or w.endswith("norm") for w in own | module)
-    return norm or bool(own & _VECTORS and not own & _TABLES)
+    # Haiku calls the bias of a module b; of a bare tree a and b may be two matrices.
+    haiku = len(names) > 1 and names[-1] == "b"
+    return norm or haiku or bool(own & _VECTORS and not own & _TABLES)
 
 
 def _is_vector(path: str | tuple[Any, ...], leaf: Any) -> bool:

@@ -223,9 +223,9 @@ def test_orders_are_those_of_the_authors():
 
 def test_stacked_layers_are_tensors():
     def unstack(t):
-        return {f"l{i}": {n: t["w"][n][i] for n in ("a", "b")} for i in range(4)}
+        return {f"l{i}": {n: t["w"][n][i] for n in ("up", "down")} for i in range(4)}
 
-    shapes = {"w": {"a": (4, 3, 5), "b": (4, 5, 3)}}
+    shapes = {"w": {"up": (4, 3, 5), "down": (4, 5, 3)}}
     params, grads = tree(shapes), [tree(shapes, i) for i in range(5)]
     order = optim.subspaces.block("descending")
     options = dict(density=0.5, update_gap=GAP, subspace=order)
@@ -237,9 +237,9 @@ def test_stacked_layers_are_tensors():
     for space in ("columns", "svd"):
         tx = optim.scale_by_frugal(density=0.4, subspace=space, stacked=lambda *_: True)
         updates, state = first(tx, params)
-        assert state.inner.mu["w"]["a"].shape == (4, 1, 5)
-        assert len({str(b) for b in np.array(state.selection["w"]["b"])}) > 1
-        assert float(jnp.abs(updates["w"]["a"]).min()) > 0
+        assert state.inner.mu["w"]["up"].shape == (4, 1, 5)
+        assert len({str(b) for b in np.array(state.selection["w"]["down"])}) > 1
+        assert float(jnp.abs(updates["w"]["up"]).min()) > 0
 
 
 # Devices.
@@ -247,7 +247,7 @@ def test_stacked_layers_are_tensors():
 
 def loss(params, batch):
     x, y = batch
-    h = jnp.tanh(x @ params["hidden"]["a"]) @ params["hidden"]["b"]
+    h = jnp.tanh(x @ params["hidden"]["up"]) @ params["hidden"]["down"]
     return jnp.mean((h @ params["head"] - y) ** 2)
 
 
@@ -257,7 +257,7 @@ def test_eight_devices_equal_one(space):
     tx = optim.frugal(
         0.05, optax.trace(0.9), density=0.5, update_gap=GAP, subspace=space, state_free="sgd"
     )
-    params = tree({"hidden": {"a": (16, 16), "b": (16, 16)}, "head": (16, 2)})
+    params = tree({"hidden": {"up": (16, 16), "down": (16, 16)}, "head": (16, 2)})
     params = jax.tree.map(lambda x: 0.2 * x, params)
     batches = [tree([(16, 16), (16, 2)], i) for i in range(5)]
     mesh = optim.parallel.data_mesh()
@@ -628,7 +628,11 @@ def test_bad_parts():
             {f"m{i}": (2, 2) for i in range(6)},
             "even number of active tensors, got 3",
         ),
-        (dict(projectable={"other": True}), {"m": (2, 2)}, "projectable must be a tree of bools"),
+        (
+            dict(projectable={"other": True}),
+            {"m": (2, 2)},
+            "projectable must be a tree like the parameters",
+        ),
     ],
 )
 def test_bad_leaves(options, params, message):

@@ -80,7 +80,9 @@ def test_rounding_as_the_authors(name):
     make = getattr(optim.subspaces, name)
     low = {
         authors: jax.eval_shape(
-            optim.scale_by_frugal(density=0.25, subspace=make(authors=authors)).init,
+            optim.scale_by_frugal(
+                density=0.25, subspace=make(authors=authors), projectable=matrices
+            ).init,
             {"w": jax.ShapeDtypeStruct((2, 2) if name != "randk" else (1, 3), jnp.float32)},
         ).inner.mu["w"]
         for authors in (True, False)

@@ -25,6 +25,7 @@ model/layers/0/mlp/gate_proj/kernel  block/0/layer/0/SelfAttention/o/kernel
 attention_head_0/query/kernel  attn/head_0/q  embedder/kernel  t_embedder/mlp/0/kernel
 layers/0/mixer/in_proj/kernel  layers.0.mixer.dt_proj.weight  layers.0.mixer.x_proj.weight
 upscale/kernel  debias/kernel  normalizer_mlp/kernel  token_mixing/Dense_0/kernel  lora_A/kernel
+q_proj/lora_b  b
 """
 HEADS = """
 lm_head/kernel  head/kernel  classifier/kernel  mlp_head/linear/kernel  output/kernel  score/kernel
