@@ -342,9 +342,9 @@ def test_bad_input():
         (lambda: bilevel.implicit("lu"), "linear_solver must be one of cg, normal_cg, neumann"),
         (lambda: bilevel.implicit(ridge=-1.0), "ridge must be >= 0, got -1"),
         (lambda: bilevel.implicit(inner_steps=0), "inner_steps must be an integer >= 1"),
-        (lambda: bilevel.unrolled(2.5), "steps must be an integer >= 1"),
-        (lambda: bilevel.unrolled(lower_step=-0.1), "gamma must be > 0"),
-        (lambda: bilevel.soba(lower_step=0.0), "rho must be > 0"),
+        (lambda: bilevel.unrolled(2.5), "inner_steps must be an integer >= 1"),
+        (lambda: bilevel.unrolled(lower_step=-0.1), "lower_step must be > 0"),
+        (lambda: bilevel.soba(lower_step=0.0), "lower_step must be > 0"),
         (lambda: bilevel.saba(0, 4), "upper_samples must be an integer >= 1"),
     ):
         with pytest.raises(ValueError, match=text):
