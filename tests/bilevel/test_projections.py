@@ -183,11 +183,11 @@ def test_intersections_project_and_do_not_only_reach_the_set():
         for v in (np.array([2.0, 1.0, -0.3]), np.array([0.1, 0.0, 0.0]), np.array([3.0, 3.0, 3.0])):
             p = np.asarray(jax.jit(both)(v))
             # On the disk in which the plane cuts the ball: its nearest point, by hand.
-            centre = 0.2 / np.sqrt(3) * normal
+            center = 0.2 / np.sqrt(3) * normal
             flat = v - (v @ normal) * normal
-            radius = np.sqrt(1 - centre @ centre)
+            radius = np.sqrt(1 - center @ center)
             size = np.linalg.norm(flat)
-            on_plane = centre + flat * min(1, radius / max(size, 1e-12))
+            on_plane = center + flat * min(1, radius / max(size, 1e-12))
             expected = v if v @ np.ones(3) <= 0.2 and v @ v <= 1 else on_plane
             np.testing.assert_allclose(p, expected, atol=1e-8)
     for wrong in ((), (3,)):

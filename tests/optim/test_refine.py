@@ -9,7 +9,7 @@ import optax
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from test_schedules import evaluate, load
+from schedule_records import evaluate, load
 
 import optim
 

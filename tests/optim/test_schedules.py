@@ -3,7 +3,6 @@
 import re
 from decimal import Decimal
 from fractions import Fraction
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,24 +10,10 @@ import ml_dtypes
 import numpy as np
 import optax
 import pytest
+from schedule_records import at, evaluate, load
 
 import optim
 from optim import profiles
-
-REFERENCE = Path(__file__).parents[1] / "reference" / "schedules"
-
-
-def load(name):
-    return np.load(REFERENCE / f"{name}.npz")
-
-
-def at(schedule, steps):
-    """Values at these steps, always computed in one shape: little to compile."""
-    return np.asarray(schedule(jnp.asarray(np.resize(steps, 2048))))[: len(steps)]
-
-
-def evaluate(schedule, num):
-    return at(schedule, np.arange(num))
 
 
 @pytest.fixture(params=[False, True], ids=["float32", "x64"])

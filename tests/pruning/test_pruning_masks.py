@@ -1,23 +1,15 @@
 """Masks, criteria, allocators, densities and indices against records; exactness and errors."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from pruning_records import load
 
 import bilevel
 from bilevel.pruning import _select
 from experiments.pruning import methods
-
-REFERENCE = Path(__file__).parents[1] / "reference" / "pruning"
-
-
-def load(name):
-    with np.load(REFERENCE / f"{name}.npz") as z:
-        return dict(z)
 
 
 @pytest.mark.fidelity

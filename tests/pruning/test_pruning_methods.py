@@ -7,7 +7,7 @@ import optax
 import pytest
 from flax import linen, nnx
 from jax.sharding import NamedSharding, PartitionSpec
-from test_pruning_bip import at, gap, load, mlp_loss, torch_sgd
+from pruning_records import at, gap, load, mlp_loss, torch_sgd
 
 import bilevel
 import optim
