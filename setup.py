@@ -22,7 +22,7 @@ EXPERIMENTS = [
     "tensorboardX>=2.6.2.2",
     "tqdm>=4.66",
 ]
-TEST = [*EXPERIMENTS, "chex>=0.1.92", "hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6"]
+TEST = [*EXPERIMENTS, "equinox>=0.13", "hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6"]
 LINT = ["pyrefly==1.4.1", "ruff==0.17.5"]
 
 setup(

@@ -32,7 +32,7 @@ TABLE = {
     "unit": "%",
     "digits": 2,
     "also": {"AUC": "auc", "validation loss": "objective", "seconds": "seconds"},
-    "notes_of": "d97a2061",
+    "notes_of": "c1fb4058",
     "notes": (
         "At equal time the four methods do not differ by more than chance explains; LV-HBA is 4.7 "
         "points above one C for all, which is significant.",

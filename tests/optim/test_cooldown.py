@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_schedules import at, load
+from schedule_records import at, load
 
 import optim
 
