@@ -630,7 +630,7 @@ def apply(masks: Any, params: Any) -> Any:
     """
 
     def one(mask, x):
-        return x if mask is None else jnp.where(mask, x, jnp.zeros((), x.dtype))
+        return x if mask is None else jnp.where(mask, x, jnp.zeros((), jnp.result_type(x)))
 
     return map_leaves(one, masks, params)
 
