@@ -17,7 +17,7 @@ PARAMS["b"] = {"kernel": np.ones((4, 2), np.float32), "bias": np.ones(2, np.floa
 
 
 def cut(density):
-    return bilevel.masks.from_scores(bilevel.criteria.magnitude(PARAMS), density)
+    return bilevel.masks.from_scores(bilevel.criteria.magnitude(PARAMS), density, min_keep=1)
 
 
 def zeros_where_pruned(masks, tree):
