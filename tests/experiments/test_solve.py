@@ -279,7 +279,7 @@ def test_bad_input():
             solve.run(config, quiet=True)
     with pytest.raises(ValueError, match="solver 'lv_hba' needs 'upper_step'"):
         solvers.build("lv_hba", {}, problems.build("p1"))
-    with pytest.raises(ValueError, match="needs --data_dir, a folder that holds lvhba/diabete.txt"):
+    with pytest.raises(ValueError, match="needs --data_dir, a folder that holds lvhba/diabete"):
         solve.run(config_of("svm"), quiet=True)
     with pytest.raises(
         ValueError,
