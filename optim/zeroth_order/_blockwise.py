@@ -108,7 +108,8 @@ def blocks_of(rule: str | Callable[[tuple, Any], Any], params: Any) -> list[list
     return list(found.values())
 
 
-def check_rule(rule) -> None:
+def check_rule(rule: Any) -> None:
+    """Raises ``ValueError`` unless ``rule`` is a function of (path, leaf) or a regex."""
     if callable(rule):
         return
     try:
