@@ -38,10 +38,12 @@ def donated_step(tx: optax.GradientTransformation) -> Any:
     return jax.jit(step, donate_argnums=(0, 1))
 
 
-def cost(tx: optax.GradientTransformation, params: Any) -> Cost:
+def cost(
+    tx: optax.GradientTransformation, params: Any, compiler_options: dict | None = None
+) -> Cost:
     """Returns the cost of one update of ``params``, a tree of shapes; nothing is allocated."""
     state = jax.eval_shape(tx.init, params)
-    compiled = donated_step(tx).lower(params, state, params).compile()
+    compiled = donated_step(tx).lower(params, state, params).compile(compiler_options)
     held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
     temporary = compiled.memory_analysis().temp_size_in_bytes
     total = held, compiled.cost_analysis()["bytes accessed"], temporary

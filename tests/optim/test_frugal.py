@@ -129,7 +129,7 @@ DIFFERENT = {f"m{i}": (2048 + 8 * i, 1024) for i in range(8)}
     ],
     ids=["block", "flat", "lion", "stacked", "columns", "density0"],
 )
-def test_traffic_of_the_donated_step(options, shapes, temporary, accessed):
+def test_traffic_of_the_donated_step(options, shapes, temporary, accessed, users_compiler):
     tx = optim.frugal(1e-3, **options)
     args = like(shapes), jax.eval_shape(tx.init, like(shapes)), like(shapes)
 
@@ -137,7 +137,7 @@ def test_traffic_of_the_donated_step(options, shapes, temporary, accessed):
         updates, state = tx.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
-    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(*args).compile()
+    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(*args).compile(users_compiler)
     n = sum(math.prod(s) for s in shapes.values())
     assert compiled.memory_analysis().temp_size_in_bytes / n <= temporary + 0.05
     assert compiled.cost_analysis()["bytes accessed"] / n <= accessed * 1.02

@@ -274,11 +274,11 @@ def test_state_tree(name, tmp_path):
 
 
 @every_case
-def test_cost_of_donated_update(name):
+def test_cost_of_donated_update(name, users_compiler):
     case = CASES[name]
     params = transformer(1024, 2, 256)
     assert 25e6 < elements(params) < 26e6
-    _, accessed, temporary = cost(case.make(case.lr), params)
+    _, accessed, temporary = cost(case.make(case.lr), params, users_compiler)
     # Sums by channel and scalars add a little.
     assert accessed <= case.accessed + 0.2
     assert temporary <= case.temporary + 0.05
