@@ -8,23 +8,40 @@ Every method gets three studies of five settings of its space, on the same seeds
 the same warm-up, and is timed until it reaches a target that tuned baselines set beforehand.
 Finished runs are kept in OUT_DIR/cache: the same command goes on where it stopped. Several
 processes: ``--shard=1/2`` and ``--shard=2/2`` with one ``--out_dir``; then the command without it.
+
+  python -m experiments.compare --model=mymodel.py --budget=10m
+
+The same methods on a model of one's own, by successive halving; ``examples/`` has files to begin
+with. The page says which to take, how sure that is, and the line of code.
 """
 
+import itertools
 import json
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import app, flags, logging
 
 from experiments import reproduce
 from experiments.common import files, launch, provenance
-from experiments.comparing import methods, page, targets, training, workloads
+from experiments.comparing import (
+    halving,
+    methods,
+    own_model,
+    page,
+    targets,
+    training,
+    verdict,
+    workloads,
+)
 from experiments.tables import cache, definition, execution
 from optim import _checks
 
-__all__ = ["compare", "plan"]
+__all__ = ["compare", "compare_on_model", "plan"]
 
 STUDIES, TRIALS = 3, 5
 SMOKE_METHODS = "AdamW, SGDM, Lion, schedule-free AdamW"
@@ -53,7 +70,7 @@ def plan(
             steps = workload.budget * 3 // 2 if method.self_tuning else workload.budget
             for study in range(studies):
                 for trial, setting in enumerate(methods.trials(method, study, trials)):
-                    seed = 1000 * (study + 1) + trial
+                    seed = study + 1  # Of all trials, which then can share their batches.
                     config = training.config_of(name, version, method, setting, seed, steps)
                     point = {"study": study, "trial": trial, **setting}
                     digest = cache.digest("compare", config)
@@ -104,7 +121,9 @@ def compare(
         f"x {trials} trials (one for methods that claim to need no tuning); {todo} to make"
     )
     with execution.progress("compare", todo) as bar:
-        packs = [[run] for run in mine]
+        # The trials of a study are one population. Packs depend on the plan alone.
+        packs = itertools.groupby(mine, lambda r: (r.row, r.column, r.point["study"]))
+        packs = [list(pack) for _, pack in packs]
         execution.make(training, packs, folder, known, own, bar, data_dir=data_dir, metric="best")
     known = execution.load(folder, runs, own, say)
     missing = sum(r.digest not in known for r in runs)
@@ -126,6 +145,47 @@ def compare(
     return results
 
 
+def compare_on_model(
+    path: str,
+    compared: Sequence[methods.Method],
+    budget: halving.Budget,
+    out_dir: Path,
+    *,
+    command: str = "python -m experiments.compare",
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Compares methods on a model of one's own and writes the verdict.
+
+    Args:
+      path: File of the model; see :func:`own_model.build`.
+      compared: From :func:`methods.find`.
+      budget: From :func:`halving.parse_budget`.
+      out_dir: Folder for ``cache/`` and the page.
+      command: Stands on the page.
+      say: Prints a line.
+
+    Returns:
+      The content of the JSON file.
+    """
+    found = halving.search(path, compared, budget, out_dir, say=say)
+    final = [m for m in compared if m.name in verdict.finals(found)]
+    params, _ = jax.eval_shape(own_model.build(path).init, jax.random.key(0))
+    clock = out_dir / "cache" / "clock.json"
+    known = json.loads(clock.read_text(encoding="utf-8")) if clock.exists() else {}
+    if not {m.name for m in final} <= known.keys():
+        known = training.step_seconds(path, None, final, steps=20)
+        files.write(clock, json.dumps(known, indent=1) + "\n")
+    content = {
+        **found,
+        "state": {m.name: methods.state_bytes(m, params) for m in compared},
+        "clock": {m.name: known[m.name] for m in final},
+        "command": command,
+    }
+    for written in verdict.write(content, out_dir):
+        say(f"wrote {written}")
+    return content
+
+
 def _clock(compared, names, out_dir, data_dir) -> dict[str, dict[str, float]]:
     """Seconds of a step by workload and method, measured in turns once all runs are there."""
     path = out_dir / "cache" / "clock.json"
@@ -139,8 +199,6 @@ def _clock(compared, names, out_dir, data_dir) -> dict[str, dict[str, float]]:
 
 
 def _state_bytes(compared, names, data_dir) -> dict[str, dict[str, float]]:
-    import jax
-
     shapes = {
         name: jax.eval_shape(workloads.build(name, data_dir).init, jax.random.key(0))[0]
         for name in names
@@ -180,8 +238,14 @@ def define_flags() -> None:
     flags.DEFINE_bool("set_targets", False, "Tune the baselines and freeze what they reach.")
     flags.DEFINE_bool("render", False, "Write the page again from its JSON; run nothing.")
     flags.DEFINE_string("shard", "1/1", "i/n: make the i-th of n parts, counted from 1.")
+    flags.DEFINE_string("model", None, "File of a model of one's own, in place of the workloads.")
+    flags.DEFINE_string("budget", "10m", "What --model may cost: a time, or a number of gradients.")
     flags.DEFINE_string("data_dir", None, "Folder of real data; without it six workloads remain.")
-    flags.DEFINE_string("out_dir", "runs/compare", "Folder of finished runs and of the page.")
+    flags.DEFINE_string(
+        "out_dir",
+        None,
+        "Folder of finished runs and of the page; default runs/compare, or runs/compare_MODEL.",
+    )
 
 
 def main() -> int:
@@ -192,7 +256,16 @@ def main() -> int:
     if flag.list:
         print(listing())
         return 0
-    out_dir = Path(flag.out_dir)
+    own = flag.model and Path(flag.model).expanduser()
+    out_dir = Path(flag.out_dir or ("runs/compare" if not own else f"runs/compare_{own.stem}"))
+    words = [word for word in sys.argv[1:] if not word.startswith(("--out_dir", "--shard"))]
+    command = f"python -m experiments.compare {shlex.join(words)}".strip()
+    if own:
+        chosen = methods.find(flag.optimizers)
+        budget = halving.parse_budget(flag.budget)
+        content = compare_on_model(str(own), chosen, budget, out_dir, command=command)
+        print(f"\n{verdict.markdown(content)}")
+        return 0
     if flag.render:
         for path in page.write(page.read(out_dir), out_dir):
             print(f"wrote {path}")
@@ -213,7 +286,6 @@ def main() -> int:
             print(f"{name}: {target['metric']} {target['target']:.4g} by {target['baseline']}")
         return 0
     compared = methods.find(flag.optimizers or (SMOKE_METHODS if flag.smoke else None))
-    words = [word for word in sys.argv[1:] if not word.startswith(("--out_dir", "--shard"))]
     results = compare(
         compared,
         names,
@@ -221,7 +293,7 @@ def main() -> int:
         data_dir=flag.data_dir,
         studies=flag.studies or (1 if flag.smoke else STUDIES),
         shard=reproduce.parse_shard(flag.shard),
-        command=" ".join(["python -m experiments.compare", *words]),
+        command=command,
     )
     if results is not None:
         print(f"\n{page.markdown(results)}")

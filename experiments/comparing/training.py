@@ -2,6 +2,7 @@
 
 import functools
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,10 +12,10 @@ import optax
 from ml_collections import ConfigDict
 
 import optim
-from experiments.comparing import methods, workloads
+from experiments.comparing import methods, own_model, workloads
 from experiments.supervised import averages
 
-__all__ = ["Result", "check", "config_of", "run", "step_seconds"]
+__all__ = ["Result", "check", "config_of", "job", "run", "run_population", "step_seconds"]
 
 
 class Result(NamedTuple):
@@ -44,6 +45,7 @@ class Job(NamedTuple):
     init: Any
     step: Any
     evaluate: Any
+    evaluate_all: Any
 
 
 def config_of(
@@ -57,7 +59,7 @@ def config_of(
     """Returns the config of a run, whose digest names its result.
 
     Args:
-      workload: Name.
+      workload: Name, or the path of a model file of one's own.
       version: Its :func:`workloads.fingerprint`: results of an earlier version are not this one's.
       method: Without its space, which does not change a run.
       setting: Of the tuned arguments.
@@ -82,23 +84,24 @@ def _method(config: ConfigDict) -> methods.Method:
     return methods.Method(name=fields["optimizer"], space=space, **fields)
 
 
-def job(workload: str, data_dir: str | None, method: methods.Method, steps: int) -> Job:
-    """Returns the functions of a run."""
+def job(workload: str, data_dir: str | None, method: methods.Method) -> Job:
+    """Returns the functions of a run; settings, steps and schedules share them."""
     options = tuple(sorted(method.options.items()))
-    key = method.optimizer, options, tuple(sorted(method.space)), method.schedule
-    return _job(workload, data_dir, key, steps)
+    return _job(workload, data_dir, (method.optimizer, options, tuple(sorted(method.space))))
 
 
-@functools.lru_cache(maxsize=8)
-def _job(name, data_dir, key, steps) -> Job:
-    optimizer, options, tuned, schedule = key
+@functools.lru_cache(maxsize=32)
+def _job(name, data_dir, key) -> Job:
+    optimizer, options, tuned = key
     space = dict.fromkeys(tuned, (1.0, 1.0))
-    method = methods.Method(optimizer, optimizer, dict(options), space, schedule)
-    workload, tx = workloads.build(name, data_dir), methods.build(method, steps)
+    method = methods.Method(optimizer, optimizer, dict(options), space)
+    is_file = name.endswith(".py")
+    workload = own_model.build(name) if is_file else workloads.build(name, data_dir)
+    tx = methods.build(method)
 
-    def init(key, setting):
+    def init(key, setting, steps, warmup, schedule):
         params, stats = workload.init(key)
-        return State(params, stats, tx.init(params, setting))
+        return State(params, stats, tx.init(params, setting, steps, warmup, schedule))
 
     def step(state: State, batch):
         value_and_grad = jax.value_and_grad(workload.loss, has_aux=True)
@@ -112,7 +115,8 @@ def _job(name, data_dir, key, steps) -> Job:
         params = averages.eval_params(state.opt_state, state.params)
         return workload.evaluate(params, state.stats, examples)
 
-    return Job(workload, jax.jit(init), step, jax.jit(evaluate))
+    many = jax.jit(jax.vmap(evaluate, in_axes=(0, None)))
+    return Job(workload, jax.jit(init), step, jax.jit(evaluate), many)
 
 
 def check(workload: str, data_dir: str | None, method: methods.Method) -> None:
@@ -122,12 +126,12 @@ def check(workload: str, data_dir: str | None, method: methods.Method) -> None:
       ValueError: It cannot be used; the message says why.
     """
     try:
-        made = job(workload, data_dir, method, 100)
+        made = job(workload, data_dir, method)
         setting = {key: np.float32(low) for key, (low, _) in method.space.items()}
-        state = jax.eval_shape(made.init, jax.random.key(0), setting)
-        train = made.workload.data["train"]
-        index = next(made.workload.batches(0)(0))
-        batch = jax.eval_shape(workloads.prepare, train, index, jax.random.key(0))
+        state = jax.eval_shape(made.init, jax.random.key(0), setting, 100, 5, 0)
+        inputs = next(made.workload.batches(0)(0))
+        resident, key = made.workload.data.get("train"), jax.random.key(0)
+        batch = jax.eval_shape(made.workload.prepare, resident, inputs, key)
         after, _ = jax.eval_shape(made.step, state, batch)
         jax.eval_shape(made.evaluate, after, made.workload.data["valid"])
     except (TypeError, ValueError) as error:
@@ -139,53 +143,94 @@ def check(workload: str, data_dir: str | None, method: methods.Method) -> None:
 
 
 def run(config: ConfigDict, data_dir: str | None = None, *, quiet: bool = True) -> Result:
-    """Trains one setting of a method on a workload.
+    """Trains one setting of a method on a workload; see :func:`run_population`."""
+    return run_population([config], data_dir, quiet=quiet)[0]
+
+
+def run_population(
+    configs: Sequence[ConfigDict], data_dir: str | None = None, *, quiet: bool = True
+) -> list[Result]:
+    """Trains settings of one method on one workload, side by side where that is faster.
 
     A run that diverges keeps the evaluations before it did.
 
     Args:
-      config: From :func:`config_of`.
+      configs: From :func:`config_of`; they differ in setting, seed and schedule at most.
       data_dir: Folder of the data sets, for workloads that read some.
       quiet: Unused; a table shows one progress line for all runs.
     """
     del quiet
-    made = job(config.workload, data_dir, _method(config), config.steps)
+    first, many = configs[0], len(configs)
+    made = job(first.workload, data_dir, _method(first))
     workload = made.workload
-    to_init, to_loop = jax.random.split(jax.random.key(config.seed))
-    setting = {k: np.float32(v) for k, v in config.setting.items()}
-    state = made.init(to_init, setting)
-    history: list[dict[str, Any]] = []
-    final = {"best": float("inf"), "test": float("nan"), "diverged": 0.0}
+    started = [_start(made, config) for config in configs]
+    state, key = started[0] if many == 1 else jax.tree.map(lambda *x: jnp.stack(x), *started)
+    shared = len({config.seed for config in configs}) == 1
+    batches: Any = workload.batches(first.seed)
+    if not shared:
+        batches = [workload.batches(config.seed) for config in configs]
+    evaluate = made.evaluate if many == 1 else made.evaluate_all
+    splits = workload.data
+    best, test = np.full(many, np.inf), np.full(many, np.nan)
+    alive = np.ones(many, bool)
+    history: list[list[dict[str, Any]]] = [[] for _ in configs]
     start = time.perf_counter()
 
-    def evaluate(step, state):
-        value = float(made.evaluate(state, workload.data["valid"]))
-        history.append({"step": step, "valid": value if np.isfinite(value) else float("inf")})
-        if value < final["best"]:
-            test = float(made.evaluate(state, workload.data["test"]))
-            final.update(best=value, test=test)
+    def watch(step, values):
+        del step
+        alive[:] &= np.isfinite(values["loss"].reshape(-1, many)).all(0)
+
+    def take(step, state):
+        valid = np.reshape(evaluate(state, splits["valid"]), many)
+        better = alive & (valid < best)
+        best[better] = valid[better]
+        if "test" in splits and better.any():
+            test[better] = np.reshape(evaluate(state, splits["test"]), many)[better]
+        for r in np.flatnonzero(alive):
+            value = float(valid[r]) if np.isfinite(valid[r]) else float("inf")
+            history[r].append({"step": step, "valid": value})
 
     try:
         optim.loop.run(
             made.step,
             state,
-            workload.batches(config.seed),
-            config.steps,
-            key=to_loop,
-            data=workload.data["train"],
-            prepare=workloads.prepare,
+            batches,
+            first.steps,
+            key=key,
+            data=splits.get("train"),
+            prepare=workload.prepare,
             steps_per_call=workload.period,
-            hooks=[(workload.period, evaluate)],
+            replicas=None if many == 1 else many,
+            on_metrics=watch,
+            hooks=[(workload.period, take)],
         )
     except optim.loop.NonFiniteError:
-        final["diverged"] = 1.0
-    seconds = time.perf_counter() - start
-    best = {k: v for k, v in final.items() if np.isfinite(v)}  # Of one that never was evaluated.
-    return Result({**best, "seconds": seconds}, history)
+        alive[:] = False
+    seconds = (time.perf_counter() - start) / many
+    results = []
+    for r in range(many):
+        final = {"best": float(best[r]), "test": float(test[r]), "diverged": float(not alive[r])}
+        known = {k: v for k, v in final.items() if np.isfinite(v)}  # Of one never evaluated.
+        results.append(Result({**known, "seconds": seconds}, history[r]))
+    return results
+
+
+def _start(made: Job, config: ConfigDict) -> tuple[State, jax.Array]:
+    """The first state of a run and the key of its loop."""
+    to_init, to_loop = jax.random.split(jax.random.key(config.seed))
+    setting = {k: np.float32(v) for k, v in config.setting.items()}
+    schedule = list(methods.SCHEDULES).index(config.method.schedule)
+    warmup = methods.warmup_steps(config.steps)
+    return made.init(to_init, setting, config.steps, warmup, schedule), to_loop
 
 
 def step_seconds(
-    workload: str, data_dir: str | None, compared: list[methods.Method], rounds: int = 5
+    workload: str,
+    data_dir: str | None,
+    compared: list[methods.Method],
+    *,
+    rounds: int = 5,
+    steps: int = 50,
 ) -> dict[str, float]:
     """Measures the seconds of a step of each method, in turns and after compilation.
 
@@ -194,25 +239,25 @@ def step_seconds(
       data_dir: Folder of the data sets.
       compared: The methods; what else runs on the machine meets them alike.
       rounds: Turns of each; the median counts.
+      steps: Steps of a turn.
     """
     clocks = {}
-    steps = 50
     for method in compared:
-        made = job(workload, data_dir, method, steps)
+        made = job(workload, data_dir, method)
         setting = {key: np.float32(low) for key, (low, _) in method.space.items()}
-        train = jax.device_put(made.workload.data["train"])
-        index = jnp.asarray(next(made.workload.batches(0)(0)))
+        train = jax.device_put(made.workload.data.get("train"))
+        inputs = jax.device_put(next(made.workload.batches(0)(0)))
 
-        def many(state, train, index, key, made=made):
+        def many(state, train, inputs, key, made=made):
             def body(i, state):
-                batch = workloads.prepare(train, index, jax.random.fold_in(key, i))
+                batch = made.workload.prepare(train, inputs, jax.random.fold_in(key, i))
                 return made.step(state, batch)[0]
 
             return jax.lax.fori_loop(0, steps, body, state)
 
         key = jax.random.key(0)
-        compiled = jax.jit(many).lower(made.init(key, setting), train, index, key).compile()
-        clocks[method.name] = compiled, made.init(key, setting), train, index, key
+        arguments = made.init(key, setting, steps, 1, 0), train, inputs, key
+        clocks[method.name] = jax.jit(many).lower(*arguments).compile(), *arguments
     taken: dict[str, list[float]] = {name: [] for name in clocks}
     for _ in range(rounds):
         for name, (compiled, *arguments) in clocks.items():

@@ -19,9 +19,14 @@ import optax
 from experiments import data
 from optim import _checks
 
-__all__ = ["NAMES", "SMOKE", "Workload", "about", "build", "fingerprint", "needs_data"]
+__all__ = ["NAMES", "SMOKE", "Workload", "about", "build", "fingerprint", "gather", "needs_data"]
 
 Arrays = dict[str, Any]
+
+
+def gather(train: Arrays, index: jax.Array, key: jax.Array) -> Arrays:
+    """Returns the examples of a batch and its random key; the loop compiles it into the step."""
+    return {"examples": jax.tree.map(lambda x: x[index], train), "key": key}
 
 
 class Workload(NamedTuple):
@@ -34,11 +39,14 @@ class Workload(NamedTuple):
       loss: ``loss(params, stats, batch, key) -> (scalar, new_stats)``, of a training batch.
       evaluate: ``evaluate(params, stats, examples) -> scalar``, the metric on all examples of a
         split; smaller is better.
-      data: ``{"train", "valid", "test"}``, each a dict of arrays with the examples first.
+      data: ``{"train", "valid", "test"}``, each a dict of arrays with the examples first. Without
+        ``"test"`` nothing is tested; without ``"train"`` the batches come whole.
       metric: What ``evaluate`` gives, for people.
       batch_size: Examples in a batch.
       steps: Steps in which the baselines were tuned to set the target.
       evaluations: How often within these steps the metric is taken.
+      prepare: ``prepare(data["train"], inputs, key) -> {"examples", "key"}``, a part of the step.
+      feed: ``feed(seed)`` returns the inputs for the loop; ``None``: indices of random batches.
     """
 
     name: str
@@ -50,6 +58,8 @@ class Workload(NamedTuple):
     batch_size: int
     steps: int
     evaluations: int = 20
+    prepare: Callable[..., Arrays] = gather
+    feed: Callable[[int], Any] | None = None
 
     @property
     def budget(self) -> int:
@@ -62,14 +72,11 @@ class Workload(NamedTuple):
         return max(1, self.steps // self.evaluations)
 
     def batches(self, seed: int) -> Any:
-        """Returns the index arrays of the batches, for the loop."""
+        """Returns the inputs of the steps, for the loop."""
+        if self.feed is not None:
+            return self.feed(seed)
         n = len(jax.tree.leaves(self.data["train"])[0])
         return data.epoch_batches(n, self.batch_size, seed)
-
-
-def prepare(train: Arrays, index: jax.Array, key: jax.Array) -> Arrays:
-    """Returns a batch and its random key; the loop compiles it into the step."""
-    return {"examples": jax.tree.map(lambda x: x[index], train), "key": key}
 
 
 def build(name: str, data_dir: str | None = None) -> Workload:
@@ -112,7 +119,7 @@ def fingerprint(workload: Workload) -> dict[str, Any]:
     to_init, to_batch = jax.random.split(jax.random.key(0))
     params, stats = jax.jit(workload.init)(to_init)
     index = next(workload.batches(0)(0))
-    batch = prepare(workload.data["train"], index, to_batch)
+    batch = workload.prepare(workload.data["train"], index, to_batch)
 
     @jax.jit
     def start(params, stats, batch, valid):
