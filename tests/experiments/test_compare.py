@@ -46,8 +46,6 @@ def tiny(monkeypatch, tmp_path):
     monkeypatch.setattr(workloads, "_WORKLOADS", dict.fromkeys(names, _tiny))
     monkeypatch.setattr(workloads, "NAMES", names)
     monkeypatch.setattr(workloads, "_NEED_DATA", ())
-    workloads._built.cache_clear()
-    training._job.cache_clear()
     frozen = {
         name: {
             "target": 1.2,
@@ -62,9 +60,7 @@ def tiny(monkeypatch, tmp_path):
     monkeypatch.setattr(targets, "read", lambda path=None: {} if path else frozen)
     clock = {"AdamW": 2e-3, "SGDM": 1e-3}
     monkeypatch.setattr(training, "step_seconds", lambda name, data_dir, compared: dict(clock))
-    yield names
-    workloads._built.cache_clear()
-    training._job.cache_clear()
+    return names  # The programs of one test serve the next: the workloads are the same.
 
 
 def _run(tiny, out_dir, compared="AdamW, SGDM", **options):
@@ -82,10 +78,9 @@ def test_from_runs_to_the_page(tiny, tmp_path):
     stored = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert page.markdown(stored) == text == page.markdown(content)
     assert (tmp_path / "out" / "compare.png").read_bytes()[:4] == b"\x89PNG"
-    # Seeds are paired: the same for both methods, another one for each study and trial.
+    # Seeds are paired: the same for both methods and all trials, another one for each study.
     seeds = {m: [r["seed"] for r in stored["runs"] if r["method"] == m] for m in ("AdamW", "SGDM")}
-    assert seeds["AdamW"] == seeds["SGDM"]
-    assert len(set(seeds["AdamW"])) == 6
+    assert seeds["AdamW"] == seeds["SGDM"] == 2 * [1, 1, 1, 2, 2, 2]
     # Steps on the page are those of the histories, by hand.
     for workload in tiny:
         medians = []
@@ -113,13 +108,13 @@ def test_from_runs_to_the_page(tiny, tmp_path):
 
 def test_a_second_run_repeats_nothing_and_shards_give_the_same_page(tiny, tmp_path, monkeypatch):
     _run(tiny, tmp_path / "whole")
-    made, run = [], training.run
+    made, run = [], training.run_population
 
-    def counted(config, *args, **options):
-        made.append(config.to_json())
-        return run(config, *args, **options)
+    def counted(configs, *args, **options):
+        made.extend(config.to_json() for config in configs)
+        return run(configs, *args, **options)
 
-    monkeypatch.setattr(training, "run", counted)
+    monkeypatch.setattr(training, "run_population", counted)
     assert "; 0 to make" in _run(tiny, tmp_path / "whole")[1]
     assert made == []
     content, said = _run(tiny, tmp_path / "parts", shard=(1, 2))
@@ -133,19 +128,19 @@ def test_a_second_run_repeats_nothing_and_shards_give_the_same_page(tiny, tmp_pa
 
 def test_killed_in_the_middle_it_goes_on(tiny, tmp_path, monkeypatch):
     _run(tiny, tmp_path / "whole")
-    run, made = training.run, []
+    run, made = training.run_population, []
 
-    def dies(config, *args, **options):
-        if len(made) == 7:
+    def dies(configs, *args, **options):
+        if len(made) == 6:
             raise KeyboardInterrupt
-        made.append(config)
-        return run(config, *args, **options)
+        made.extend(configs)
+        return run(configs, *args, **options)
 
-    monkeypatch.setattr(training, "run", dies)
+    monkeypatch.setattr(training, "run_population", dies)
     with pytest.raises(KeyboardInterrupt):
         _run(tiny, tmp_path / "killed")
-    monkeypatch.setattr(training, "run", run)
-    assert "; 17 to make" in _run(tiny, tmp_path / "killed")[1]
+    monkeypatch.setattr(training, "run_population", run)
+    assert "; 18 to make" in _run(tiny, tmp_path / "killed")[1]
     pages = [(tmp_path / out / "compare.md").read_bytes() for out in ("whole", "killed")]
     assert pages[0] == pages[1]
 
@@ -178,6 +173,7 @@ def test_a_changed_workload_is_refused_with_the_old_target(tiny, tmp_path, monke
             _run(tiny, tmp_path / "out")
         assert said in str(error.value)
         assert "--set_targets --workloads=tiny" in str(error.value)
+    workloads._built.cache_clear()
     monkeypatch.setattr(targets, "read", lambda path=None: {})
     with pytest.raises(ValueError, match="workload tiny has no target yet"):
         _run(tiny, tmp_path / "out")
@@ -244,12 +240,12 @@ def test_spaces_name_no_workload_and_all_methods_have_equal_trials():
 def test_tuned_arguments_reach_the_optimizer():
     (method,) = methods.find("AdamW")
     setting = {"learning_rate": 0.01, "one_minus_b1": 0.3, "weight_decay": 0.2}
-    tx = methods.build(method, 40)
+    tx = methods.build(method)
     params, grads = {"w": jnp.array([1.0, -2.0])}, {"w": jnp.array([0.5, 1.0])}
     # Two steps of warm-up, 1/2 and 1 of the rate, then a cosine over 38.
     rates = [0.5, 1.0, 1.0, 0.5 * (1 + np.cos(np.pi / 38))]
     plain = optax.adamw(lambda t: 0.01 * jnp.array(rates)[t], b1=0.7, weight_decay=0.2)
-    ours, theirs = tx.init(params, setting), plain.init(params)
+    ours, theirs = tx.init(params, setting, 40, methods.warmup_steps(40), 0), plain.init(params)
     for _ in range(4):
         a, ours = tx.update(grads, ours, params, 1.0)
         b, theirs = plain.update(grads, theirs, params)
@@ -259,18 +255,18 @@ def test_tuned_arguments_reach_the_optimizer():
 def test_decay_of_optimizers_without_one_is_added_to_the_gradient():
     (method,) = methods.find("SGDM")
     setting = {"learning_rate": 1.0, "one_minus_momentum": 0.5, "weight_decay": 0.1}
-    tx = methods.build(method, 2)
+    tx = methods.build(method)
     params, grads = jnp.array([2.0]), jnp.array([1.0])
-    updates, _ = tx.update(grads, tx.init(params, setting), params, 0.0)
+    updates, _ = tx.update(grads, tx.init(params, setting, 2, 1, 0), params, 0.0)
     np.testing.assert_allclose(updates, [-(1.0 + 0.1 * 2.0)], rtol=1e-6)
 
 
 def test_schedule_free_is_evaluated_at_its_average(tiny):
     (method,) = methods.find("schedule-free AdamW")
     setting = {"learning_rate": 0.1, "one_minus_b1": 0.1, "weight_decay": 1e-4}
-    made = training.job("tiny", None, method, 20)
-    state = made.init(jax.random.key(0), setting)
-    batch = workloads.prepare(made.workload.data["train"], np.arange(16), jax.random.key(1))
+    made = training.job("tiny", None, method)
+    state = made.init(jax.random.key(0), setting, 20, 1, 2)
+    batch = workloads.gather(made.workload.data["train"], np.arange(16), jax.random.key(1))
     for _ in range(5):
         state, _ = jax.jit(made.step)(state, batch)
     inner = state.opt_state.inner
@@ -300,8 +296,8 @@ def test_a_run_that_diverges_keeps_what_it_reached_before(tiny):
 
 def test_the_same_program_serves_all_settings(tiny):
     (method,) = methods.find("AdamW")
-    jobs = [training.job("tiny", None, method._replace(name=n), 40) for n in ("a", "b")]
-    assert jobs[0] is jobs[1]
+    others = (method, method._replace(name="a"), method._replace(schedule="rex"))
+    assert len({id(training.job("tiny", None, other)) for other in others}) == 1
     config = training.config_of("tiny", {}, method, methods.trials(method, 0, 5)[0], 0, 40)
     assert training._method(config)._replace(name="") == method._replace(
         name="", space=dict.fromkeys(sorted(method.space), (1.0, 1.0))
