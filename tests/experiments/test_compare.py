@@ -173,10 +173,10 @@ def test_a_changed_workload_is_refused_with_the_old_target(tiny, tmp_path, monke
             _run(tiny, tmp_path / "out")
         assert said in str(error.value)
         assert "--set_targets --workloads=tiny" in str(error.value)
-    workloads._built.cache_clear()
     monkeypatch.setattr(targets, "read", lambda path=None: {})
     with pytest.raises(ValueError, match="workload tiny has no target yet"):
         _run(tiny, tmp_path / "out")
+    workloads._built.cache_clear()
 
 
 def test_targets_are_the_median_of_the_best_baseline(tiny, tmp_path):
