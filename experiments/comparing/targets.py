@@ -4,6 +4,7 @@ A target belongs to one version of its workload. It is set before any new method
 after; a workload that changed is refused until its target is set again.
 """
 
+import itertools
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -119,7 +120,8 @@ def set_targets(
 
 def _make(runs, folder, known, own, label, data_dir) -> None:
     with execution.progress(label, sum(r.digest not in known for r in runs)) as bar:
-        packs = [[run] for run in runs]
+        # The settings of a baseline are one population, and so are the seeds of the best.
+        packs = [list(pack) for _, pack in itertools.groupby(runs, lambda r: r.row)]
         execution.make(training, packs, folder, known, own, bar, data_dir=data_dir, metric="best")
 
 

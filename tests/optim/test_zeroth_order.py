@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+import bilevel
 import optim
 from optim import zeroth_order as zo
 
@@ -393,3 +394,30 @@ def test_a_perturbation_that_is_lost_is_said():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         jax.eval_shape(vg, {"w": jnp.ones(3)}, None, KEY)
+
+
+def test_zo_grasp_is_grasp_with_many_directions():
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=(12, 12)) / 3
+    params = {"kernel": jnp.asarray(rng.normal(size=(3, 4)), jnp.float32)}
+
+    def f(p):
+        return 0.5 * jnp.square(root.astype(np.float32) @ p["kernel"].ravel()).sum()
+
+    hessian = root.T @ root
+    theta = np.asarray(params["kernel"], np.float64).ravel()
+    exact = theta * (hessian @ (hessian @ theta))
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def scores(key, num):
+        return bilevel.criteria.zo_grasp(f, params, key, num, 0.5)["kernel"].ravel()
+
+    # On a quadratic mu gives no error of its own, so directions are all that is between the two.
+    correlations = [
+        np.corrcoef(np.mean([scores(jax.random.key(s), num) for s in range(4)], 0), exact)[0, 1]
+        for num in (20, 5000)
+    ]
+    assert correlations[1] > 0.97
+    assert correlations[1] > correlations[0]
+    first_order = bilevel.criteria.grasp(lambda p, _: f(p), params, [None])["kernel"].ravel()
+    np.testing.assert_allclose(np.corrcoef(first_order, exact)[0, 1], 1.0, atol=1e-6)
