@@ -138,6 +138,7 @@ def compare(
         targets=targets.read(),
         clock=_clock(compared, names, out_dir, data_dir),
         state=_state_bytes(compared, names, data_dir),
+        prediction=methods.prediction(),
         command=command,
     )
     for path in page.write(results, out_dir):

@@ -4,9 +4,9 @@ A method is a dict:
 
   optimizer     name of an optimizer of experiments.train, or of a wrapper around one
   options       its fixed arguments
-  space         what is tuned: argument to (low, high), drawn log-uniformly. "one_minus_b1" and
-                "one_minus_momentum" stand for 1 - b1 and 1 - momentum. Without a space the method
-                claims to need no tuning: it gets one trial per study, and half as many steps more
+  space         what is tuned: argument to (low, high), drawn log-uniformly. "one_minus_b1" stands
+                for 1 - b1, and so on. Without a space the method claims to need no tuning: it gets
+                one trial per study, and half as many steps more
   schedule      "cosine" after 5 % of warm-up for all whose schedule is not part of the method
 
 The learning rates of Lion lie ten times below those of AdamW and its decay ten times above, as its
@@ -38,6 +38,11 @@ METHODS = {
     "Nesterov": {"optimizer": "sgd", "options": {"nesterov": True}, "space": MOMENTUM},
     "Lion": {"optimizer": "lion", "space": LION},
     "cautious Lion": {"optimizer": "cautious_lion", "space": LION},
+    "signum": {
+        "optimizer": "signum",
+        "space": {"learning_rate": LION["learning_rate"], "one_minus_beta": (0.02, 0.5)},
+    },
+    "AdEMAMix": {"optimizer": "ademamix", "space": ADAM},
     "AdamP": {"optimizer": "adamp", "space": ADAM},
     "SGDP": {"optimizer": "sgdp", "space": MOMENTUM},
     "diffGrad": {"optimizer": "diffgrad", "space": ADAM_L2},

@@ -1,6 +1,7 @@
 """Methods by name: an optimizer, what of it is tuned and in which space, and its schedule."""
 
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ __all__ = [
     "factor",
     "find",
     "function",
+    "prediction",
     "state_bytes",
     "trials",
     "warmup_steps",
@@ -72,6 +74,11 @@ class Method(NamedTuple):
     def is_file(self) -> bool:
         """Whether it is a function of a file of one's own."""
         return ".py:" in self.optimizer
+
+
+def prediction() -> dict[str, Any]:
+    """Returns published rankings, and what was predicted of them before any run."""
+    return json.loads((FOLDER / "prediction.json").read_text(encoding="utf-8"))
 
 
 def find(names: str | None) -> list[Method]:

@@ -178,7 +178,9 @@ def markdown(content: Results) -> str:
         "## How often a setting reaches the target",
         "",
     ]
-    lines += [*_sensitivity(content, in_steps, order), "", "## Targets", ""]
+    lines += [*_sensitivity(content, in_steps, order), ""]
+    lines += _against_published(content["prediction"], dict(zip(rows, score, strict=True)))
+    lines += ["## Targets", ""]
     table = [
         [
             name,
@@ -246,6 +248,25 @@ def _sensitivity(content, in_steps, order) -> list[str]:
     share = np.isfinite(in_steps).sum((2, 3)) / np.maximum(made.sum((2, 3)), 1)
     table = [[rows[m], *(f"{100 * x:.0f} %" for x in share[m])] for m in order]
     return md.table(["", *columns], table, "l" + "r" * len(columns))
+
+
+def _against_published(prediction, scores) -> list[str]:
+    """Rankings that others published, and what was predicted of them before any run here."""
+    lines = []
+    for ranking in prediction["rankings"]:
+        rho, p, many = scoring.agreement(scores, ranking["places"])
+        if math.isnan(rho):
+            continue
+        low, high = ranking["spearman"]
+        held = "as predicted" if low <= rho <= high else "not as predicted"
+        lines.append(
+            f"- {ranking['name']} ({ranking['source']}): Spearman's correlation {rho:.2f} over"
+            f" {many} methods, p {p:.2f}; {held} ({low} to {high})."
+        )
+    if not lines:
+        return []
+    head = f"Written down on {prediction['written']}: {prediction['reasons']}"
+    return ["## Against published rankings", "", head, "", *lines, ""]
 
 
 def _made_by(content) -> str:

@@ -14,11 +14,13 @@ Reference: Dahl et al., Benchmarking Neural Network Training Algorithms, 2023.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
-__all__ = ["LARGEST", "of_workloads", "profile", "ratios", "score", "speed_up"]
+__all__ = ["LARGEST", "agreement", "of_workloads", "profile", "ratios", "score", "speed_up"]
 
 # The profile is taken up to this many times the fastest method's time.
 LARGEST = 4.0
@@ -104,3 +106,28 @@ def speed_up(times: Any, baseline: int) -> list[tuple[float, int]]:
         logs = np.log(times[baseline][both] / own[both])
         result.append((float(np.exp(logs.mean())) if both.any() else math.nan, int(both.sum())))
     return result
+
+
+def agreement(scores: Mapping[str, float], places: Mapping[str, float]) -> tuple[float, float, int]:
+    """Returns how far a ranking by scores agrees with places that were published.
+
+    Args:
+      scores: Of the methods here; the largest is the best.
+      places: Of methods there, 1 the best; methods that share a place tie.
+
+    Returns:
+      Spearman's correlation over the methods that are in both, its p-value by permutations, and
+      their number; NaN below four methods.
+    """
+    both = [name for name in scores if name in places]
+    if len(both) < 4:
+        return math.nan, math.nan, len(both)
+    own, theirs = [-scores[n] for n in both], [places[n] for n in both]
+
+    def statistic(x):
+        return stats.spearmanr(x, theirs).statistic
+
+    found = stats.permutation_test(
+        (own,), statistic, permutation_type="pairings", n_resamples=2000, rng=0
+    )
+    return float(found.statistic), float(found.pvalue), len(both)

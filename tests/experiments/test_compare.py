@@ -359,6 +359,28 @@ def test_the_page_says_what_it_cannot_tell(tiny, tmp_path):
     assert "| slow | 0 % | 0 % |" in text
 
 
+def test_published_rankings_are_held_against_the_scores(tiny, tmp_path):
+    places = methods.prediction()["rankings"][0]["places"]
+    assert set(places) <= set(declared.METHODS)
+    scores = {name: -float(place) for name, place in places.items()}
+    assert page.scoring.agreement(scores, places)[0] == pytest.approx(1.0)
+    # 1 - 6 sum d^2 / (n (n^2 - 1)) where nothing ties: d = (1, -1, 0, 0).
+    rho, p, many = page.scoring.agreement(
+        {"b": 0.9, "a": 0.8, "c": 0.2, "d": 0.1, "x": 1.0}, {"a": 1, "b": 2, "c": 3, "d": 4}
+    )
+    assert (round(rho, 9), many) == (0.8, 4)
+    assert p == pytest.approx(8 / 24)  # Of 24 orders, four have at least 0.8, and four -0.8.
+    assert np.isnan(page.scoring.agreement({"a": 1.0}, places)[0])
+    content, _ = _run(tiny, tmp_path / "out")
+    assert "published" not in page.markdown(content)  # Two methods are no ranking.
+    content["prediction"]["rankings"][0]["places"] = {"AdamW": 1, "SGDM": 2, "p": 3, "q": 4}
+    text = "\n".join(
+        page._against_published(content["prediction"], {"AdamW": 4, "SGDM": 3, "p": 2, "q": 1})
+    )
+    assert "Spearman's correlation 1.00 over 4 methods" in text
+    assert "not as predicted (-0.3 to 0.6)" in text
+
+
 def test_list():
     text = compare.listing()
     for name in workloads.NAMES:
