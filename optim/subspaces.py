@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from optim import _checks
@@ -40,7 +41,7 @@ __all__ = [
     "svd",
 ]
 
-ORDERS = ("random", "ascending", "descending", "mirror")
+ORDERS = ("random", "ascending", "descending", "mirror", "gauss_southwell", "lipschitz")
 SIDES = ("std", "reverse_std", "left", "right", "full")
 
 
@@ -72,11 +73,15 @@ class Block(NamedTuple):
       order: As in :func:`block`.
       stratify: As in :func:`block`.
       authors: As in :func:`block`.
+      lipschitz: As in :func:`block`.
+      norm: As in :func:`block`.
     """
 
     order: str | Callable[..., jax.Array]
     stratify: bool
     authors: bool = False
+    lipschitz: Any = None
+    norm: int = 2
 
 
 def share(size: int, density: float, rounded: Callable[[float], int], authors: bool) -> int:
@@ -111,6 +116,8 @@ def block(
     *,
     stratify: bool = True,
     authors: bool = False,
+    lipschitz: Any = None,
+    norm: int = 2,
 ) -> Block:
     r"""A fraction of the tensors is state-full, the others are state-free.
 
@@ -125,23 +132,37 @@ def block(
       i < \tfrac k2
 
     for ``"ascending"``, ``"descending"`` and ``"mirror"``, which needs an even :math:`k` and never
-    takes the middle tensor of an odd :math:`n`.
+    takes the middle tensor of an odd :math:`n`. ``"gauss_southwell"`` is greedy: the k tensors with
+    the largest gradients at the change,
+
+    .. math::
+      \|g_b\| \qquad \text{or, with constants } L_b, \qquad \|g_b\| / \sqrt{L_b},
+
+    of equal ones the first (rules GS and GSL of block coordinate descent). ``"lipschitz"`` draws
+    them one after another with probabilities in proportion to :math:`L_b`.
 
     Args:
-      order: ``"random"``, ``"ascending"``, ``"descending"``, ``"mirror"``, or a function
-        ``order(u, n, k, key) -> int array [k]`` of the active positions in interval ``u``.
+      order: ``"random"``, ``"ascending"``, ``"descending"``, ``"mirror"``, ``"gauss_southwell"``,
+        ``"lipschitz"``, or a function ``order(u, n, k, key) -> int array [k]`` of the active
+        positions in interval ``u``.
       stratify: With ``"random"``, draw within classes of tensors of the same shape, of which each
         gets its share of ``k`` (by largest remainder; classes whose share is below one tensor are
         one pool; a pool gives at least one). So the state has the same size whatever is drawn. The
         authors draw from all tensors (``False``): the state must then hold the ``k`` largest ones.
       authors: Whether :math:`k` may round to 0, as in the authors' code: a quarter of two tensors
         is none.
+      lipschitz: Constants :math:`L_b > 0` of the tensors, for the last two orders: a sequence of n
+        numbers in the order of the paths, or a function ``lipschitz(path, shape) -> number`` of the
+        leaf's path, joined by slashes, and the tensor's shape.
+      norm: 2, the paper's; or 1, as in the code of its authors, whose ``"gauss_southwell"`` sums
+        absolute values.
 
     Returns:
       The choice of tensors, a :class:`Block`.
 
     Raises:
-      ValueError: If ``order`` is neither a function nor one of these names.
+      ValueError: If ``order`` is neither a function nor one of these names, ``"lipschitz"`` has no
+        constants, another order has some, or ``norm`` is neither 1 nor 2.
 
     Example:
       >>> import optim
@@ -149,11 +170,25 @@ def block(
       'descending'
 
     References:
-      Luo et al., `BAdam <https://arxiv.org/abs/2404.02827>`_, 2024, for the idea.
+      Luo et al., `BAdam <https://arxiv.org/abs/2404.02827>`_, 2024, for the idea;
+      Nutini, Laradji & Schmidt, `Let's Make Block Coordinate Descent Converge Faster
+      <https://arxiv.org/abs/1712.08859>`_, 2017, for the greedy rules
     """
     if not callable(order):
         _checks.choice("order", order, ORDERS, "a function")
-    return Block(order, stratify, authors)
+    if order == "lipschitz" and lipschitz is None:
+        raise ValueError("lipschitz must be given for order='lipschitz'")
+    if order not in ("gauss_southwell", "lipschitz") and lipschitz is not None:
+        raise ValueError(
+            f"lipschitz must be None but for the orders gauss_southwell and lipschitz, got "
+            f"order={order!r}"
+        )
+    if lipschitz is not None and not callable(lipschitz):
+        lipschitz = np.asarray(lipschitz)
+        _checks.number("lipschitz", lipschitz, 0, open_low=True, array=True)
+    if norm not in (1, 2):
+        raise ValueError(f"norm must be 1 or 2, got {norm!r}")
+    return Block(order, stratify, authors, lipschitz, norm)
 
 
 def _along(index: jax.Array, like: jax.Array, axis: int) -> jax.Array:

@@ -43,11 +43,12 @@ class Order(NamedTuple):
     """Which of n tensors are active in an interval.
 
     Attributes:
-      choose: ``choose(interval, key)``: bools [n].
+      choose: ``choose(interval, key, norms)``: bools [n]. ``norms()`` are those of the tensors'
+        gradients [n].
       largest: ``largest(weights)``: the largest sum of the weights [n] of an active set.
     """
 
-    choose: Callable[[Any, jax.Array], jax.Array]
+    choose: Callable[[Any, jax.Array, Callable[[], jax.Array]], jax.Array]
     largest: Callable[[np.ndarray], int]
 
 
@@ -79,7 +80,7 @@ def _at(index: Any, n: int) -> jax.Array:
 def _deterministic(order: str, n: int, k: int) -> Order:
     sets = [np.asarray(positions(order, u, n, k), int) for u in range(n if k else 1)]
     return Order(
-        lambda u, key: _at(positions(order, u, n, k), n),
+        lambda u, key, norms: _at(positions(order, u, n, k), n),
         lambda weights: int(max(weights[s].sum() for s in sets)),
     )
 
@@ -90,7 +91,7 @@ def _heaviest(weights: np.ndarray, k: int) -> int:
 
 def _custom(order: Callable[..., jax.Array], n: int, k: int) -> Order:
     return Order(
-        lambda u, key: _at(order(u, n, k, key), n),
+        lambda u, key, norms: _at(order(u, n, k, key), n),
         lambda weights: _heaviest(weights, k),
     )
 
@@ -98,7 +99,7 @@ def _custom(order: Callable[..., jax.Array], n: int, k: int) -> Order:
 def _random(pools: list[tuple[list[int], int]], n: int) -> Order:
     """From each pool of tensors that many, uniformly."""
 
-    def choose(u, key):
+    def choose(u, key, norms):
         active = jnp.zeros(n, bool)
         for i, (pool, k) in enumerate(pools):
             drawn = jax.random.permutation(jax.random.fold_in(key, i), len(pool)) < k
@@ -106,6 +107,25 @@ def _random(pools: list[tuple[list[int], int]], n: int) -> Order:
         return active
 
     return Order(choose, lambda weights: sum(_heaviest(weights[p], k) for p, k in pools))
+
+
+def _greedy(constants: np.ndarray, n: int, k: int) -> Order:
+    """The largest gradients, in the norm in which a step of 1/L makes most progress."""
+
+    def choose(u, key, norms):
+        return _at(jax.lax.top_k(norms() / np.sqrt(constants), k)[1], n)
+
+    return Order(choose, lambda weights: _heaviest(weights, k))
+
+
+def _proportional(constants: np.ndarray, n: int, k: int) -> Order:
+    """Drawn one after another in proportion to the constants: the largest of Gumbel's scores."""
+
+    def choose(u, key, norms):
+        scores = np.log(constants) + jax.random.gumbel(key, (n,))
+        return _at(jax.lax.top_k(scores, k)[1], n)
+
+    return Order(choose, lambda weights: _heaviest(weights, k))
 
 
 def _strata(classes: list[list[int]], density: float, k: int) -> list[tuple[list[int], int]]:
@@ -125,13 +145,48 @@ def _strata(classes: list[list[int]], density: float, k: int) -> list[tuple[list
     return [(pool, max(s, 1)) for pool, s in zip(pools, shares, strict=True)]
 
 
-def _order(block: Block, density: float, classes: list[list[int]]) -> Order:
+def _constants(block: Block, leaves: list[Any], tensors: list[Tensor]) -> np.ndarray:
+    """The Lipschitz constants of the tensors, 1 where none are given."""
+    given, n = block.lipschitz, len(tensors)
+    if given is None:
+        return np.ones(n, np.float32)
+    if callable(given):
+        given = [given(leaves[t.leaf].path, t.shape) for t in tensors]
+    constants = np.asarray(given, np.float32)
+    if constants.shape != (n,) or not np.all(constants > 0):
+        raise ValueError(
+            f"lipschitz must be a positive number for each of the {n} projectable tensors, got "
+            f"{given}"
+        )
+    return constants
+
+
+def _norms(tensors: list[Tensor], xs: list[Any], norm: int) -> jax.Array:
+    """Norms of the tensors of ``xs``, in their order."""
+
+    def sums(i):
+        x = jnp.abs(xs[i]).astype(jnp.promote_types(xs[i].dtype, jnp.float32))
+        stacked = i in layered
+        return jnp.sum(x if norm == 1 else x * x, range(int(stacked), x.ndim))
+
+    layered = {t.leaf for t in tensors if t.layer is not None}
+    of_leaf = {i: sums(i) for i in {t.leaf for t in tensors}}
+    each = [of_leaf[t.leaf] if t.layer is None else of_leaf[t.leaf][t.layer] for t in tensors]
+    total = jnp.stack(each).astype(jnp.float32)
+    return total if norm == 1 else jnp.sqrt(total)
+
+
+def _order(block: Block, density: float, classes: list[list[int]], constants: np.ndarray) -> Order:
     n = sum(len(c) for c in classes)
     k = share(n, density, round, block.authors)
     if k == 0:
         return _deterministic("ascending", n, 0)
     if callable(block.order):
         return _custom(block.order, n, k)
+    if block.order == "gauss_southwell":
+        return _greedy(constants, n, k)
+    if block.order == "lipschitz":
+        return _proportional(constants, n, k)
     if block.order == "random":
         strata = _strata(classes, density, k) if block.stratify else [(list(range(n)), k)]
         return _random(strata, n)
@@ -333,8 +388,15 @@ def blockwise(
     """The space of whole tensors, selected among all ``leaves``, which are shaped ``like``."""
     treedef = jax.tree.structure(leaves)
     tensors = tensors_of(jax.tree.leaves(leaves), jax.tree.leaves(like))
-    order = _order(block, density, _classes(tensors))
+    constants = _constants(block, jax.tree.leaves(leaves), tensors)
+    order = _order(block, density, _classes(tensors), constants)
     groups = groups_of(tensors, order, may_be_flat)
+
+    def select(key, interval, step, grads):
+        del step
+        return order.choose(
+            interval, key, lambda: _norms(tensors, jax.tree.leaves(grads), block.norm)
+        )
 
     def down(xs, active):
         return _down(groups, tensors, jax.tree.leaves(xs), active)
@@ -356,7 +418,7 @@ def blockwise(
         return [names[i] for i in dict.fromkeys(tensors[i].leaf for i in never)]
 
     return Space(
-        lambda key, interval, step, grads: order.choose(interval, key),
+        select,
         down,
         update,
         owners,

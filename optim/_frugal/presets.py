@@ -16,7 +16,7 @@ def badam(
     *,
     density: float | None = None,
     update_gap: int = 200,
-    order: str = "descending",
+    order: str | subspaces.Block = "descending",
     weight_decay: optax.ScalarOrSchedule = 0.0,
     projectable: Any = None,
     seed: int = 0,
@@ -40,7 +40,7 @@ def badam(
       density: Fraction of the projectable tensors that is active, in [0, 1], rounded, at least one
         if it is positive; 0.25 if ``None``.
       update_gap: Steps between changes.
-      order: See :func:`optim.subspaces.block`.
+      order: See :func:`optim.subspaces.block`, whose result it may be.
       weight_decay: Decay times the learning rate.
       projectable: As in :func:`frugal`.
       seed: Of the random order.
@@ -73,7 +73,7 @@ def badam(
         inner,
         density=density,
         update_gap=update_gap,
-        subspace=subspaces.block(order),
+        subspace=order if isinstance(order, subspaces.Block) else subspaces.block(order),
         state_free="none",
         weight_decay=weight_decay,
         projectable=projectable,
