@@ -34,6 +34,10 @@ def supervised() -> ConfigDict:
                 "momentum_schedule": placeholder(str),  # "onecycle": its opposite phase.
                 "record_norms": placeholder(str),  # "l2" or "l1": kept for experiments.refine.
             },
+            "loss": "softmax",  # Or stablemax.
+            # Parts of a batch, >= 2, whose gradients tell the noise scale, a metric; None: it is
+            # not measured.
+            "micro_batches": placeholder(int),
             # backprop, or an estimator of optim.zeroth_order with its arguments:
             # --config.gradient=rge --config.gradient.samples=4.
             "gradient": {"name": "backprop"},

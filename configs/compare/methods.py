@@ -28,6 +28,7 @@ LION = {
     "one_minus_b1": (0.02, 0.5),
     "weight_decay": (1e-3, 3.0),
 }
+MUON = {"learning_rate": (1e-3, 1e-1), "weight_decay": (1e-4, 0.3)}
 # L2 decay, which is divided by the second moment.
 ADAM_L2 = {**ADAM, "weight_decay": (1e-6, 1e-3)}
 
@@ -51,10 +52,7 @@ METHODS = {
         "options": {"density": 0.25, "update_gap": 20},
         "space": {k: ADAM[k] for k in ("learning_rate", "weight_decay")},
     },
-    "Muon": {
-        "optimizer": "muon",
-        "space": {"learning_rate": (1e-3, 1e-1), "weight_decay": (1e-4, 0.3)},
-    },
+    "Muon": {"optimizer": "muon", "space": MUON},
     "schedule-free AdamW": {
         "optimizer": "schedule_free_adamw",
         "space": {**ADAM, "learning_rate": (1e-3, 1e-1)},
@@ -62,6 +60,19 @@ METHODS = {
     },
     "ADOPT": {"optimizer": "adopt", "space": ADAM_L2},
     "Prodigy": {"optimizer": "prodigy", "options": {"learning_rate": 1.0, "weight_decay": 0.01}},
+}
+# Compared only where they are named.
+MORE = {
+    "OrthoGrad AdamW": {"optimizer": "orthograd_adamw", "space": ADAM},
+    "cautious-decay AdamW": {"optimizer": "cautious_decay_adamw", "space": ADAM},
+    "cautious-decay Lion": {"optimizer": "cautious_decay_lion", "space": LION},
+    "projected Muon": {"optimizer": "projected_muon", "space": MUON},
+    "SOAP": {"optimizer": "soap", "space": ADAM},
+    "projected SOAP": {"optimizer": "projected_soap", "space": ADAM},
+    "AdaGrad-Norm": {
+        "optimizer": "adagrad_norm",
+        "space": {"learning_rate": (1e-2, 10.0), "weight_decay": (1e-6, 1e-3)},
+    },
 }
 # The methods that set the targets, as in AlgoPerf.
 BASELINES = ("AdamW", "NadamW", "Nesterov", "SGDM")

@@ -46,6 +46,7 @@ SCHEDULES: dict[str, Callable[[jax.Array], jax.Array]] = {
     "rex": lambda r: (1 - r) / (1 - r / 2),
     "constant": jnp.ones_like,
 }
+_DECLARED = {**declared.METHODS, **declared.MORE}
 
 
 class Method(NamedTuple):
@@ -107,19 +108,19 @@ def find(names: str | None) -> list[Method]:
 
 
 def _one(name: str) -> Method:
-    if name in declared.METHODS:
+    if name in _DECLARED:
         return _declared(name)
     if ".py:" in name:
         _function(name)  # Whatever is wrong with it is said now.
         return Method(name, name, {}, dict(declared.SPACE))
-    known = [*declared.METHODS, *_OPTIMIZERS]
+    known = [*_DECLARED, *_OPTIMIZERS]
     _checks.choice("method", name, known)
     schedule = "constant" if name.startswith("schedule_free") else "cosine"
     return Method(name, name, {}, dict(declared.SPACE), schedule)
 
 
 def _declared(name: str) -> Method:
-    fields: dict[str, Any] = {"options": {}, "space": {}, **declared.METHODS[name]}
+    fields: dict[str, Any] = {"options": {}, "space": {}, **_DECLARED[name]}
     return Method(name, **fields)
 
 

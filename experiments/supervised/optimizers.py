@@ -11,7 +11,7 @@ import optax
 from optax import contrib
 
 import optim
-from experiments.supervised import averages
+from experiments.supervised import averages, combinations
 from optim import _checks
 
 # Every optimizer by name: functions of a learning rate and further arguments. Ours stand before
@@ -22,6 +22,7 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "adadelta": optax.adadelta,
     "adafactor": optax.adafactor,
     "adagrad": optax.adagrad,
+    "adagrad_norm": optim.adagrad_norm,
     "adam": optax.adam,
     "adamax": optax.adamax,
     "adamaxw": optax.adamaxw,
@@ -32,6 +33,9 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "adopt": contrib.adopt,
     "amsgrad": optax.amsgrad,
     "badam": optim.badam,
+    "cautious_decay_adamw": combinations.cautious_decay_adamw,
+    "cautious_decay_lion": combinations.cautious_decay_lion,
+    "cautious_decay_muon": combinations.cautious_decay_muon,
     "cocob": contrib.cocob,
     "dadapt_adamw": contrib.dadapt_adamw,
     "diffgrad": optim.diffgrad,
@@ -56,7 +60,11 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "optimistic_adam": optax.optimistic_adam,
     "optimistic_adam_v2": optax.optimistic_adam_v2,
     "optimistic_gradient_descent": optax.optimistic_gradient_descent,
+    "orthograd_adamw": combinations.orthograd_adamw,
+    "orthograd_sgd": combinations.orthograd_sgd,
     "prodigy": contrib.prodigy,
+    "projected_muon": combinations.projected_muon,
+    "projected_soap": combinations.projected_soap,
     "radam": optax.radam,
     "rmsprop": optax.rmsprop,
     "rprop": optax.rprop,
@@ -67,6 +75,7 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "sign_sgd": optax.sign_sgd,
     "signum": optax.signum,
     "simplified_ademamix": contrib.simplified_ademamix,
+    "soap": combinations.soap,
     "sm3": optax.sm3,
     "sophia": contrib.sophia,
     "yogi": optax.yogi,
@@ -124,7 +133,7 @@ class Optimizer(NamedTuple):
 
     Attributes:
       init: ``init(params, learning_rate, weight_decay) -> state``.
-      update: ``update(grads, state, params, value) -> (updates, state)``.
+      update: ``update(grads, state, params, value, **extra) -> (updates, state)``.
       learning_rate: ``learning_rate(state, step)``: peak times the schedule at ``step``.
     """
 
@@ -140,7 +149,8 @@ def build(config: Any, steps: int) -> Optimizer:
     rule whose regex is found in its path (``"layers_0/kernel"``). Overrides are ``name``,
     ``lr_mult``, ``weight_decay``, ``frozen=True`` and further arguments of the optimizer.
     ``config.optimizer.ema=0.99`` keeps an average of the parameters and
-    ``config.optimizer.lookahead=(5, 0.5)`` slow weights, which are evaluated in their place.
+    ``config.optimizer.lookahead=(5, 0.5)`` slow weights, which are evaluated in their place. With
+    ``config.micro_batches`` the state holds the gradient noise scale.
 
     Args:
       config: See ``configs/digits.py``.
@@ -159,7 +169,7 @@ def build(config: Any, steps: int) -> Optimizer:
         if cycle != "onecycle":
             raise ValueError(f"momentum_schedule must be 'onecycle', got {cycle!r}")
         base["momentum"] = optim.onecycle_momentum_schedule(steps)
-    norm = options.get("record_norms")
+    norm, parts = options.get("record_norms"), config.get("micro_batches")
     record = optax.identity() if norm is None else optim.record_norms(steps, norm)
     rules = [_rule(rule) for rule in config.get("groups", ())]
     for overrides in ({}, *(overrides for _, overrides in rules)):
@@ -179,7 +189,8 @@ def build(config: Any, steps: int) -> Optimizer:
         tx = tx if clip is None else optax.chain(optax.clip_by_global_norm(clip), tx)
         tx = tx if ahead is None else averages.lookahead(tx, *ahead)
         tx = tx if decay is None else optax.chain(tx, averages.average(decay))
-        return tx if norm is None else optax.chain(record, tx)
+        tx = tx if norm is None else optax.chain(record, tx)
+        return tx if parts is None else optax.chain(optim.gradient_noise_scale(), tx)
 
     tx = optax.with_extra_args_support(
         optax.inject_hyperparams(factory)(
@@ -193,8 +204,8 @@ def build(config: Any, steps: int) -> Optimizer:
         cast = {k: jnp.asarray(v, state.hyperparams[k].dtype) for k, v in given.items()}
         return state._replace(hyperparams=cast)
 
-    def update(grads, state, params, value):
-        return tx.update(grads, state, params, value=value)
+    def update(grads, state, params, value, **extra):
+        return tx.update(grads, state, params, value=value, **extra)
 
     def learning_rate(state, step):
         return state.hyperparams["learning_rate"] * schedule(step)
@@ -217,7 +228,8 @@ def check(name: str, tx: Any, params: Any) -> None:
     def step(params):
         if isinstance(tx, Optimizer):
             state = tx.init(params, 0.1, 0.0)
-            return tx.update(params, state, params, jnp.float32(0.0))
+            micro = optim.MicroGradients(jnp.float32(1.0), 1, 2)
+            return tx.update(params, state, params, jnp.float32(0.0), micro=micro)
         extra = optax.with_extra_args_support(tx)
         return extra.update(params, extra.init(params), params, value=jnp.float32(0.0))
 

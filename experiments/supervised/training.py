@@ -19,6 +19,13 @@ import optim
 from experiments import data, models
 from experiments.common import config_files
 from experiments.supervised import averages, gradients, optimizers
+from optim import _checks
+
+# The losses of logits by name, as functions of logits and integer labels.
+LOSSES: dict[str, Callable[..., jax.Array]] = {
+    "softmax": optax.softmax_cross_entropy_with_integer_labels,
+    "stablemax": optim.losses.stablemax_cross_entropy,
+}
 
 
 class TrainState(NamedTuple):
@@ -44,10 +51,11 @@ class Job(NamedTuple):
     epoch: int
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+def cross_entropy(
+    logits: jax.Array, labels: jax.Array, loss: str = "softmax"
+) -> tuple[jax.Array, jax.Array]:
     """Returns loss and accuracy of each label; logits have the classes on a further, last axis."""
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    return loss, (jnp.argmax(logits, -1) == labels).astype(jnp.float32)
+    return LOSSES[loss](logits, labels), (jnp.argmax(logits, -1) == labels).astype(jnp.float32)
 
 
 def make_step(
@@ -55,38 +63,54 @@ def make_step(
     tx: optimizers.Optimizer,
     axis_name: str | None = None,
     estimator: optim.zeroth_order.Estimator | None = None,
+    loss: str = "softmax",
+    micro_batches: int | None = None,
 ):
     """Returns ``step(state, batch) -> (state, metrics)`` of mean cross-entropy.
 
     With ``axis_name`` it runs inside a ``pmap`` or ``shard_map`` over that axis, on its share of
     the batch. BatchNorm then normalizes over that share; under ``jit`` over the whole batch. With
     ``estimator`` nothing is differentiated (or less), and the metrics count ``forward_passes``.
+    With ``micro_batches`` the gradient is the mean of those of so many parts of the batch (each
+    with BatchNorm of its own), and the metrics have the gradient noise scale, in examples.
     """
 
     def objective(params, stats, batch):
         logits, stats = model.apply(params, stats, batch["x"], train=True, key=batch.get("key"))
-        loss, hit = cross_entropy(logits, batch["label"])
-        return loss.mean(), (stats, hit.mean())
+        losses, hit = cross_entropy(logits, batch["label"], loss)
+        return losses.mean(), (stats, hit.mean())
 
     exact = optim.parallel.value_and_grad(objective, has_aux=True, axis_name=axis_name)
 
+    def in_parts(state: TrainState, batch, parts: int):
+        split = {
+            k: jax.random.split(v, parts) if k == "key" else v.reshape(parts, -1, *v.shape[1:])
+            for k, v in batch.items()
+        }
+        (value, aux), grads = jax.vmap(exact, (None, None, 0))(state.params, state.stats, split)
+        grads, micro = optim.micro_gradients(grads, len(batch["label"]) // parts)
+        return jax.tree.map(lambda x: jnp.mean(x, 0), (value, aux)), grads, {"micro": micro}
+
     def value_and_grad(state: TrainState, batch):
+        if micro_batches is not None:
+            return in_parts(state, batch, micro_batches)
         if estimator is None:
-            return exact(state.params, state.stats, batch)
+            return *exact(state.params, state.stats, batch), {}
         estimate = optim.zeroth_order.value_and_grad(
             lambda params, batch: objective(params, state.stats, batch),
             estimator,
             has_aux=True,
             axis_name=axis_name,
         )
-        return estimate(state.params, batch, jax.random.fold_in(batch["key"], 1), state.step)
+        key = jax.random.fold_in(batch["key"], 1)
+        return *estimate(state.params, batch, key, state.step), {}
 
     def step(state: TrainState, batch):
-        (loss, (stats, accuracy)), grads = value_and_grad(state, batch)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params, loss)
+        (value, (stats, accuracy)), grads, extra = value_and_grad(state, batch)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params, value, **extra)
         params = optax.apply_updates(state.params, updates)
         metrics = {
-            "loss": loss,
+            "loss": value,
             "accuracy": accuracy,
             "lr": tx.learning_rate(opt_state, state.step),
             "gradient_norm": optax.tree.norm(grads),
@@ -95,13 +119,19 @@ def make_step(
         }
         if estimator is not None:
             metrics["forward_passes"] = jnp.float32(estimator.evaluations(state.params))
+        if micro_batches is not None:  # With a floor: a metric that is NaN would end the run.
+            metrics["noise_scale"] = optim.noise_scale(opt_state, floor=1e-8).noise_scale
         return TrainState(state.step + 1, params, stats, opt_state), metrics
 
     return step
 
 
 def make_evaluate(
-    model: models.Model, dataset: data.Dataset, batch_size: int, length: int | None = None
+    model: models.Model,
+    dataset: data.Dataset,
+    batch_size: int,
+    length: int | None = None,
+    loss: str = "softmax",
 ):
     """Returns ``evaluate(state, split, mesh, vmap) -> {"loss", "accuracy"}``, means over a split.
 
@@ -113,10 +143,10 @@ def make_evaluate(
     def add(params, stats, arrays, inputs, sums):
         batch = prepare(arrays, inputs, None)
         logits, _ = model.apply(params, stats, batch["x"], train=False)
-        loss, hit = cross_entropy(logits, batch["label"])
+        losses, hit = cross_entropy(logits, batch["label"], loss)
         weight = batch["weight"]
         return {
-            "loss": sums["loss"] + (weight * loss).sum(),
+            "loss": sums["loss"] + (weight * losses).sum(),
             "accuracy": sums["accuracy"] + (weight * hit).sum(),
             "count": sums["count"] + weight.sum(),
         }
@@ -180,7 +210,8 @@ def job_of(config: ConfigDict, data_dir: str | None) -> Job:
     epoch, steps = lengths(config, dataset, length)
     tx = optimizers.build(config, steps)
 
-    step = make_step(model, tx, estimator=gradients.build(config.gradient))
+    estimator, parts = gradients.build(config.gradient), check_parts(config)
+    step = make_step(model, tx, estimator=estimator, loss=config.loss, micro_batches=parts)
 
     def init(key, learning_rate, weight_decay):
         params, stats = model.init(key)
@@ -217,11 +248,25 @@ def job_of(config: ConfigDict, data_dir: str | None) -> Job:
         batches=batches,
         prepare=prepare,
         resident={} if config.data.stream else dataset.train,
-        evaluate=make_evaluate(model, dataset, config.eval_batch_size, length),
+        evaluate=make_evaluate(model, dataset, config.eval_batch_size, length, config.loss),
         splits=tuple(s for s in ("valid", "test") if data.size(dataset, s)),
         steps=steps,
         epoch=epoch,
     )
+
+
+def check_parts(config: ConfigDict) -> int | None:
+    """Returns ``config.micro_batches``, once it and ``config.loss`` are in their ranges."""
+    _checks.choice("loss", config.loss, LOSSES)
+    parts = config.micro_batches
+    if parts is None:
+        return None
+    _checks.count("micro_batches", parts, 2)
+    if config.gradient.name != "backprop":
+        raise ValueError("micro_batches needs gradient.name=backprop")
+    if config.batch_size % parts:
+        raise ValueError(f"micro_batches must divide batch_size={config.batch_size}, got {parts}")
+    return parts
 
 
 def load(config: ConfigDict, data_dir: str | None) -> data.Dataset:
