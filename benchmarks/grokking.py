@@ -126,11 +126,18 @@ def main():
     parser.add_argument("--steps", type=int, default=300)
     args = parser.parse_args()
     runs = {}
-    for method in METHODS:
-        runs[method] = []
-        for seed in range(args.seeds):
-            runs[method].append(train(method, seed, args.steps))
-            last = {k: v[-1] for k, v in runs[method][-1].items()}
+    if args.out and args.out.exists():  # A command that was stopped goes on.
+        left = json.loads(args.out.read_text(encoding="utf-8"))
+        runs = left["runs"] if left["steps"] == args.steps else {}
+    for seed in range(args.seeds):
+        for method in METHODS:
+            done = runs.setdefault(method, [])
+            if len(done) <= seed:
+                done.append(train(method, seed, args.steps))
+                if args.out:
+                    args.out.parent.mkdir(parents=True, exist_ok=True)
+                    files.write(args.out, json.dumps({"steps": args.steps, "runs": runs}) + "\n")
+            last = {k: v[-1] for k, v in done[seed].items()}
             print(f"{method:18} seed {seed}: {last}", flush=True)
     at = min(150, args.steps) // EVERY - 1
     ours = [r["test"][at] for r in runs["OrthoGrad AdamW"]]
@@ -148,7 +155,6 @@ def main():
     }
     print(page(results))
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
         files.write(args.out, json.dumps(results) + "\n")
         files.write(args.out.with_suffix(".md"), page(results))
 

@@ -215,8 +215,8 @@ def _order_of(order, blocks, hessian, norm, seed, estimated) -> Callable[[Any, j
     if isinstance(blocks, int):
         scale = {
             "gs": lambda: 1.0,
-            "gsd": lambda: np.sqrt(np.diag(hessian)),
-            "gsdh": lambda: np.sqrt(np.abs(hessian).sum(1)),
+            "gsd": lambda: np.sqrt(_positive(np.diag(hessian))),
+            "gsdh": lambda: np.sqrt(_positive(np.abs(hessian).sum(1))),
         }[order]()
         scale = np.asarray(scale)
 
@@ -242,7 +242,10 @@ def _order_of(order, blocks, hessian, norm, seed, estimated) -> Callable[[Any, j
             return jnp.argmax(jnp.sum(scaled**norm, 1))
 
         return by_estimates
-    known: Any = {"gsl": lambda: _constants(blocks, hessian), "gsd": lambda: np.diag(hessian)}
+    known: Any = {
+        "gsl": lambda: _constants(blocks, hessian),
+        "gsd": lambda: _positive(np.diag(hessian)),
+    }
     lipschitz = known.get(order, lambda: hessian)()
     rule = gauss_southwell(blocks, order, lipschitz, norm=norm)
     return lambda state, g: rule(g)
@@ -260,7 +263,12 @@ def _of_blocks(blocks, hessian, step) -> tuple[Any, Any]:
 
 def _constants(blocks, hessian) -> np.ndarray:
     parts = hessian[blocks[:, :, None], blocks[:, None, :]]
-    return np.linalg.eigvalsh(parts)[:, -1]
+    return _positive(np.linalg.eigvalsh(parts)[:, -1])
+
+
+def _positive(constants) -> np.ndarray:
+    """1 in the place of 0: where the function is flat there is no gradient to divide."""
+    return np.where(constants > 0, constants, 1.0)
 
 
 def _square(hessian, ids) -> jax.Array:
@@ -268,7 +276,8 @@ def _square(hessian, ids) -> jax.Array:
 
 
 def _largest(part) -> jax.Array:
-    return jnp.linalg.eigvalsh(part)[-1]
+    constant = jnp.linalg.eigvalsh(part)[-1]
+    return jnp.where(constant > 0, constant, 1.0)
 
 
 def _inverse(part) -> jax.Array:

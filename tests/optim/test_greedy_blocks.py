@@ -118,6 +118,16 @@ def test_every_step_descends(order, step):
     assert set(chosen.tolist()) == {0, 1, 2, 3}
 
 
+@pytest.mark.parametrize("order", ["lipschitz", "gs", "gsl", "gsd", "gsq"])
+def test_coordinates_without_data_stay(order):
+    h = np.diag([1.0, 2.0, 0.0, 0.0])
+    solver = optim.greedy_bcd(lambda x, _: x @ h @ x / 2, [[0, 1], [2, 3]], h, order=order)
+    x = jax.jit(lambda s: jax.lax.fori_loop(0, 30, lambda _, s: solver.step(s, None)[0], s))(
+        solver.init(jnp.ones(4))
+    ).x
+    np.testing.assert_allclose(x, [0, 0, 1, 1], atol=1e-2)
+
+
 # FRUGAL and BAdam.
 
 SIZES = [6, 2, 9, 4, 3, 5]
