@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 import optim
 from experiments import train
-from experiments.common import checkpoints, files, launch, runs
+from experiments.common import checkpoints, figures, files, launch, markdown, runs
 from experiments.schedules.norm_files import read_norms
 from experiments.supervised import training
 from experiments.tables import stats
@@ -99,9 +99,9 @@ def report(config: ConfigDict, chosen, source: str, fit: tuple[float, float]) ->
         f"mean {config.select} of {', '.join(f'{r:g}' for r in config.learning_rates)}; "
         "mean ± std. `python -m experiments.refine`.",
         "",
-        "| schedule | learning rate | valid loss | test loss | test accuracy, % |",
-        "|---|---:|---:|---:|---:|",
     ]
+    head = ("schedule", "learning rate", "valid loss", "test loss", "test accuracy, %")
+    rows = []
     edges = min(config.learning_rates), max(config.learning_rates)
     columns = ("valid/loss", 1, 4), ("test/loss", 1, 4), ("test/accuracy", 100, 2)
     for label, (rate, finals) in chosen.items():
@@ -110,9 +110,10 @@ def report(config: ConfigDict, chosen, source: str, fit: tuple[float, float]) ->
             values = [scale * f[name] for f in finals if np.isfinite(f.get(name, np.nan))]
             s = stats.summarize(values)
             cells.append(f"{s.mean:.{digits}f} ± {s.std:.{digits}f}" if values else "diverged")
-        lines.append(f"| {label} | {rate:g}{' (edge)' * (rate in edges)} | {' | '.join(cells)} |")
+        rows.append((label, f"{rate:g}{' (edge)' * (rate in edges)}", *cells))
     fraction, power = fit
     lines += [
+        *markdown.table(head, rows, "lrrrr"),
         "",
         "Closed form near the refined schedule, for runs of any length: "
         f"`optim.warmup_polynomial_schedule(peak, steps, warmup_fraction={fraction:.3f}, "
@@ -123,11 +124,7 @@ def report(config: ConfigDict, chosen, source: str, fit: tuple[float, float]) ->
 
 def draw(norms, smoothed, multipliers, fit, path: Path, source: str) -> None:
     """Draws the norms and the schedule against linear and cosine decay."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
-    figure.suptitle(f"Refined schedule; norms: {source}", fontsize=11)
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = figures.figure(2, width=5, title=f"Refined schedule; norms: {source}")
     positive = np.where(np.isfinite(norms) & (norms > 0), norms, np.nan)
     left.plot(positive, lw=0.4, alpha=0.6, label="gradient norm")
     left.plot(np.linspace(0, len(norms) - 1, len(smoothed)), smoothed, label="smoothed")
@@ -142,8 +139,7 @@ def draw(norms, smoothed, multipliers, fit, path: Path, source: str) -> None:
     right.set(xlabel="step", title="multiplier of the learning rate")
     for axis in (left, right):
         axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2)
-        axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=130)
+    figures.save(figure, path)
 
 
 def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:

@@ -1,12 +1,11 @@
 """Table and picture of the logistic-regression suite, and its comparison with a reference."""
 
-import itertools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.common.figures import COLORS, MARKERS
+from experiments.common import figures, markdown
 
 FAR = 1.3  # The largest ratio of the picture.
 
@@ -78,8 +77,8 @@ def report(results: dict[str, Any], reference: dict[str, Any], separable=()) -> 
     ]
     for optimizer, sets in _split(results).items():
         names = list(next(iter(sets.values()))["schedules"])
-        lines += ["", f"## {optimizer}", "", f"| set | steps | {' | '.join(names)} |"]
-        lines.append("|---|---:|" + "---|" * len(names))
+        lines += ["", f"## {optimizer}", ""]
+        rows = []
         for name, entry in sets.items():
             best = min(s["loss_mean"] for s in entry["schedules"].values())
             cells = []
@@ -87,9 +86,10 @@ def report(results: dict[str, Any], reference: dict[str, Any], separable=()) -> 
                 cell = f"{s['loss_mean']:.4f} ± {s['loss_std']:.4f}"
                 cell = f"**{cell}**" if s["loss_mean"] == best else cell
                 cells.append(f"{cell} ({s['best_lr']:g})")
-            lines.append(f"| {name} | {entry['steps']} | {' | '.join(cells)} |")
+            rows.append((name, entry["steps"], *cells))
         mean = ranks(sets, separable)
-        lines.append("| mean rank | | " + " | ".join(f"{mean[s]:.1f}" for s in names) + " |")
+        rows.append(("mean rank", "", *(f"{mean[s]:.1f}" for s in names)))
+        lines += markdown.table(("set", "steps", *names), rows, "lr")
     if separable:
         lines += [
             "",
@@ -134,16 +134,13 @@ def _refined_gap(results, leave_out):
 
 def draw(results: dict[str, Any], path: Path) -> None:
     """Draws each schedule's loss relative to linear decay, a panel an optimizer."""
-    from matplotlib.figure import Figure
-
     found = _split(results)
-    figure = Figure(figsize=(5.5 * len(found), 3.8), layout="constrained")
-    axes = figure.subplots(1, len(found), squeeze=False)[0]
+    title = f"Logistic regression: ratios above {FAR:g} are open, at the edge"
+    figure, axes = figures.figure(len(found), width=5.5, height=3.8, title=title)
     for axis, (optimizer, sets) in zip(axes, found.items(), strict=True):
         names = [s for s in next(iter(sets.values()))["schedules"] if s != "linear"]
         base = np.array([e["schedules"]["linear"]["loss_mean"] for e in sets.values()])
-        looks = zip(names, itertools.cycle(COLORS), itertools.cycle(MARKERS), strict=False)
-        for i, (schedule, color, marker) in enumerate(looks):
+        for i, (schedule, (color, marker, _)) in enumerate(figures.looks(names).items()):
             loss = np.array([e["schedules"][schedule]["loss_mean"] for e in sets.values()])
             ratio = np.divide(loss, base, out=np.full_like(loss, np.nan), where=base > 1e-6)
             at = np.arange(len(sets)) + 0.8 * ((i + 0.5) / len(names) - 0.5)
@@ -154,8 +151,5 @@ def draw(results: dict[str, Any], path: Path) -> None:
         axis.axhline(1.0, color="gray", lw=1, label="linear")
         axis.set(title=optimizer, ylabel="loss / loss of linear decay")
         axis.set_xticks(range(len(sets)), list(sets), rotation=60, ha="right", fontsize=8)
-        axis.grid(alpha=0.3)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, fontsize=8, loc="outside lower center", ncols=len(labels))
-    figure.suptitle(f"Logistic regression: ratios above {FAR:g} are open, at the edge", fontsize=11)
-    figure.savefig(path, dpi=120)
+    figures.legend(figure, axes[0])
+    figures.save(figure, path)

@@ -9,6 +9,7 @@ from sklearn.datasets import load_iris
 
 from configs import logreg as config_file
 from experiments import logreg
+from experiments.common import figures
 from experiments.schedules import logreg_report
 
 REFERENCE = Path(__file__).parents[1] / "reference" / "schedules" / "logreg_iris.json"
@@ -69,12 +70,10 @@ def test_ranks_and_a_reference_of_other_rates():
 
 
 def test_the_worst_schedules_do_not_set_the_scale(tmp_path, monkeypatch):
-    from matplotlib.figure import Figure
-
     losses = {"linear": 1.0, "rex": 0.9, "constant": 50.0}
     entry = {"schedules": {k: {"loss_mean": x} for k, x in losses.items()}}
     drawn = []
-    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: drawn.append(self))
+    monkeypatch.setattr(figures, "save", lambda figure, path: drawn.append(figure))
     logreg_report.draw({"a|sgd": entry}, tmp_path / "losses.png")
     (axis,) = drawn[0].axes
     assert axis.get_ylim()[1] < 1.1 * logreg_report.FAR
