@@ -1,5 +1,6 @@
 """Test session: eight virtual CPU devices, no silent rank promotion, cheap compilations."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -27,6 +28,11 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 # Source lines in a program are a sixth of its tracing and lowering, and nothing here reads them.
 jax.config.update("jax_traceback_in_locations_limit", 0)
+
+
+def pytest_collection_finish():
+    # What the imports left is no garbage, and the collector need not look there again and again.
+    gc.freeze()
 
 
 @pytest.fixture

@@ -76,9 +76,6 @@ def conv_loss(params, stats, batch):
     return cross_entropy(logits, batch[1]), new
 
 
-jitted_conv_loss = jax.jit(conv_loss)
-
-
 def at(record, t):
     """Parameters, statistics, scores and masks of a record before step t."""
     if "bn0_gamma" not in record:

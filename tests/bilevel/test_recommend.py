@@ -28,7 +28,7 @@ def test_the_named_solver_converges(name):
         form = closed_form.PROBLEMS[name](*closed_form.random_data(name))
         found = bilevel.recommend(form.problem, form.x0, form.y0)
         assert (found.solver.name, found.facts.lower) == NAMED[name]
-        hessian = jax.hessian(form.problem.lower, 1)(form.x0, form.y0, None)
+        hessian = jax.jit(jax.hessian(form.problem.lower, 1))(form.x0, form.y0, None)
         if name != "p5":  # Quadratic: the same everywhere.
             values = np.linalg.eigvalsh(hessian)
             ends = found.facts.smallest, found.facts.largest

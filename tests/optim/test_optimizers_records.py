@@ -61,9 +61,11 @@ def replay(tx, params, grads):
         new = optax.apply_updates(params, updates)
         return (new, state), (new, params)
 
-    (_, state), (after, before) = jax.jit(partial(jax.lax.scan, step))(
-        (params, tx.init(params)), grads
-    )
+    @jax.jit
+    def run(params, grads):
+        return jax.lax.scan(step, (params, tx.init(params)), grads)
+
+    (_, state), (after, before) = run(params, grads)
     return after, before, state
 
 
@@ -98,14 +100,9 @@ def test_float64_replay(name, layout):
             expected = turn(record[f"state/{leaf}/{key}"])
             np.testing.assert_allclose(measured, expected, rtol=0, atol=1e-12, err_msg=leaf)
         if hyper["optimizer"] in ("adamp", "sgdp"):
-            branches = jax.vmap(
-                partial(
-                    optim.projection_branches,
-                    delta=hyper["delta"],
-                    eps=hyper["eps"],
-                    channel_axis=axis,
-                )
-            )(grads, before)
+            options = {"delta": hyper["delta"], "eps": hyper["eps"], "channel_axis": axis}
+            every = jax.vmap(partial(optim.projection_branches, **options))
+            branches = jax.jit(every)(grads, before)
             for leaf in hyper["names"]:
                 if f"branch/{leaf}" in record:
                     np.testing.assert_array_equal(branches[leaf], record[f"branch/{leaf}"])

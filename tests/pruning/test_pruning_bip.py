@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from pruning_records import at, gap, jitted_conv_loss, load, mlp_loss, torch_sgd
+from pruning_records import at, conv_loss, gap, load, mlp_loss, torch_sgd
 
 import bilevel
 
@@ -24,12 +24,9 @@ def solver_of(record, **kwargs):
 
 def replay(record, solver):
     params, stats, scores, _ = at(record, 0)
-    if stats is None:
-        loss, step = mlp_loss, jax.jit(solver.step)
-    else:
-        # All convolutional records share one compiled loss; compiling each step takes longer.
-        loss, step = jitted_conv_loss, solver.step
+    loss = mlp_loss if stats is None else conv_loss
     state = solver.init(bilevel.pruning.problem(loss), scores, params, stats=stats)
+    step = jax.jit(solver.step)
     worst = 0.0
     steps = len(record["loss_l"])
     for t in range(steps):
