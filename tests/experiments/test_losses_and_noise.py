@@ -10,6 +10,7 @@ import pytest
 
 import optim
 from experiments.common import config_files
+from experiments.comparing import methods
 from experiments.supervised import combinations, optimizers, training
 
 
@@ -91,6 +92,21 @@ def test_combinations_descend_by_name(name):
 
     losses = jax.jit(lambda c: jax.lax.scan(step, c, length=40)[1])((params, tx.init(params)))
     assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.mark.parametrize("name", methods.declared.MORE)
+def test_contestants_of_the_comparison(name):
+    (method,) = methods.find(name)
+    assert set(method.space) <= {"learning_rate", "one_minus_b1", "weight_decay"}
+    tx = methods.build(method)
+    params = {"bias": jnp.zeros(3), "kernel": jnp.zeros((4, 3))}
+    (setting,) = methods.trials(method, 0, 1)
+
+    def step(params):
+        return tx.update(params, tx.init(params, setting, 20, 2, 0), params, jnp.float32(1.0))[0]
+
+    updates = jax.eval_shape(step, params)
+    assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, params)
 
 
 def test_soap_is_adam_in_the_eigenbases():
