@@ -1,6 +1,7 @@
 """Supervised training of any model, data set, optimizer and schedule by name.
 
 python -m experiments.train --config=configs/digits.py --config.optimizer.name=lion
+python -m experiments.train --config=configs/tinyshakespeare_llama.py --data_dir=DATA --plan=8,64
 """
 
 import hashlib
@@ -16,8 +17,11 @@ from ml_collections import ConfigDict
 import optim
 from experiments.common import config_files, files, launch, markdown, runs
 from experiments.common.runs import Result
-from experiments.supervised import curves, training
+from experiments.supervised import curves, plan, training
 from experiments.tables import sweep
+from optim import _checks
+
+SHARDINGS = ("replicated", "fsdp")
 
 
 def shared_part(config: ConfigDict) -> str:
@@ -43,6 +47,7 @@ def run_population(
     *,
     quiet: bool = False,
     stop: Callable[[int], bool] | None = None,
+    sharding: str = "replicated",
 ) -> list[Result]:
     """Trains a model for each config, all in one loop, and resumes what ``workdir`` holds.
 
@@ -54,6 +59,9 @@ def run_population(
       quiet: No progress line.
       stop: ``stop(step)``, polled between device calls; once true the state is saved and
         ``launch.Preempted`` raised.
+      sharding: Where the state of a run on several devices is: ``"replicated"``, whole on each, or
+        ``"fsdp"``, split by :func:`optim.parallel.shard`. It changes no result beyond rounding, and
+        a checkpoint of one is restored by the other, on any number of devices.
 
     Returns:
       A :class:`Result` for each config. Of a run that diverged the metrics are NaN, unless it is
@@ -65,6 +73,9 @@ def run_population(
             "the configs of a population may differ in seed, optimizer.learning_rate and "
             "optimizer.weight_decay only"
         )
+    _checks.choice("sharding", sharding, SHARDINGS)
+    if sharding == "fsdp" and many > 1:
+        raise ValueError("sharding='fsdp' splits one run; those of a population are split already")
     workdir = runs.folder_of(workdir)
 
     # What is trained.
@@ -72,6 +83,8 @@ def run_population(
     state, key = training.start(job, configs)
     batches, vmap = training.feeds(job, configs, state)
     mesh = optim.parallel.data_mesh() if jax.device_count() > 1 else None
+    if mesh is not None and sharding == "fsdp":
+        state = optim.parallel.shard(state, mesh)
 
     with (
         runs.claimed(workdir, configs, "train") as folders,
@@ -143,6 +156,9 @@ def run_population(
 
 def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
     """Trains what the flags say, and prints how it did and where it is left."""
+    if flags.FLAGS.plan:
+        print(plan.markdown_of(config, data_dir, plan.parse_devices(flags.FLAGS.plan)))
+        return 0
     stop = launch.preemption()
     points = sweep.configs(config, flags.FLAGS.sweep)
     for name, point in points[1:]:  # The first stops before anything runs by itself.
@@ -159,7 +175,9 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
             configs.append(point.copy_and_resolve_references())
             configs[-1].seed = point.seed + i
         try:
-            results = run_population(configs, folder, data_dir, stop=stop)
+            results = run_population(
+                configs, folder, data_dir, stop=stop, sharding=flags.FLAGS.sharding
+            )
         except launch.Preempted as stopped:
             return launch.stopped(stopped.step, folder)
         except optim.loop.NonFiniteError as error:
@@ -231,6 +249,17 @@ if __name__ == "__main__":
         "sweep",
         "",
         "Trains each point of an expression of sweep.py: 'optimizer.name=[adamw, lion]'.",
+    )
+    flags.DEFINE_enum(
+        "sharding",
+        "replicated",
+        SHARDINGS,
+        "State of a run on several devices: whole on each, or split over them.",
+    )
+    flags.DEFINE_string(
+        "plan",
+        "",
+        "Trains nothing: prints the bytes on each of 8,64,256 devices, split over them.",
     )
     flags.DEFINE_bool("tensorboard", False, "Also writes TensorBoard events.")
     launch.launch(main, "configs/digits.py", "seeds", "sweep")

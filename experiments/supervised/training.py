@@ -41,6 +41,7 @@ class Job(NamedTuple):
     """The functions of a run, shared by all runs that differ in seed, learning rate or decay."""
 
     init: Callable[..., TrainState]
+    objective: Callable[..., Any]
     step: Callable[..., Any]
     batches: Callable[[int], Any]
     prepare: Callable[..., Any]
@@ -56,6 +57,17 @@ def cross_entropy(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns loss and accuracy of each label; logits have the classes on a further, last axis."""
     return LOSSES[loss](logits, labels), (jnp.argmax(logits, -1) == labels).astype(jnp.float32)
+
+
+def make_objective(model: models.Model, loss: str = "softmax"):
+    """Returns ``objective(params, stats, batch) -> (loss, (stats, accuracy))``, a batch's mean."""
+
+    def objective(params, stats, batch):
+        logits, stats = model.apply(params, stats, batch["x"], train=True, key=batch.get("key"))
+        losses, hit = cross_entropy(logits, batch["label"], loss)
+        return losses.mean(), (stats, hit.mean())
+
+    return objective
 
 
 def make_step(
@@ -74,12 +86,7 @@ def make_step(
     With ``micro_batches`` the gradient is the mean of those of so many parts of the batch (each
     with BatchNorm of its own), and the metrics have the gradient noise scale, in examples.
     """
-
-    def objective(params, stats, batch):
-        logits, stats = model.apply(params, stats, batch["x"], train=True, key=batch.get("key"))
-        losses, hit = cross_entropy(logits, batch["label"], loss)
-        return losses.mean(), (stats, hit.mean())
-
+    objective = make_objective(model, loss)
     exact = optim.parallel.value_and_grad(objective, has_aux=True, axis_name=axis_name)
 
     def in_parts(state: TrainState, batch, parts: int):
@@ -244,6 +251,7 @@ def job_of(config: ConfigDict, data_dir: str | None) -> Job:
 
     return Job(
         init=init,
+        objective=make_objective(model, config.loss),
         step=step,
         batches=batches,
         prepare=prepare,

@@ -1,0 +1,72 @@
+"""``--sharding`` and ``--plan`` of the main that trains."""
+
+import jax
+import numpy as np
+import pytest
+
+import optim
+from experiments import train
+from experiments.common import config_files, launch
+from experiments.supervised import plan, training
+
+
+@pytest.fixture
+def config():
+    config = config_files.load("configs/digits.py:smoke")
+    config.steps = 6
+    config.batch_size = 96  # Not a width of the model.
+    config.model.options.widths = (64,)
+    config.log_every = config.eval_every = config.save_every = 3
+    return config
+
+
+def test_a_split_run_is_a_replicated_run_and_each_resumes_the_other(config, tmp_path, monkeypatch):
+    whole = train.run(config, tmp_path / "whole")
+    seen, run = [], optim.loop.run
+
+    def watched(step, state, *args, **options):
+        seen.append(state.params["layers_0"]["kernel"].sharding.is_fully_replicated)
+        return run(step, state, *args, **options)
+
+    monkeypatch.setattr(optim.loop, "run", watched)
+    (split,) = train.run_population([config], tmp_path / "split", sharding="fsdp")
+    for key, value in whole.final.items():
+        np.testing.assert_allclose(split.final[key], value, rtol=1e-5, err_msg=key)
+    with pytest.raises(launch.Preempted):
+        train.run_population([config], tmp_path / "half", sharding="fsdp", stop=lambda step: True)
+    resumed = train.run(config, tmp_path / "half")
+    for key, value in whole.final.items():
+        np.testing.assert_allclose(resumed.final[key], value, rtol=1e-5, err_msg=key)
+    assert seen == [False, False, True]
+
+
+def test_plan_counts_bytes(config):
+    job = training.job_of(config, None)
+    state = jax.eval_shape(job.init, jax.random.key(0), 0.1, 0.0)
+    kernels = (64 * 64 + 64 * 10) * 4
+    biases = (64 + 10) * 4
+    assert sum(4 * x.size for x in jax.tree.leaves(state.params)) == kernels + biases
+    one = plan.sizes(config, None, 1, "replicated")
+    eight = plan.sizes(config, None, 8)
+    assert one["parameters"] == one["gradients"] == kernels + biases
+    assert eight["parameters"] == 64 * 64 * 4 // 8 + 64 * 10 * 4 + biases
+    # What backpropagation keeps for an example, from 96, 48 and 12 of them.
+    kept = [plan.sizes(config, None, n)["activations"] for n in (1, 2, 8)]
+    assert (kept[0] - kept[1]) / 48 == (kept[1] - kept[2]) / 36 > 64 * 4
+    text = plan.markdown_of(config, None, [1, 8])
+    assert "| 8 | 12 |" in text
+    assert f"{sum(v for k, v in one.items() if k != 'whole') / 2**30:.3f} GiB" in text
+
+
+def test_what_cannot_be_split(config, tmp_path):
+    with pytest.raises(ValueError, match="batch_size must be a multiple of 7, got 96"):
+        plan.sizes(config, None, 7)
+    other = config.copy_and_resolve_references()
+    other.seed = 1
+    with pytest.raises(ValueError, match="splits one run"):
+        train.run_population([config, other], sharding="fsdp")
+    with pytest.raises(ValueError, match="sharding"):
+        train.run_population([config], sharding="zero")
+    with pytest.raises(ValueError, match="--plan must be numbers of devices"):
+        plan.parse_devices("8,many")
+    assert plan.parse_devices("8,64") == [8, 64]
