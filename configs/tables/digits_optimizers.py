@@ -32,7 +32,7 @@ TABLE = {
     "also": {"state bytes per parameter": "state_bytes_per_parameter"},
     "packed": 16,
     "plots": ("points", "grid"),
-    "notes_of": "23f899e0",
+    "notes_of": "0252bc45",
     "notes": (
         "Four settings of AdamW, with learning rates 0.01 and 0.03, tie on the validation data. "
         "Another machine, which rounds sums differently, took another one of them, with a test "
