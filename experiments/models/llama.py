@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from optim import _checks
+
 # hidden, intermediate, layers, heads: as GaLore and FRUGAL train them; "char" is for short runs.
 SIZES = {
     "char": (128, 352, 3, 4),
@@ -73,6 +75,8 @@ class LLaMA(nnx.Module):
       size: A key of :data:`SIZES`. With 32000 tokens: 9M 8,995,968 parameters, 60M 58,073,600,
         130M 134,105,856, 350M 367,969,280, 1B 1,339,082,752.
       dtype: Of the computation, ``"bfloat16"`` on accelerators; parameters stay float32.
+      remat: Whether backpropagation keeps the inputs of the blocks alone, and computes what is in
+        them again: less memory, a third more time.
       rngs: Streams of the initializers.
 
     References:
@@ -87,11 +91,14 @@ class LLaMA(nnx.Module):
         *,
         size: str = "char",
         dtype: Any = None,
+        remat: bool = False,
         rngs: nnx.Rngs,
     ):
+        _checks.flag("remat", remat)
         if size not in SIZES:
             raise ValueError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
         hidden, intermediate, self.depth, heads = SIZES[size]
+        self.remat = remat
         init = nnx.initializers.normal(0.02)
         self.embedding = nnx.Embed(num_classes, hidden, embedding_init=init, dtype=dtype, rngs=rngs)
         for i in range(self.depth):
@@ -103,6 +110,7 @@ class LLaMA(nnx.Module):
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         x = self.embedding(tokens.astype(jnp.int32))
+        apply = nnx.remat(Block.__call__) if self.remat else Block.__call__
         for i in range(self.depth):
-            x = getattr(self, f"block_{i}")(x)
+            x = apply(getattr(self, f"block_{i}"), x)
         return self.head(self.norm(x))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import optim
-from experiments import train
+from experiments import models, train
 from experiments.common import config_files, launch
 from experiments.supervised import plan, training
 
@@ -56,6 +56,24 @@ def test_plan_counts_bytes(config):
     text = plan.markdown_of(config, None, [1, 8])
     assert "| 8 | 12 |" in text
     assert f"{sum(v for k, v in one.items() if k != 'whole') / 2**30:.3f} GiB" in text
+
+
+def test_recomputed_blocks_keep_less_and_give_the_same_gradient():
+    tokens = np.random.default_rng(0).integers(0, 65, (2, 16)).astype(np.int32)
+    kept, gradients = [], []
+    for remat in (False, True):
+        model = models.build("llama", input_shape=(16,), num_classes=65, remat=remat)
+        params, _ = model.init(jax.random.key(0))
+
+        def loss(p, model=model):
+            logits, _ = model.apply(p, {}, tokens, train=True)
+            return (logits**2).mean()
+
+        gradients.append(jax.jit(jax.grad(loss))(params))
+        residuals = jax.eval_shape(lambda p, loss=loss: jax.vjp(loss, p)[1], params)
+        kept.append(sum(x.size for x in jax.tree.leaves(residuals)))
+    assert kept[1] < 0.8 * kept[0]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-8), *gradients)
 
 
 def test_what_cannot_be_split(config, tmp_path):
