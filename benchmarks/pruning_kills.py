@@ -38,7 +38,7 @@ def left(workdir: Path) -> dict[str, np.ndarray]:
     """Returns the pruned model, its masks and its numbers but the seconds."""
     with np.load(workdir / "pruned.npz") as z:
         arrays = dict(z)
-    final = json.loads((workdir / "final.json").read_text(encoding="utf-8"))
+    final = json.loads((workdir / "result.json").read_text(encoding="utf-8"))["final"]
     return arrays | {k: np.array(v) for k, v in final.items() if "seconds" not in k}
 
 

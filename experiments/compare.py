@@ -259,6 +259,7 @@ def main() -> int:
         return 0
     own = flag.model and Path(flag.model).expanduser()
     out_dir = Path(flag.out_dir or ("runs/compare" if not own else f"runs/compare_{own.stem}"))
+    out_dir = out_dir.expanduser()
     words = [word for word in sys.argv[1:] if not word.startswith(("--out_dir", "--shard"))]
     command = f"python -m experiments.compare {shlex.join(words)}".strip()
     if own:

@@ -228,12 +228,9 @@ def run_set(
     }
 
 
-def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
-    """Runs what ``workdir`` does not hold yet, and writes table, numbers and picture there."""
-    runs.claim(workdir, config, "logreg")
-    file = workdir / "results.json"
+def _results(config: ConfigDict, file: Path, data_dir: str | None, given: Any) -> dict[str, Any]:
+    """Returns what ``file`` holds and the rest, which is added to it set by set."""
     results = json.loads(file.read_text()) if file.exists() else {}
-    given = np.load(flags.FLAGS.pilot_norms) if flags.FLAGS.pilot_norms else {}
     todo = [f"{name}|{optimizer}" for name in config.sets for optimizer in config.learning_rates]
     with (
         runs.progress(len(todo), len(results), "logistic regression", quiet=False) as bar,
@@ -246,8 +243,17 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
                 results[key] = run_set(config, name, optimizer, data_dir, given.get(norms))
                 files.write(file, json.dumps(results) + "\n")
                 bar.update()
+    return results
+
+
+def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
+    """Runs what ``workdir`` does not hold yet, and writes table, numbers and picture there."""
+    given = flags.FLAGS.pilot_norms
+    given = np.load(Path(given).expanduser()) if given else {}
+    with runs.claimed(workdir, [config], "logreg"):
+        results = _results(config, workdir / "results.json", data_dir, given)
     reference = flags.FLAGS.reference
-    reference = json.loads(Path(reference).read_text()) if reference else {}
+    reference = json.loads(Path(reference).expanduser().read_text()) if reference else {}
     text = logreg_report.report(results, reference, config.separable)
     text += (
         f"\n`python -m experiments.logreg` on {provenance.machine()}.\n\n![losses](losses.png)\n"

@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
     steps = flags.FLAGS.steps
     schedules = {name: parse(name, steps) for name in names}
     print(optim.tabulate_schedules(schedules, steps))
-    path = Path(flags.FLAGS.out)
+    path = Path(flags.FLAGS.out).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure = optim.plot_schedules(schedules, steps, title=f"Schedules over {steps} steps")
     figure.axes[0].legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))

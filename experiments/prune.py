@@ -63,6 +63,11 @@ def _nbytes(state: Any) -> int:
     return sum(x.nbytes for x in jax.tree.leaves(state))
 
 
+def check(config: ConfigDict, data_dir: str | None = None) -> None:
+    """Raises ``ValueError`` if no run of ``config`` can be made; nothing is trained."""
+    methods.check(methods.job_of(config, data_dir), config)
+
+
 def run(
     config: ConfigDict,
     workdir: str | Path | None = None,
@@ -152,7 +157,8 @@ def _prune(
             final["small/accuracy"] = _numbers(evaluate, *small)["test/accuracy"]
             final["small/parameters"] = models.count(small[0]) / models.count(params)
     if folder is not None and jax.process_index() == 0:
-        saved_model.save(folder, params, stats, masks, report, final)
+        saved_model.save(folder, params, stats, masks, report)
+        runs.leave_result(folder, [final])
         pictures.layers({folder.name: report}, folder / "layers.png")
         if small is not None:
             saved_model.save_smaller(folder / "small.npz", *small)
@@ -245,7 +251,7 @@ def _numbers(evaluate, params, stats) -> dict[str, float]:
 
 def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
     """Prunes what the flags say, and prints how it did and where it is left."""
-    complete = (workdir / "final.json").exists()
+    complete = (workdir / "result.json").exists()
     try:
         result = run(config, workdir, data_dir, stop=launch.preemption())
     except launch.Preempted as stopped:

@@ -20,7 +20,7 @@ from experiments.pruning import pictures
 
 def main(argv: Sequence[str]) -> int:
     """Draws what the arguments name."""
-    folder, paths = Path(flags.FLAGS.out_dir), [Path(a) for a in argv[1:]]
+    folder, *paths = [Path(a).expanduser() for a in (flags.FLAGS.out_dir, *argv[1:])]
     if not paths:
         raise ValueError("give JSON files of tables, or folders of runs")
     folder.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from experiments.tables import definition, ranks_of, render
 
 def main(argv: list[str]) -> int:
     """Prints the shares, and writes them with ``--write``."""
-    folder = Path(flags.FLAGS.out_dir)
+    folder = Path(flags.FLAGS.out_dir).expanduser()
     found = []
     for name in argv[1:]:
         path = render.path(name, flags.FLAGS.scale, folder)
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     text = ranks_of.report(found)
     print(text)
     if flags.FLAGS.write is not None:
-        files.write(Path(flags.FLAGS.write), text)
+        files.write(Path(flags.FLAGS.write).expanduser(), text)
     return 0
 
 

@@ -142,9 +142,7 @@ def draw(norms, smoothed, multipliers, fit, path: Path, source: str) -> None:
     figures.save(figure, path)
 
 
-def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
-    """Pilot, refinement, picture, retraining, comparison; a second start resumes."""
-    runs.claim(workdir, config, "refine")
+def _refine(config: ConfigDict, workdir: Path, data_dir: str | None) -> None:
     options = {"norm": config.norm, "tau": config.tau, "method": config.method}
     steps = training.job_of(config.train, data_dir).steps
     given = flags.FLAGS.norms
@@ -165,6 +163,12 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
         text = report(config, chosen, source, fit)
         files.write(workdir / "table.md", text)
         print(text)
+
+
+def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
+    """Pilot, refinement, picture, retraining, comparison; a second start resumes."""
+    with runs.claimed(workdir, [config], "refine"):
+        _refine(config, workdir, data_dir)
     return 0
 
 

@@ -2,6 +2,7 @@
 
   python -m experiments.reproduce --list
   python -m experiments.reproduce --table=digits_optimizers
+  python -m experiments.reproduce --table=~/mine.py
 
 Finished runs are kept in OUT_DIR/cache under the content of their config, so the same command goes
 on where it stopped, and a run that two tables share is made once. Several machines: the same
@@ -55,7 +56,7 @@ def execute(
       The content of the JSON file, or ``None`` if runs are still missing (dry run, other shards).
 
     Raises:
-      ValueError: If the table does not plan (before anything runs).
+      ValueError: If the table does not plan, or its main refuses a run (before anything runs).
       Exception: What the first run fails with; later failures are recorded and counted.
     """
     main = importlib.import_module(f"experiments.{table.main}")
@@ -69,6 +70,7 @@ def execute(
     many = _announce(table, mine, shard, known, say)
     if dry_run:
         return None
+    _check(main, [r for r in mine if r.digest not in known], data_dir)
     with execution.progress(table.name, many) as bar:
 
         def make(runs: Sequence[definition.Run]) -> None:
@@ -178,6 +180,16 @@ def _packs(table, main, runs: Iterable[definition.Run]) -> list[list[definition.
             packs.append(pack)
         pack.append(run)
     return packs
+
+
+def _check(main, runs: Iterable[definition.Run], data_dir: str | None) -> None:
+    """Raises ``ValueError`` for the first run that its main refuses; one seed of each is asked."""
+    cells = {(r.row, r.column, repr(r.point)): r for r in runs}
+    for run in cells.values() if hasattr(main, "check") else ():
+        try:
+            main.check(run.config, data_dir)
+        except ValueError as error:
+            raise ValueError(f"{run.label}: {error}") from error
 
 
 def _share(table, main, runs, shard) -> list[definition.Run]:
@@ -306,7 +318,7 @@ def _unique(items) -> list:
 
 def define_flags() -> None:
     """Defines the flags of this main; the mains that it imports have flags of the same names."""
-    flags.DEFINE_string("table", None, "Name of a table; --list shows them.")
+    flags.DEFINE_string("table", None, "Name of a table (--list shows them), or the path of one.")
     flags.DEFINE_bool("list", False, "Show all tables, what their scales mean, and their time.")
     scales = ", ".join(definition.SCALES)
     flags.DEFINE_string("scale", "cpu", f"One of {scales}, if the table has it.")
@@ -327,7 +339,7 @@ def main() -> int:
         return 0
     if flag.table is None:
         raise ValueError("give --table=NAME, or --list to see the tables")
-    out_dir = Path(flag.out_dir)
+    out_dir = Path(flag.out_dir).expanduser()
     if flag.render:
         refresh(flag.table, flag.scale, out_dir)
         return 0

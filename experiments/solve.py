@@ -6,6 +6,7 @@ python -m experiments.solve --config=configs/bilevel/cleaning_digits.py:soba
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,12 @@ from experiments.solving import curves, solvers
 from optim import _checks
 
 SHOWN = ("objective", "test/accuracy", "residual")
+
+
+def check(config: ConfigDict, data_dir: str | None = None) -> None:
+    """Raises ``ValueError`` if no run of ``config`` can be made; nothing is solved."""
+    with jax.enable_x64(bool(config.x64)):
+        _built(config, data_dir)
 
 
 def run(
@@ -49,14 +56,19 @@ def run(
         return _run(config, runs.folder_of(workdir), data_dir, quiet, stop)
 
 
-def _run(config, workdir, data_dir, quiet, stop) -> Result:
+def _built(config, data_dir) -> tuple[problems.Task, Any]:
+    """The problem of a config and its solver."""
     config_files.check_counts(config, "steps", "log_every", "eval_every", "save_every", "keep")
     _checks.count("batch_size (0: all samples)", config.batch_size, 0)
-    name, options = config.solver.name, dict(config.solver.options)
     task = problems.build(
         config.problem.name, data_dir, seed=config.seed, **dict(config.problem.options)
     )
-    solver = solvers.build(name, options, task, config.batch_size)
+    options = dict(config.solver.options)
+    return task, solvers.build(config.solver.name, options, task, config.batch_size)
+
+
+def _run(config, workdir, data_dir, quiet, stop) -> Result:
+    task, solver = _built(config, data_dir)
     batches, prepare = solvers.feed(solver, task, config.batch_size, config.seed)
     state = jax.jit(partial(solver.init, task.problem))(task.x0, task.y0)
     price = solver.gradients.total
@@ -91,7 +103,7 @@ def _run(config, workdir, data_dir, quiet, stop) -> Result:
             None if folder is None else folder / "checkpoints",
             steps=config.steps,
             log_every=config.log_every,
-            label=f"{config.problem.name} {name}",
+            label=f"{config.problem.name} {config.solver.name}",
             shown=SHOWN,
             per_step={"gradients": price},
             keep=config.keep,

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 import optim
 from experiments.common import config_files, files, launch, markdown, runs
 from experiments.common.runs import Result
-from experiments.supervised import curves, plan, training
+from experiments.supervised import curves, optimizers, plan, training
 from experiments.tables import sweep
 from optim import _checks
 
@@ -27,6 +27,15 @@ SHARDINGS = ("replicated", "fsdp")
 def shared_part(config: ConfigDict) -> str:
     """Returns the part of a config that all runs of one population have in common."""
     return config_files.text(config, without=training.OWN)
+
+
+def check(config: ConfigDict, data_dir: str | None = None) -> None:
+    """Raises ``ValueError`` if no run of ``config`` can be made; nothing is trained.
+
+    A step is traced, so that options, shapes and the data are known to fit.
+    """
+    optimizers.check_rates(config.optimizer)
+    training.job_of(config, data_dir)
 
 
 def run(
@@ -163,7 +172,7 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
     points = sweep.configs(config, flags.FLAGS.sweep)
     for name, point in points[1:]:  # The first stops before anything runs by itself.
         try:
-            training.job_of(point, data_dir)
+            check(point, data_dir)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
     folders = _folder_names(sweep.parse(flags.FLAGS.sweep))

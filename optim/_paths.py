@@ -153,17 +153,22 @@ def is_prunable(path: str | tuple[Any, ...], leaf: Any) -> bool:
     return floating and not _is_vector(path, leaf) and not (names and _is_table(names))
 
 
-def output_axes(path: str | tuple[Any, ...], ndim: int) -> tuple[int, ...]:
+def output_axes(path: str | tuple[Any, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
     """Returns the axes of the output channels of a kernel as Flax lays it out.
 
-    The last one, but the last two of an attention's query, key or value (in, heads, head_dim).
+    The last one, but the last two of an attention's query, key or value (in, heads, head_dim),
+    which is told by its name, or by its sizes where in = heads * head_dim.
 
     Example:
-      >>> output_axes("attention/query/kernel", 3), output_axes("conv/kernel", 4)
+      >>> output_axes("query/kernel", (32, 2, 8)), output_axes("conv/kernel", (3, 3, 4, 8))
       ((1, 2), (3,))
     """
     words = {w for name in _names(path)[-2:] for w in _words(name)}
-    return (1, 2) if ndim == 3 and words & _INPUT_FIRST else (ndim - 1,)
+    if len(shape) != 3:
+        return (len(shape) - 1,)
+    alike = min(shape) > 1 and shape[0] == shape[1] * shape[2]
+    by_size = alike and not any(word.startswith("conv") for word in words)
+    return (1, 2) if by_size or words & _INPUT_FIRST else (2,)
 
 
 def of_variable(path: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -72,10 +72,10 @@ def project_scale_invariant(
       channel_axis: Axis of the output channels: -1 for Flax kernels (..., in, out), 0 for PyTorch
         weights (out, in, ...) and for embeddings (vocabulary, features). A tuple for several:
         (1, 2) for an attention kernel (in, heads, head_dim), which -1 knows by the names query,
-        key, value and qkv. Or ``optax.contrib.MuonDimensionNumbers``, whose other axes stack
-        separate tensors, or ``None`` for a leaf that is never projected. It may differ by leaf: a
-        tree of these (a prefix will do), or a function of (path, array), as for
-        ``jax.tree_util.tree_map_with_path`` (the array as a ShapeDtypeStruct).
+        key, value and qkv, or by in = heads * head_dim. Or ``optax.contrib.MuonDimensionNumbers``,
+        whose other axes stack separate tensors, or ``None`` for a leaf that is never projected. It
+        may differ by leaf: a tree of these (a prefix will do), or a function of (path, array), as
+        for ``jax.tree_util.tree_map_with_path`` (the array as a ShapeDtypeStruct).
       stacked: Number of leading axes that stack separate tensors (layers under ``scan``), a tree of
         numbers, or a function of (path, array); 0 by default. Every tensor of the stack has its own
         test; ``channel_axis`` counts, and sees, the axes of one tensor.
@@ -315,7 +315,7 @@ def _layout(path, tensor, lead, axis, explicit):
     if isinstance(axis, optax.contrib.MuonDimensionNumbers):
         rows, axis = axis.reduction_axis, axis.output_axis
     elif not explicit and isinstance(axis, int) and axis == -1:
-        axis = _paths.output_axes(path, ndim)
+        axis = _paths.output_axes(path, tensor.shape)
 
     def places(given):
         try:

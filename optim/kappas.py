@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from optim import _checks, _trees
+from optim import _checks, _paths, _trees
 
 __all__ = [
     "Kappa",
@@ -141,12 +141,13 @@ def huber(e: float) -> Kappa:
       Array([ 0.5, -1. ], dtype=float32)
     """
     _positive("e", e)
+    shown = _shown(e, "e")
     return _elementwise(
-        f"huber({e:g})",
+        f"huber({shown})",
         lambda c: jnp.where(jnp.abs(c) <= e, jnp.square(c) / (2 * e), jnp.abs(c) - e / 2),
         lambda c: jnp.clip(c / e, -1.0, 1.0),
         lambda y: e / 2 * jnp.square(y),
-        f"min f(x) + {e:g} lam/2 |x|^2, every |x_i| <= 1/lam",
+        f"min f(x) + {shown} lam/2 |x|^2, every |x_i| <= 1/lam",
     )
 
 
@@ -168,13 +169,19 @@ def dead_zone(e: float) -> Kappa:
       Array([ 0., -1.], dtype=float32)
     """
     _checks.number("e", e, 0)
+    shown = _shown(e, "e")
     return _elementwise(
-        f"dead_zone({e:g})",
+        f"dead_zone({shown})",
         lambda c: jnp.maximum(jnp.abs(c) - e, 0.0),
         lambda c: jnp.where(jnp.abs(c) > e, jnp.sign(c), jnp.zeros_like(c)),
         lambda y: e * jnp.abs(y),
-        f"min f(x) + {e:g} |x|_1, every |x_i| <= 1/lam",
+        f"min f(x) + {shown} |x|_1, every |x_i| <= 1/lam",
     )
+
+
+def _shown(number: Any, letter: str) -> str:
+    """A number in a name; a traced one is a letter."""
+    return letter if isinstance(number, jax.core.Tracer) else f"{float(number):g}"
 
 
 def _norm(tree: Any, p: float) -> jax.Array:
@@ -185,7 +192,8 @@ def _norm(tree: Any, p: float) -> jax.Array:
 
 
 def _power(x: jax.Array, p: float) -> jax.Array:
-    return x ** int(p) if float(p).is_integer() else x**p
+    whole = not isinstance(p, jax.core.Tracer) and float(p).is_integer()
+    return x ** int(p) if whole else x**p
 
 
 def lp(p: float) -> Kappa:
@@ -214,11 +222,11 @@ def lp(p: float) -> Kappa:
         return jax.tree.map(lambda c: jnp.sign(c) * _power(jnp.abs(c) / norm, p - 1), tree)
 
     return Kappa(
-        f"lp({p:g})",
+        f"lp({_shown(p, 'p')})",
         value=partial(_norm, p=p),
         grad=grad,
         conjugate=lambda y: _indicator(_norm(y, q), 1.0),
-        problem=f"min f(x), |x|_{q:g} <= 1/lam",
+        problem=f"min f(x), |x|_{_shown(q, 'q')} <= 1/lam",
     )
 
 
@@ -282,7 +290,8 @@ def spectral(method: str = "newton_schulz", steps: int = 5, dimension_numbers: A
       \quad (C = U S V^\top)
 
     With it Lion-K is Muon's update with Lion's momentum and decay: f is minimized subject to
-    :math:`\|X\|_{op}\le1/\lambda`. A leaf is one matrix (all axes but the last, the last), unless
+    :math:`\|X\|_{op}\le1/\lambda`. A leaf is one matrix, all axes but the last by the last (of
+    (in, heads, head_dim) with in = heads * head_dim the first by the two last), unless
     ``dimension_numbers`` say otherwise; a vector is one column and is normalized.
 
     Args:
@@ -343,7 +352,8 @@ def _matrices(c: jax.Array, numbers: Any) -> tuple[jax.Array, Callable[[jax.Arra
     """Returns a leaf as a stack of matrices, and the way back."""
     numbers = numbers(c) if callable(numbers) else numbers
     if numbers is None or c.ndim < 2:
-        columns = 1 if c.ndim < 2 else c.shape[-1]
+        outputs = () if c.ndim < 2 else _paths.output_axes((), c.shape)
+        columns = math.prod(c.shape[a] for a in outputs)
         return c.reshape(1, -1, columns), lambda x: x.reshape(c.shape)
 
     def axes(given):

@@ -138,11 +138,20 @@ def override_texts(config: ConfigDict, texts: Mapping[str, str]) -> ConfigDict:
     Raises:
       ValueError: As :func:`override`.
     """
-    known, named = _keys(config), {}
-    for key, value in texts.items():  # --config.optimizer=lion sets the name of the optimizer.
-        by_name = f"{key}.name" in known and key not in known and value.isidentifier()
+    named = {}
+    for key, value in texts.items():  # --config.gradient=rge sets gradient.name.
+        by_name = _is_choice(config, key) and value.isidentifier()
         named[f"{key}.name" if by_name else key] = value
     return override(config, {key: _value(value, config, key) for key, value in named.items()})
+
+
+def _is_choice(config: ConfigDict, key: str) -> bool:
+    """Whether a group holds no more than a name: another one leaves no keys that do not fit it."""
+    try:
+        group = _node(config, key)
+    except (KeyError, TypeError):
+        return False
+    return isinstance(group, ConfigDict) and list(group) == ["name"]
 
 
 def _value(value: str, config: ConfigDict, key: str) -> Any:
@@ -231,6 +240,7 @@ def _node(config: Any, dotted: str) -> Any:
 def _nearest(key: str, names: list[str]) -> str:
     """A key of that last name, or in a group of that name, before the most similar one."""
     like = [k for k in names if k.rpartition(".")[2] == key.rpartition(".")[2]]
+    like += [f"{key}.name"] * (f"{key}.name" in names)
     like += [k for k in names if k.startswith(f"{key}.")]
     return like[0] if like else _checks.nearest(key, names).removeprefix("nearest: ")
 

@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 FOLDER = config_files.ROOT / "configs" / "compare"
-declared = config_files.module(FOLDER / "methods.py")
+declared = config_files.module(FOLDER / "common.py")
 BASELINES = declared.BASELINES  # They set the targets.
 WARMUP = 0.05  # Share of the steps.
 # What the rate does after the warm-up, by the share of these steps that is over.
@@ -86,7 +86,7 @@ def find(names: str | None) -> list[Method]:
     """Returns the methods of a list, such as ``"AdamW, lion, mine.py:my_optimizer"``.
 
     Args:
-      names: Separated by commas: a method of ``configs/compare/methods.py``, an optimizer of
+      names: Separated by commas: a method of ``configs/compare/common.py``, an optimizer of
         ``experiments.train`` (its learning rate is tuned), or a function of a file that takes a
         learning rate and returns a ``GradientTransformation``. ``None``: all declared methods.
 

@@ -177,15 +177,26 @@ def identity(config: ConfigDict, data_dir: str | None) -> str:
     return f"{shared} {config.prune.split_by_seed} {at_init} {data_dir}"
 
 
+def check(job: Job, config: ConfigDict) -> int:
+    """Returns the step that methods rewind to.
+
+    Raises:
+      ValueError: The method is unknown, or that step is none of the run.
+    """
+    _checks.choice("prune.method", config.prune.method, METHODS)
+    rewind = round(config.prune.rewind_epochs * job.epoch)
+    if not 0 <= rewind < job.steps:
+        raise ValueError(
+            f"prune.rewind_epochs must be in [0, {config.epochs:g}), "
+            f"got {config.prune.rewind_epochs:g}"
+        )
+    return rewind
+
+
 def plan(job: Job, config: ConfigDict, dataset: data.Dataset) -> tuple[Any, list[Stage]]:
     """Returns the first state and the stages of ``config.prune.method``."""
     prune, method = config.prune, config.prune.method
-    _checks.choice("prune.method", method, METHODS)
-    rewind = round(prune.rewind_epochs * job.epoch)
-    if not 0 <= rewind < job.steps:
-        raise ValueError(
-            f"prune.rewind_epochs must be in [0, {config.epochs:g}), got {prune.rewind_epochs:g}"
-        )
+    rewind = check(job, config)
     to_init, to_masks, to_fresh = jax.random.split(jax.random.key(config.seed), 3)
     params, stats = job.model.init(to_init)
     solver = job.solver

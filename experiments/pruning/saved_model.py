@@ -1,7 +1,6 @@
 """What pruning leaves: the pruned model, a physically smaller one, and what they cost."""
 
 import itertools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +68,8 @@ def smaller(
     return small
 
 
-def save(
-    folder: Path, params: Any, stats: Any, masks: Any, report: bilevel.Report, final: Any
-) -> None:
-    """Writes ``pruned.npz`` (matrices as CSR, masks as bits), ``report.txt``, ``final.json``."""
+def save(folder: Path, params: Any, stats: Any, masks: Any, report: bilevel.Report) -> None:
+    """Writes ``pruned.npz`` (matrices as CSR, masks as bits) and ``report.txt``."""
     arrays: dict[str, Any] = {}
     kept = named(masks)
     for name, x in named(params).items():
@@ -88,7 +85,6 @@ def save(
     arrays |= {f"stats/{name}": np.asarray(x) for name, x in named(stats).items()}
     np.savez_compressed(folder / "pruned.npz", **arrays)
     files.write(folder / "report.txt", f"{report}\n")
-    files.write(folder / "final.json", json.dumps(final, indent=2) + "\n")
 
 
 def load(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

@@ -34,7 +34,7 @@ def read_norms(path: str | Path, column: str | None = None) -> np.ndarray:
       ValueError: An unreadable file, or no such column; the message names what there is.
       FileNotFoundError: There is no such file.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"there is no norm file {path}")
     try:

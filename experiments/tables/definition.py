@@ -1,7 +1,8 @@
 """What a table is: methods x settings x hyperparameter grid x seeds, and how it is reported.
 
-A table is a file ``configs/tables/NAME.py`` with one dict ``TABLE`` of the fields of
-:class:`Table`. Whatever sets config keys is a dict from dotted keys to values.
+A table is a file with one dict ``TABLE`` of the fields of :class:`Table`. One in ``configs/tables``
+goes by its name, one of your own anywhere by its path. Whatever sets config keys is a dict from
+dotted keys to values.
 """
 
 import dataclasses
@@ -30,15 +31,17 @@ class Table:
     """One table.
 
     Attributes:
-      name: File name in ``configs/tables``.
+      name: File name in ``configs/tables``, or the path of a file of your own.
       title: Heading.
       protocol: How the numbers were made, in a few sentences. Names in braces stand for values of
         the config that all runs share: ``"{epochs} epochs of batches of {batch_size}"``.
-      config: Config file of the main, with its argument: ``"configs/digits.py"`` or ``"….py:arg"``.
+      config: Config file of the main, with its argument: ``"configs/digits.py"`` or ``"….py:arg"``;
+        of a table of your own also a file beside it.
       rows: Methods: label to a point, which is a dict from dotted config keys to values.
       metric: Name of the reported number in ``Result.final``.
       select: Name of the number that chooses hyperparameters; validation, not test.
-      main: Module ``experiments.<main>`` with ``run(config, …) -> Result``.
+      main: Module ``experiments.<main>`` with ``run(config, …) -> Result``, and
+        ``check(config, data_dir)`` if it can tell before a run that it cannot be made.
       columns: Settings: label to a point.
       setting: What the columns are, with the unit: ``"sparsity (% of the weights)"``.
       base: One point that all runs share.
@@ -188,7 +191,11 @@ def names() -> list[str]:
 
 
 def load(name: str, scale: str = "cpu") -> Table:
-    """Reads ``configs/tables/NAME.py`` at one scale.
+    """Reads a table at one scale.
+
+    Args:
+      name: Of a file in ``configs/tables``, or the path of a file that ends in ``.py``.
+      scale: One of its scales.
 
     Raises:
       ValueError: If the table, the scale or a field is unknown (the nearest is named), or the table
@@ -219,8 +226,18 @@ def load(name: str, scale: str = "cpu") -> Table:
 
 def definition(name: str) -> dict[str, Any]:
     """The dict ``TABLE`` of a file, as it stands."""
-    _known("", "there is no table", name, names())
-    return config_files.module(FOLDER / f"{name}.py").TABLE
+    path = Path(name).expanduser()
+    if not _is_path(name):
+        _known("", "there is no table", name, names())
+        path = FOLDER / f"{name}.py"
+    table = getattr(config_files.module(path), "TABLE", None)
+    if not isinstance(table, dict):
+        raise ValueError(f"{path} has no dict TABLE")
+    return table
+
+
+def _is_path(name: str) -> bool:
+    return name.endswith(".py")
 
 
 def plan(table: Table) -> list[Run]:
@@ -246,13 +263,20 @@ def plan(table: Table) -> list[Run]:
 
 def base_config(table: Table) -> ml_collections.ConfigDict:
     """The config that all runs of a table start from."""
-    config = config_files.load(str(ROOT / table.config))
-    return config_files.override(config, table.base)
+    return config_files.override(config_files.load(_config_name(table)), table.base)
 
 
 def config_file(table: Table) -> Path:
     """Returns the config file of a table, without its argument."""
-    return config_files.split(str(ROOT / table.config))[0]
+    return config_files.split(_config_name(table))[0]
+
+
+def _config_name(table: Table) -> str:
+    """The config file with its argument, at its place."""
+    beside = str(Path(table.name).expanduser().parent / table.config)
+    if _is_path(table.name) and config_files.split(beside)[0].is_file():
+        return beside
+    return str(ROOT / table.config)
 
 
 def run(

@@ -142,12 +142,13 @@ def csv_text(results: Results) -> str:
 
 def path(name: str, scale: str, folder: Path) -> Path:
     """Returns the JSON file of a table; the others lie beside it."""
-    return folder / f"{name}{'' if scale == 'cpu' else f'-{scale}'}.json"
+    stem = Path(name).stem if name.endswith(".py") else name
+    return folder / f"{stem}{'' if scale == 'cpu' else f'-{scale}'}.json"
 
 
 def write(results: Results, folder: Path) -> list[Path]:
     """Writes NAME.json, .md, .csv and .png (with ``plots``); returns the paths."""
-    stem = path(results["table"]["name"], results["table"]["scale"], folder).with_suffix("")
+    json_file = path(results["table"]["name"], results["table"]["scale"], folder)
     contents: dict[str, str | bytes] = {
         ".json": json_text(results),
         ".md": markdown(results),
@@ -155,7 +156,7 @@ def write(results: Results, folder: Path) -> list[Path]:
     }
     if results["table"]["plots"]:
         contents[".png"] = pictures.png(results)
-    paths = {stem.with_suffix(suffix): content for suffix, content in contents.items()}
+    paths = {json_file.with_suffix(suffix): content for suffix, content in contents.items()}
     files.write_all(paths)
     return list(paths)
 

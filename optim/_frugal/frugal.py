@@ -143,7 +143,7 @@ def scale_by_frugal(
         ``optax.contrib.GaLoreDimensionNumbers``; a tree of them; or a function of (path, leaf).
         Other axes are a batch of matrices. Where it is ``None`` the rows are all axes but the last,
         as in a convolution (height, width, in, out), but only the first one in a query, key or
-        value (features, heads, head size).
+        value (features, heads, head size), told by name or by features = heads * head size.
 
     Returns:
       The transformation; its state is a :class:`ScaleByFrugalState`.
@@ -384,7 +384,7 @@ def frugal(
         ``optax.contrib.GaLoreDimensionNumbers``; a tree of them; or a function of (path, leaf).
         Other axes are a batch of matrices. Where it is ``None`` the rows are all axes but the last,
         as in a convolution (height, width, in, out), but only the first one in a query, key or
-        value (features, heads, head size).
+        value (features, heads, head size), told by name or by features = heads * head size.
       mask: Which leaves decay: a tree of bools (a prefix will do) or a function of the parameters.
 
     Returns:

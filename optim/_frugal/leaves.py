@@ -98,17 +98,19 @@ def describe(hidden: Any, stacked: Any, dimension_numbers: Any, as_matrix: bool)
         if as_matrix and d is not None:
             axes = _explicit(name, x.ndim, d, s)
         elif as_matrix and x.ndim - s > 2:
-            axes = _usual(path, x.ndim, s)
+            axes = _usual(path, x.shape, s)
         else:
             axes = (0,) * s, (), ()
         leaves.append(Leaf(name, zlib.crc32(jax.tree_util.keystr(path).encode()), *axes))
     return jax.tree.unflatten(jax.tree.structure(hidden), leaves)
 
 
-def _usual(path: tuple[Any, ...], ndim: int, stacked: bool) -> tuple[tuple[int, ...], ...]:
+def _usual(
+    path: tuple[Any, ...], shape: tuple[int, ...], stacked: bool
+) -> tuple[tuple[int, ...], ...]:
     first = int(stacked)
-    columns = tuple(first + a for a in _paths.output_axes(path, ndim - first))
-    rows = tuple(a for a in range(first, ndim) if a not in columns)
+    columns = tuple(first + a for a in _paths.output_axes(path, shape[first:]))
+    rows = tuple(a for a in range(first, len(shape)) if a not in columns)
     return tuple(range(first)), rows, columns
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from configs.compare import methods as declared
+from configs.compare import common as declared
 from experiments import compare
 from experiments.comparing import methods, page, targets, training, workloads
 

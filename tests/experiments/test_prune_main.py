@@ -114,8 +114,16 @@ def test_a_stopped_run_resumes_bit_identically(method, tmp_path):
     with pytest.raises(ValueError, match="is no finished run"):
         saved_model.load(tmp_path)
     left = {p.name for p in (tmp_path / "whole").iterdir()}
-    assert left >= {"config.json", "final.json", "layers.png", "pruned.npz", "report.txt", "stages"}
-    assert json.loads((tmp_path / "whole" / "final.json").read_text())["density"] <= 0.51
+    assert left >= {
+        "config.json",
+        "layers.png",
+        "pruned.npz",
+        "report.txt",
+        "result.json",
+        "stages",
+    }
+    final = json.loads((tmp_path / "whole" / "result.json").read_text())["final"]
+    assert final == whole.final
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from experiments import reproduce
-from experiments.common import figures, provenance
+from experiments import prune, reproduce, solve, train
+from experiments.common import config_files, figures, provenance
 from experiments.tables import cache, cells, definition, render
 
 HERE = Path(__file__).parents[1]
@@ -376,6 +376,49 @@ def test_unknown_table_and_metric(define, tmp_path):
         definition.load("fakke")
     with pytest.raises(ValueError, match=r"report no 'tests'; there are: loss, test, valid"):
         _execute(define(metric="tests"), tmp_path / "out")
+
+
+def test_a_table_of_ones_own_lies_anywhere(define, tmp_path, monkeypatch):
+    define()
+    folder = tmp_path / "else.where"
+    folder.mkdir()
+    (folder / "own.py").write_text("from fake_main import get_config\n")
+    for config in ("own.py", "fake.py"):  # Beside it, or the project's.
+        (folder / "my.table.py").write_text(f"TABLE = { ({**TABLE, 'config': config})!r}\n")
+        table = definition.load(str(folder / "my.table.py"))
+        results, said = _execute(table, tmp_path / "out")
+        assert results["command"].endswith(f"--table={folder}/my.table.py")
+        assert f"wrote {tmp_path}/out/my.table.md" in said
+    assert len(_made(tmp_path)) == 30  # The same runs.
+    reproduce.refresh(table.name, "cpu", tmp_path / "out", said.splitlines().append)
+    monkeypatch.setenv("HOME", str(folder))
+    assert definition.load("~/my.table.py").rows == table.rows
+    (folder / "my.table.py").write_text("")
+    with pytest.raises(ValueError, match=r"my\.table\.py has no dict TABLE"):
+        definition.load(str(folder / "my.table.py"))
+
+
+def test_every_cell_is_checked_before_the_first_run(define, tmp_path, monkeypatch):
+    def check(config, data_dir):
+        if config.optimizer.name == "lion" and config.optimizer.learning_rate == 1e-1:
+            raise ValueError("lion takes no such rate")
+
+    monkeypatch.setattr(fake_main, "check", check, raising=False)
+    with pytest.raises(ValueError, match=r"^Lion learning_rate=0\.1 seed=\d: lion takes no"):
+        _execute(define(), tmp_path / "out")
+    assert not _made(tmp_path)
+
+
+def test_the_mains_refuse_a_mistyped_option():
+    point = {"optimizer.beta1": 0.9}
+    for main, name in ((train, "digits"), (prune, "pruning/digits")):
+        config = config_files.override(config_files.load(f"configs/{name}.py"), point)
+        with pytest.raises(ValueError, match=r"takes no optimizer\.beta1; nearest: "):
+            main.check(config)
+    config = config_files.load("configs/bilevel/closed_form.py")
+    config = config_files.override(config, {"solver.options.lower_stp": 0.1})
+    with pytest.raises(ValueError, match="takes no 'lower_stp'"):
+        solve.check(config)
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "-1/2", "1/0"])

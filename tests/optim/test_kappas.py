@@ -78,6 +78,11 @@ def test_dimension_numbers_say_how_a_leaf_is_a_matrix():
     stack = kappas.spectral("svd", dimension_numbers=numbers(2, 0)).grad(c)
     for i in (0, 1):
         np.testing.assert_allclose(stack[:, i].T, exact.grad(c[:, i].T), atol=1e-5)
+    # Where the features are those of all heads, sizes say it.
+    square = c[:6]
+    np.testing.assert_allclose(
+        exact.grad(square).reshape(6, 6), exact.grad(square.reshape(6, 6)), atol=1e-5
+    )
     with pytest.raises(ValueError, match=r"axes of a leaf of shape \(12, 2, 3\)"):
         kappas.spectral(dimension_numbers=numbers(0, 3)).grad(c)
 
@@ -229,6 +234,22 @@ def test_lyapunov_function_never_rises(name):
             np.testing.assert_allclose(x, q * target / (q + lam), atol=1e-6)
         minimum = 0.5 * jnp.sum(q * jnp.square(x - target)) + kappa.conjugate(lam * x) / lam
         np.testing.assert_allclose(energies[-1], minimum, atol=1e-3)
+
+
+@pytest.mark.parametrize("make", [kappas.huber, kappas.dead_zone, lambda e: kappas.lp(1 + e)])
+def test_thresholds_and_orders_may_be_traced(make):
+    """As under ``optax.inject_hyperparams`` or a search over them by ``vmap``."""
+    c = jnp.array([0.25, -3.0, 0.0])
+
+    def of(e):
+        kappa = make(e)
+        return kappa.value(c), kappa.grad(c), kappa.conjugate(0.1 * c)
+
+    traced = jax.jit(jax.vmap(of))(jnp.array([0.5, 1.5]))
+    for i, e in enumerate((0.5, 1.5)):
+        got = jax.tree.map(lambda x, i=i: x[i], traced)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), got, of(e))
+    assert make(0.5).name.endswith("5)")
 
 
 def test_lyapunov_outside_and_without_decay():

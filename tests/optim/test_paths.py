@@ -175,6 +175,13 @@ def test_attention_kernels_have_the_rows_of_their_matrix(make):
     got = injected.update(grads, injected.init(named), named)[0]["query"]["kernel"]
     np.testing.assert_allclose(got, turned(np.asarray(expected)), atol=1e-6)
 
+    # Without a name: as many features as the heads have together, unless it is a convolution.
+    for name, axis in (("w", (1, 2)), ("Conv_0", 2)):
+        params, grads = ({name: turned(x[:, :12])} for x in (p, g))
+        given = make(0.1, delta=9.0, channel_axis=axis), make(0.1, delta=9.0)
+        want, got = (tx.update(grads, tx.init(params), params)[0] for tx in given)
+        np.testing.assert_array_equal(got[name], want[name])
+
     # Axes that dimension numbers leave out stack tensors.
     stack = {"w": jnp.stack([jnp.float32(p), 2 * jnp.float32(g)], 1)}
     grads = {"w": jnp.stack([jnp.float32(g), jnp.float32(p)], 1)}
