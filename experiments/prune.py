@@ -4,6 +4,7 @@ python -m experiments.prune --config=configs/pruning/digits.py --config.prune.me
 """
 
 import collections
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from ml_collections import ConfigDict
 import bilevel
 import optim
 from experiments import data, models
-from experiments.common import launch, runs
+from experiments.common import files, launch, runs
 from experiments.common.runs import Result
 from experiments.pruning import methods, pictures, saved_model
 from experiments.pruning.methods import Job, Stage
@@ -159,6 +160,8 @@ def _prune(
     if folder is not None and jax.process_index() == 0:
         saved_model.save(folder, params, stats, masks, report)
         runs.leave_result(folder, [final])
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        files.write(folder / "metrics.jsonl", lines)
         pictures.layers({folder.name: report}, folder / "layers.png")
         if small is not None:
             saved_model.save_smaller(folder / "small.npz", *small)

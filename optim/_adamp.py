@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 
 from optim import _checks, _trees
-from optim._scale_invariant import Axis, Stacked, project_scale_invariant
+from optim._scale_invariant import Axis, Stacked, projected
 
 __all__ = ["adamp"]
 
@@ -129,14 +129,14 @@ def adamp(
     _checks.flag("nesterov", nesterov)
     _checks.float_dtype("mu_dtype", mu_dtype)
     _checks.float_dtype("nu_dtype", nu_dtype)
-    direction = project_scale_invariant(
+    direction = projected(
         _scale_by_adam(b1, b2, eps, eps_root, nesterov, mu_dtype, nu_dtype),
-        weight_decay=weight_decay,
-        delta=delta,
-        wd_ratio=wd_ratio,
-        eps=eps,
-        channel_axis=channel_axis,
-        stacked=stacked,
-        mask=mask,
+        weight_decay,
+        delta,
+        wd_ratio,
+        eps,
+        channel_axis,
+        stacked,
+        mask,
     )
     return optax.chain(direction, optax.scale_by_learning_rate(learning_rate))

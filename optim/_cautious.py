@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import optax
 
-from optim import _checks, _trees
+from optim import _checks, _directions, _trees
 
 __all__ = ["cautious"]
 
@@ -77,7 +77,7 @@ def cautious(
 
 
 def _check_direction(inner, direction):
-    sign = _trees.sign_of(inner)
+    sign = _directions.sign_of(inner)
     if sign < 0 and direction:
         raise ValueError(
             "direction must be False for this inner: its updates point against the gradient, as "

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim import kappas
+from optim import _trees, kappas
 from optim.kappas import Kappa
 
 __all__ = ["lyapunov"]
@@ -58,7 +58,10 @@ def lyapunov(
       Chen et al., Lion Secretly Solves Constrained Optimization, 2023,
       https://arxiv.org/abs/2310.05898
     """
-    mu = optax.tree.get(state, "mu", filtering=_of_lion)
+    mu, params = (
+        jax.tree.map(lambda x: _trees.widen(x)[0], tree)
+        for tree in (optax.tree.get(state, "mu", filtering=_of_lion), params)
+    )
     total = kappa if kappa.joint else _leafwise(kappa)
     dual = total.conjugate(jax.tree.map(lambda x: weight_decay * x, params))
     positive = jnp.asarray(weight_decay) > 0

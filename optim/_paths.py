@@ -33,9 +33,13 @@ _VECTORS = {"bias", "biases", "offset", "scale", "scales", "beta", "gamma"}
 _NORMS = {"bn", "ln", "gn", "rms", "lnorm", "normalization"}
 # Tables that are looked up or added, not multiplied: by the leaf's own name.
 _TABLES = {"cls", "token", "tokens", "pos", "position", "positions", "positional", "rel", "table"}
+_TABLES |= {"pe", "latents", "codebook", "queries", "prototypes"}
 _EMBEDDINGS = {"emb", "embeds", "embeddings", "embedded", "wte", "wpe", "vocab", "vocabulary"}
-# Parameters of a recurrence: Mamba's and S4's A and D, the step sizes, RWKV's decays.
-_RECURRENT = re.compile(r"A|D|Ds|A_?logs?|log_?A|A_?(re|im|real|imag)|Lambda(_?(re|im))?|log_step")
+# Parameters of a recurrence: Mamba's and S4's A and D, the step sizes, RWKV's and Griffin's decays.
+_RECURRENT = re.compile(
+    r"A|D|Ds|A_?logs?|log_?A|(log_)?A_?(re|im|real|imag)|Lambda(_?(re|im))?|log_step|a_param"
+    r"|time_(decay|first|faaaa|mix_\w|maa_\w)"
+)
 _HEADS = {"classifier", "logits", "score", "predictions"}
 _TOP = {"out", "output", "outputs", "head", "fc_out"}
 _ATTENTION = {"attention", "attn", "multi", "self", "cross", "query", "key", "value"}
@@ -70,8 +74,10 @@ def is_named_vector(path: str | tuple[Any, ...]) -> bool:
     """
     names = _names(path)
     own = set(_words(names[-1])) if names else set()
-    module = set(_words(names[-2])) if len(names) > 1 else set()
-    norm = any(w in _NORMS or w.endswith("norm") for w in own | module)
+    module = _words(names[-2]) if len(names) > 1 else []
+    # What a module is stands last: a norm_f is a norm, an adaLN_modulation or a norm_mlp is not.
+    module = [] if "kernel" in own else [w for w in module if len(w) > 1][-1:]
+    norm = any(w in _NORMS or w.endswith("norm") for w in (*own, *module))
     # Haiku calls the bias of a module b; of a bare tree a and b may be two matrices.
     haiku = len(names) > 1 and names[-1] == "b"
     return norm or haiku or bool(own & _VECTORS and not own & _TABLES)
@@ -118,15 +124,15 @@ def is_hidden_matrix(path: tuple[Any, ...], leaf: Any) -> bool:
         return False
     if not names:
         return True
-    return not (_is_table(names) or _is_output_head(names))
+    return not (_is_table(names) or _is_output_head(names, len(np.shape(leaf))))
 
 
-def _is_output_head(names: list[str]) -> bool:
+def _is_output_head(names: list[str], ndim: int) -> bool:
     seen: set[str] = set()
     for i, name in enumerate(names):
         words = _words(name)
         seen.update(words)
-        top = i == 0 and "_".join(words) in _TOP
+        top = i == 0 and ndim == 2 and "_".join(words) in _TOP  # Of an attention alone it has 3.
         if top or _HEADS.intersection(words):
             return True
         if words and words[-1] == "head" and not seen & _ATTENTION:
@@ -289,6 +295,11 @@ def resolve(name: str, where: Any, tree: Any, whole: bool = False) -> list[bool]
     if where is None or not jax.tree.leaves(tree):
         where = False
     if is_function(where):
+        if not (_takes(where, 1, True) or _takes(where, 2, True)):
+            raise ValueError(
+                f"{name} must be a function of the tree or of (path, leaf), or a tree of bools, got "
+                f"a function of other arguments, {where!r}"
+            )
         if _takes(where, 1, whole) if whole else not _takes(where, 2, True):
             where = where(tree)
         else:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optim import _checks, _paths, _trees
+from optim import _checks, _directions, _paths, _trees
 
 __all__ = ["ProjectScaleInvariantState", "project_scale_invariant", "projection_branches"]
 
@@ -64,7 +64,8 @@ def project_scale_invariant(
     a tensor changes its branch.
 
     Args:
-      inner: Direction without learning rate, such as ``optax.scale_by_adam()``.
+      inner: Direction without learning rate, such as ``optax.scale_by_adam()``; it runs in float32
+        for leaves of 16 bits.
       weight_decay: Decay :math:`\lambda` >= 0, or a schedule, times the learning rate to come.
       delta: Threshold :math:`\delta` >= 0 of the cosine test.
       wd_ratio: Factor of the decay where the projection fired, in [0, 1].
@@ -86,8 +87,8 @@ def project_scale_invariant(
       The transformation. ``update`` needs ``params``.
 
     Raises:
-      ValueError: If an argument is out of its range, ``channel_axis`` is no axis of a leaf (named
-        by its path), or ``params`` is missing.
+      ValueError: If an argument is out of its range, ``inner`` is a whole optimizer,
+        ``channel_axis`` is no axis of a leaf (named by its path), or ``params`` is missing.
 
     Example:
       >>> import jax.numpy as jnp, optim, optax
@@ -104,6 +105,10 @@ def project_scale_invariant(
       Heo et al., AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-invariant
       Weights, 2020, https://arxiv.org/abs/2006.08217
     """
+    _checks.transform("inner", inner)
+    inner = optax.with_extra_args_support(inner)
+    _directions.check_direction("inner", inner)
+    inner = _directions.with_float32(inner)
     return projected(inner, weight_decay, delta, wd_ratio, eps, channel_axis, stacked, mask)
 
 

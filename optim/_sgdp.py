@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from optim import _checks, _trees
@@ -23,7 +24,7 @@ def _momentum(momentum, dampening, nesterov, dtype) -> optax.GradientTransformat
         def accumulate(path, g, trace):
             _trees.check_gradient(path, g, trace)
             g_wide, b = _trees.widen(g, trace)
-            mu, tau = (_trees.scalar(x, b.dtype) for x in (momentum, dampening))
+            mu, tau = _trees.decay_rate(momentum, b.dtype), _trees.scalar(dampening, b.dtype)
             b = mu * b + (1 - tau) * g_wide
             d = g_wide + mu * b if nesterov else b
             return d, b.astype(trace.dtype)
@@ -115,17 +116,12 @@ def sgdp(
     _checks.flag("nesterov", nesterov)
     _checks.float_dtype("accumulator_dtype", accumulator_dtype)
     _checks.number("weight_decay", weight_decay, 0, schedule=True)
-    if callable(weight_decay):
-        _checks.number("momentum with weight decay", momentum, 0, 1, open_high=True)
-
-        def decay(count):
-            return weight_decay(count) / (1 - momentum)
-
-    elif isinstance(weight_decay, int | float) and weight_decay == 0:
-        decay = 0.0
-    else:
-        _checks.number("momentum with weight decay", momentum, 0, 1, open_high=True)
-        decay = weight_decay / (1 - momentum)
+    decay: Any = 0.0
+    if not (isinstance(weight_decay, int | float) and weight_decay == 0):
+        _trees.check_rate("momentum with weight decay", momentum)
+        rest = 1 - _trees.decay_rate(momentum, np.float32)
+        fixed = not callable(weight_decay)
+        decay = weight_decay / rest if fixed else lambda count: weight_decay(count) / rest
     direction = projected(
         _momentum(momentum, dampening, nesterov, accumulator_dtype),
         decay,

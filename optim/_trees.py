@@ -1,7 +1,6 @@
 """Leaf by leaf over a gradient tree and the trees of an optimizer's state."""
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -148,27 +147,6 @@ def resolve_mask(mask: Any, params: optax.Params) -> Any:
     """Returns the tree of bools, like ``params``, that says which leaves decay."""
     decays = _paths.resolve("mask", True if mask is None else mask, params, whole=True)
     return jax.tree.unflatten(jax.tree.structure(params), decays)
-
-
-def sign_of(tx: optax.GradientTransformationExtraArgs) -> int:
-    """Returns 1 if the updates of ``tx`` point along a constant gradient, -1 if against it, else 0.
-
-    So a direction is told from a whole optimizer, whose learning rate has a minus sign. 0 stands
-    for what cannot be told: ``tx`` is made for other leaves, or depends on traced numbers.
-    """
-    try:
-        # Operation by operation: they are few, and compiled once for all transformations.
-        with jax.ensure_compile_time_eval(), jax.disable_jit(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            x, gradient = jnp.zeros((2, 2)), jnp.ones((2, 2))
-            state, updates = tx.init(x), []
-            for _ in range(3):  # A warm-up may begin with a rate of zero.
-                u, state = tx.update(gradient, state, x)
-                updates.append(np.asarray(u, np.float64))
-    except Exception:
-        return 0
-    signs = np.sign(updates)
-    return int(np.any(signs) and np.all(signs >= 0)) - int(np.any(signs) and np.all(signs <= 0))
 
 
 def checked(

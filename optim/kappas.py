@@ -327,7 +327,8 @@ def spectral(method: str = "newton_schulz", steps: int = 5, dimension_numbers: A
     sign = _matrix_sign if method == "svd" else partial(_newton_schulz, steps=steps)
 
     def singular_values(c):
-        return jnp.linalg.svd(_matrices(c, dimension_numbers)[0], compute_uv=False)
+        (wide,) = _trees.widen(c)
+        return jnp.linalg.svd(_matrices(wide, dimension_numbers)[0], compute_uv=False)
 
     def conjugate(y):
         return _indicator(_max_abs(jax.tree.map(singular_values, y)), 1.0)
@@ -335,8 +336,9 @@ def spectral(method: str = "newton_schulz", steps: int = 5, dimension_numbers: A
     def grad(c):
         if not c.size:
             return c
-        matrices, restore = _matrices(c, dimension_numbers)
-        return restore(jax.vmap(sign)(matrices))
+        (wide,) = _trees.widen(c)
+        matrices, restore = _matrices(wide, dimension_numbers)
+        return restore(jax.vmap(sign)(matrices)).astype(c.dtype)
 
     kappa = Kappa(
         f"spectral({method})",

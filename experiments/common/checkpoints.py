@@ -140,7 +140,10 @@ class Checkpoints:
 
 
 def _flat(state: Any) -> dict[str, Any]:
-    paths = jax.tree_util.tree_leaves_with_path(state)
-    flat = {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in paths}
-    assert len(flat) == len(paths), "two leaves of the state share a path"
+    flat: dict[str, Any] = {}
+    for path, x in jax.tree_util.tree_leaves_with_path(state):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        while name in flat:  # {"a": {"b": x}, "a.b": y}
+            name += "'"
+        flat[name] = x
     return flat

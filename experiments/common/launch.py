@@ -6,15 +6,16 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 from absl import app, flags, logging
 from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
 
-from experiments.common import config_files
+from experiments.common import config_files, provenance
 
 # A process that does not come up, or stops answering, ends the others after this many seconds.
 START_TIMEOUT, HEARTBEAT_TIMEOUT, SHUTDOWN_TIMEOUT = 120, 10, 30
@@ -107,6 +108,17 @@ def stopped(step: int, workdir: Path) -> int:
     return 128 + (_told[0] if _told else signal.SIGTERM)
 
 
+def default_workdir(config: ConfigDict, file: Path, more: Sequence[Any] = ()) -> str:
+    """Returns ``runs/NAME-HASH`` of a config, of ``more``, and of code that its file brings along.
+
+    A model of one's own that has changed is another run.
+    """
+    text = config.to_json_best_effort(sort_keys=True) + str(list(more))
+    own = provenance.own_code(file)
+    text += own if own != provenance.own_code() else ""
+    return f"runs/{file.stem}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
 def launch(main: Callable[[Any, Path, str | None], int], config: str, *identity: str) -> None:
     """Runs ``main(config, workdir, data_dir)`` on the flags; ends the process with its status.
 
@@ -155,10 +167,8 @@ def launch(main: Callable[[Any, Path, str | None], int], config: str, *identity:
         chosen = config_files.override_texts(config_files.load(file), texts).lock()
         workdir = flags.FLAGS.workdir
         if workdir is None:
-            text = chosen.to_json_best_effort(sort_keys=True)
-            text += str([flags.FLAGS[name].value for name in identity])
-            name = config_files.split(file)[0].stem
-            workdir = f"runs/{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+            more = [flags.FLAGS[name].value for name in identity]
+            workdir = default_workdir(chosen, config_files.split(file)[0], more)
         return main(chosen, Path(workdir).expanduser(), flags.FLAGS.data_dir)
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # Imports are over.

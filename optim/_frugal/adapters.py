@@ -1,4 +1,4 @@
-"""What FRUGAL's step need not know: dtypes, leaves without a gradient, meshes, bad directions."""
+"""What FRUGAL's step need not know: dtypes, leaves without a gradient, meshes."""
 
 import functools
 from typing import Any
@@ -8,40 +8,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, NamedSharding
 
-from optim import _trees
+from optim._directions import cast
 
 Transform = optax.GradientTransformationExtraArgs
-
-
-def with_float32(inner: Transform) -> Transform:
-    """``inner`` with its arithmetic in float32 where the leaves are of 16 bits.
-
-    Its state keeps the dtype of the parameters, but for float16 it is float32: the square of a
-    small gradient is zero in float16.
-    """
-
-    def widen(tree, dtypes):
-        def wide(x):
-            return x.astype(jnp.float32) if jnp.result_type(x) in dtypes else x
-
-        return jax.tree.map(wide, tree)
-
-    def init_fn(params):
-        return inner.init(widen(params, (jnp.float16,)))
-
-    def update_fn(updates, state, params=None, **extra):
-        small = (jnp.float16, jnp.bfloat16)
-        if not any(jnp.result_type(g) in small for g in jax.tree.leaves(updates)):
-            return inner.update(updates, state, params, **extra)
-        wide = [widen(tree, small) for tree in (updates, state, params)]
-        directions, new_state = inner.update(*wide, **extra)
-        return _cast(directions, updates), _cast(new_state, state)
-
-    return Transform(init_fn, update_fn)
-
-
-def _cast(tree: Any, like: Any) -> Any:
-    return jax.tree.map(lambda x, y: jnp.asarray(x, jnp.result_type(y)), tree, like)
 
 
 def in_dtype_of_params(tx: Transform) -> Transform:
@@ -50,8 +19,8 @@ def in_dtype_of_params(tx: Transform) -> Transform:
     def update_fn(updates, state, params=None, **extra):
         if params is None:
             return tx.update(updates, state, params, **extra)
-        directions, state = tx.update(_cast(updates, params), state, params, **extra)
-        return _cast(directions, updates), state
+        directions, state = tx.update(cast(updates, params), state, params, **extra)
+        return cast(directions, updates), state
 
     return Transform(tx.init, update_fn)
 
@@ -123,18 +92,3 @@ def placed(x: jax.Array, sharding: NamedSharding) -> jax.Array:
     if isinstance(x, jax.core.Tracer) or isinstance(sharding.mesh, AbstractMesh):
         return jax.sharding.reshard(x, sharding)
     return jax.device_put(x, sharding)
-
-
-def check_direction(name: str, tx: Transform) -> None:
-    """Raises ``ValueError`` if ``tx`` is a whole optimizer, whose updates go downhill.
-
-    Args:
-      name: Name of the argument.
-      tx: A transformation; one that cannot be tried passes.
-    """
-    if _trees.sign_of(tx) < 0:
-        raise ValueError(
-            f"{name} must be a direction without a learning rate, such as optax.scale_by_adam(), "
-            "but its updates point against the gradient as those of a whole optimizer, such as "
-            "optax.adam(...), do: subtracted once more they would climb"
-        )

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from optim import _checks, _trees, subspaces
+from optim import _checks, _directions, _trees, subspaces
 from optim._frugal import adapters, blocks
 from optim._frugal.leaves import Split, describe, joined, split
 from optim.subspaces import Block, Space, Subspace
@@ -256,8 +256,8 @@ def scale_by_frugal(
 def _direction(name: str, tx: Any) -> optax.GradientTransformationExtraArgs:
     _checks.transform(name, tx)
     tx = optax.with_extra_args_support(tx)
-    adapters.check_direction(name, tx)
-    return adapters.with_float32(tx)
+    _directions.check_direction(name, tx)
+    return _directions.with_float32(tx)
 
 
 def _vary_as(owner: jax.Array, tree: Any) -> Any:

@@ -74,7 +74,7 @@ def record_norms(num_steps: int, norm: str = "l2") -> optax.GradientTransformati
             value = jnp.sqrt(sum(jnp.sum(g * g) for g in leaves))
         else:
             value = sum(jnp.sum(g) for g in leaves)
-        norms = state.norms.at[state.count].set(value, mode="drop")
+        norms = jnp.asarray(state.norms).at[state.count].set(value, mode="drop")
         return updates, RecordNormsState(optax.safe_increment(state.count), norms)
 
     return optax.GradientTransformation(init, update)

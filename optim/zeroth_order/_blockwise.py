@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from optim.zeroth_order._estimator import Estimator
 from optim.zeroth_order._rge import or_rge
 
-__all__ = ["blocks_of", "blockwise", "check_rule", "part_of", "path_name", "replaced"]
+__all__ = ["blocks_of", "blockwise", "check_rule", "part_of", "path_names", "replaced"]
 
 
 def blockwise(
@@ -76,33 +76,42 @@ def blockwise(
     return Estimator(estimate, evaluations)
 
 
-def path_name(path: tuple) -> str:
-    """Returns the path of a leaf as ``"layers_0/kernel"``."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+def path_names(tree: Any) -> list[str]:
+    """Returns the path of each leaf as ``"layers_0/kernel"``; no two are the same."""
+    names: list[str] = []
+    for path, _ in jax.tree_util.tree_leaves_with_path(tree):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        while name in names:  # {"a": {"b": x}, "a/b": y}
+            name += "'"
+        names.append(name)
+    return names
 
 
 def replaced(tree: Any, part: dict[str, Any]) -> Any:
     """Returns ``tree`` with the leaves that ``part`` names replaced."""
-    return jax.tree_util.tree_map_with_path(lambda path, x: part.get(path_name(path), x), tree)
+    leaves, treedef = jax.tree.flatten(tree)
+    pairs = zip(path_names(tree), leaves, strict=True)
+    return treedef.unflatten([part.get(name, x) for name, x in pairs])
 
 
 def part_of(f: Any, params: Any, members: list[str]) -> tuple[Callable[[Any], Any], dict[str, Any]]:
     """Returns ``f`` as a function of the named leaves alone, and these leaves."""
-    leaves = {path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(params)}
+    leaves = dict(zip(path_names(params), jax.tree.leaves(params), strict=True))
     return lambda own: f(replaced(params, own)), {k: leaves[k] for k in members}
 
 
 def blocks_of(rule: str | Callable[[tuple, Any], Any], params: Any) -> list[list[str]]:
     """Returns the names of the leaves of each block, in the order of their first leaves."""
     found: dict[Any, list[str]] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    for name, (path, leaf) in zip(path_names(params), leaves, strict=True):
         if isinstance(rule, str):
-            match = re.search(rule, path_name(path))
+            match = re.search(rule, name)
             block = None if match is None else match.group(1 if match.re.groups else 0)
         else:
             block = rule(path, leaf)
         if block is not None:
-            found.setdefault(block, []).append(path_name(path))
+            found.setdefault(block, []).append(name)
     if not found:
         raise ValueError(f"rule puts no leaf in a block: {rule!r}")
     return list(found.values())

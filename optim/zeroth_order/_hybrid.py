@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from optim import _paths
 from optim.parallel import pmean, vary
-from optim.zeroth_order._blockwise import part_of, path_name, replaced
+from optim.zeroth_order._blockwise import part_of, path_names, replaced
 from optim.zeroth_order._estimator import Estimator
 from optim.zeroth_order._rge import or_rge
 
@@ -51,7 +51,7 @@ def hybrid(
     inner = or_rge(estimator)
 
     def split(params):
-        names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        names = path_names(params)
         if isinstance(rule, str):
             exact = [re.search(rule, n) is not None for n in names]
         else:

@@ -1,9 +1,10 @@
 """The small things that every main shares: files, tables in Markdown, pictures."""
 
 import matplotlib.image
+import numpy as np
 import pytest
 
-from experiments.common import figures, files, markdown
+from experiments.common import checkpoints, figures, files, markdown
 
 
 def test_a_file_is_replaced_whole_or_left_as_it_was(tmp_path, monkeypatch):
@@ -19,6 +20,17 @@ def test_a_file_is_replaced_whole_or_left_as_it_was(tmp_path, monkeypatch):
         files.write(path, b"two")
     assert path.read_text(encoding="utf-8") == "± one"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_leaves_whose_paths_read_alike_come_back_from_a_checkpoint(tmp_path):
+    state = {"a": {"b": np.ones(2)}, "a.b": np.zeros(3)}
+    store = checkpoints.Checkpoints(tmp_path)
+    store.save(1, state)
+    (restored, step) = store.restore(state)
+    store.close()
+    assert step == 1
+    np.testing.assert_array_equal(restored["a"]["b"], state["a"]["b"])
+    np.testing.assert_array_equal(restored["a.b"], state["a.b"])
 
 
 def test_several_files_are_all_replaced_or_none(tmp_path):

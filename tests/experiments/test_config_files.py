@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.common import config_files
+from experiments.common import config_files, launch
 
 FILES = [
     p
@@ -91,6 +91,17 @@ def test_bad_keys_and_values(argument, message):
 def test_a_key_of_one_group_comes_before_the_same_argument_of_an_optimizer():
     with pytest.raises(ValueError, match=r"no key 'density'; nearest: prune\.density"):
         changed("--config.density=0.1", file="configs/pruning/digits.py")
+
+
+def test_a_model_of_ones_own_that_changed_is_another_run(tmp_path):
+    config, mine = config_files.load(DIGITS), tmp_path / "mine.py"
+    mine.write_text("import math\n")
+    before = launch.default_workdir(config, mine)
+    assert before == launch.default_workdir(config, mine)
+    assert before != launch.default_workdir(config, mine, [3])
+    mine.write_text("import math  # Another model.\n")
+    assert before != launch.default_workdir(config, mine)
+    assert before.startswith("runs/mine-")
 
 
 def test_a_missing_file_or_function(tmp_path):

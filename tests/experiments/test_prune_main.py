@@ -114,16 +114,11 @@ def test_a_stopped_run_resumes_bit_identically(method, tmp_path):
     with pytest.raises(ValueError, match="is no finished run"):
         saved_model.load(tmp_path)
     left = {p.name for p in (tmp_path / "whole").iterdir()}
-    assert left >= {
-        "config.json",
-        "layers.png",
-        "pruned.npz",
-        "report.txt",
-        "result.json",
-        "stages",
-    }
+    assert left >= {"config.json", "layers.png", "pruned.npz", "report.txt", "stages"}
     final = json.loads((tmp_path / "whole" / "result.json").read_text())["final"]
     assert final == whole.final
+    lines = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == whole.history
 
 
 @pytest.mark.parametrize(

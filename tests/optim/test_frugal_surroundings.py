@@ -190,6 +190,7 @@ def test_dimension_numbers(given):
         (Numbers((), 1), "must name axes of w"),
         (Numbers(0, 5), "must name axes of w"),
         ({"other": None}, "weight_dimension_numbers must be a tree like the parameters"),
+        ("w", "weight_dimension_numbers must be None, an object with reduction_axis"),
     ],
 )
 def test_bad_dimension_numbers(numbers, message):

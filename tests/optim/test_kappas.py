@@ -236,6 +236,23 @@ def test_lyapunov_function_never_rises(name):
         np.testing.assert_allclose(energies[-1], minimum, atol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_sixteen_bits(dtype):
+    """Singular values are those of float32; so is the Lyapunov function of a short momentum."""
+    c = jnp.asarray([[3.0, 1.0, 0.5], [-1.0, 2.0, 0.25]], dtype)
+    wide = c.astype(jnp.float32)
+    for kappa in (kappas.spectral("svd"), kappas.spectral()):
+        assert kappa.grad(c).dtype == dtype
+        np.testing.assert_allclose(np.float32(kappa.grad(c)), kappa.grad(wide), atol=1e-2)
+        np.testing.assert_allclose(kappa.value(c), kappa.value(wide), rtol=1e-6)
+        tx = optim.lion_k(0.1, kappa, weight_decay=0.1)
+        _, state = tx.update(c, tx.init(c), c)
+        hyper = {"learning_rate": 0.1, "weight_decay": 0.1}
+        got = optim.lyapunov(state, c, 1.0, kappa, **hyper)
+        of_wide = jax.tree.map(lambda x: x.astype(jnp.float32) if x.ndim else x, state)
+        np.testing.assert_allclose(got, optim.lyapunov(of_wide, wide, 1.0, kappa, **hyper))
+
+
 @pytest.mark.parametrize("make", [kappas.huber, kappas.dead_zone, lambda e: kappas.lp(1 + e)])
 def test_thresholds_and_orders_may_be_traced(make):
     """As under ``optax.inject_hyperparams`` or a search over them by ``vmap``."""

@@ -299,12 +299,18 @@ def test_kinds_of_trees(name):
     close(model.kernel[...], base["w"])
 
 
-@pytest.mark.parametrize("name", ["lion", "adamp", "sgdp", "diffgrad", "momentum"])
+def projected_adam(learning_rate):
+    direction = optim.project_scale_invariant(optax.scale_by_adam())
+    return optax.chain(direction, optax.scale_by_learning_rate(learning_rate))
+
+
+@pytest.mark.parametrize("name", ["lion", "adamp", "sgdp", "diffgrad", "momentum", "projected"])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_sixteen_bits(name, dtype):
     """Injected rates are rounded to the parameters' dtype: 0.999 to 1, 1e-8 to 0."""
     plain_lion = functools.partial(optim.lion, weight_decay=0.0)
-    make = {**EVERY, "momentum": momentum, "lion": plain_lion}[name]
+    others = {"momentum": momentum, "lion": plain_lion, "projected": projected_adam}
+    make = {**EVERY, **others}[name]
     params = {"w": jnp.ones((4, 3), dtype)}
     injected = optax.inject_hyperparams(make)(learning_rate=0.125)
     plain = make(0.125)
@@ -345,6 +351,25 @@ def test_strict_promotion_and_states_as_numpy(name):
     of_file = jax.tree.map(np.asarray, state)
     again, _ = tx.update(jax.tree.map(np.asarray, grads), of_file, params)
     close(again, updates)
+
+
+def test_sgdp_with_a_momentum_that_sixteen_bits_round_to_one():
+    """Its decay is divided by 1 - momentum."""
+    params = {"w": jnp.ones((4, 3), jnp.bfloat16)}
+    make = functools.partial(optim.sgdp, momentum=0.999, weight_decay=1e-3)
+    injected = optax.inject_hyperparams(make)(learning_rate=0.125)
+    got, _ = injected.update(params, injected.init(params), params)
+    plain, _ = make(0.125).update(params, make(0.125).init(params), params)
+    np.testing.assert_allclose(np.float32(got["w"]), np.float32(plain["w"]), rtol=0.05)
+    assert float(plain["w"][0, 0]) == pytest.approx(-0.125 * (1 + 1), rel=0.01)
+
+
+def test_a_whole_optimizer_is_no_direction_to_project():
+    for whole in (optax.adam(1e-3), optim.lion(optax.linear_schedule(0.0, 1.0, 10))):
+        with pytest.raises(ValueError, match="inner must be a direction without a learning rate"):
+            optim.project_scale_invariant(whole)
+    with pytest.raises(ValueError, match=r"inner must be an optax\.GradientTransformation"):
+        optim.project_scale_invariant(optax.scale_by_adam)
 
 
 def test_dtypes_of_buffers():

@@ -25,7 +25,8 @@ model/layers/0/mlp/gate_proj/kernel  block/0/layer/0/SelfAttention/o/kernel
 attention_head_0/query/kernel  attn/head_0/q  embedder/kernel  t_embedder/mlp/0/kernel
 layers/0/mixer/in_proj/kernel  layers.0.mixer.dt_proj.weight  layers.0.mixer.x_proj.weight
 upscale/kernel  debias/kernel  normalizer_mlp/kernel  token_mixing/Dense_0/kernel  lora_A/kernel
-q_proj/lora_b  b
+q_proj/lora_b  b  blocks_0/adaLN_modulation/kernel  LayerNormMLP_0/wi/kernel  norm_mlp/w
+attention/time_mix_key/kernel  experts/wi  attn_vec_einsum/w  router/kernel  time_decay_w1
 """
 HEADS = """
 lm_head/kernel  head/kernel  classifier/kernel  mlp_head/linear/kernel  output/kernel  score/kernel
@@ -37,11 +38,13 @@ wpe/embedding  wte.weight  model.embed_tokens.weight  shared/embedding  shared.w
 embedder/input_embedding  posembed_input/pos_embedding  cls  cls_token  embeddings/position_ids
 pos_embed  position_table  relative_attention_bias/embedding  relative_position_bias_table
 layers/0/mixer/A_log  layers.0.mixer.D  mask_token  rel_pos_h  token_embedding.weight
+latents  pos_encoding/pe  vq/codebook  object_queries  blocks/0/att/time_decay  att/time_faaaa  time_maa_x
+rg_lru/a_param  ssm/log_A_real  register_tokens
 """
 VECTORS = """
 MultiHeadDotProductAttention_0/query/bias  LayerNorm_0/scale  ln_1/scale  h/0/ln_2/bias
 layer_norm/offset  batch_norm/scale  bn1/weight  model.norm.weight  input_layernorm/weight
-RMSNorm_0/scale  linear/b  layer_scale  dt_bias  layers/0/mixer/dt_proj.bias  ls1.gamma
+RMSNorm_0/scale  attn_norm/w  norm_f.weight  linear/b  layer_scale  dt_bias  layers/0/mixer/dt_proj.bias  ls1.gamma
 """
 
 
@@ -130,7 +133,7 @@ def test_ways_to_choose_leaves(name):
     assert decays(make, of_variables, state) == [False, True]
     assert decays(make, of_variables, nnx.as_pure(state)) == [False, True]
 
-    for wrong in ("kernel", re.compile("kernel"), 1, {"query": True}):
+    for wrong in ("kernel", re.compile("kernel"), 1, {"query": True}, lambda: True):
         with pytest.raises(ValueError, match="mask must be"):
             decays(make, wrong)
 

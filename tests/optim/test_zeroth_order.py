@@ -175,6 +175,18 @@ def test_probes_in_chunks_are_the_same_probes():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), *both(TREE))
 
 
+def test_paths_that_read_alike_are_two_leaves():
+    params = {"enc": {"w": jnp.ones(2)}, "enc/w": jnp.full(2, 2.0)}
+
+    def loss(p, _):
+        return p["enc"]["w"] @ p["enc"]["w"] + 3 * p["enc/w"] @ p["enc/w"]
+
+    estimator = zo.blockwise(lambda path, x: len(path), zo.cge(central=True))
+    gradient = zo.value_and_grad(loss, estimator)(params, None, KEY)[1]
+    np.testing.assert_allclose(gradient["enc"]["w"], 2.0, atol=0.05)
+    np.testing.assert_allclose(gradient["enc/w"], 12.0, atol=0.05)
+
+
 def test_blocks_masks_and_exact_leaves():
     alike = {"a": jnp.ones(4), "b": jnp.ones(4)}
 

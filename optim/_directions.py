@@ -1,0 +1,78 @@
+"""Directions, that is transformations without a learning rate: told from optimizers, in float32."""
+
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+Transform = optax.GradientTransformationExtraArgs
+
+
+def sign_of(tx: optax.GradientTransformationExtraArgs) -> int:
+    """Returns 1 if the updates of ``tx`` point along a constant gradient, -1 if against it, else 0.
+
+    So a direction is told from a whole optimizer, whose learning rate has a minus sign. 0 stands
+    for what cannot be told: ``tx`` is made for other leaves, or depends on traced numbers.
+    """
+    try:
+        # Operation by operation: they are few, and compiled once for all transformations.
+        with jax.ensure_compile_time_eval(), jax.disable_jit(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            x, gradient = jnp.zeros((2, 2)), jnp.ones((2, 2))
+            state, updates = tx.init(x), []
+            for _ in range(3):  # A warm-up may begin with a rate of zero.
+                u, state = tx.update(gradient, state, x)
+                updates.append(np.asarray(u, np.float64))
+    except Exception:
+        return 0
+    signs = np.sign(updates)
+    return int(np.any(signs) and np.all(signs >= 0)) - int(np.any(signs) and np.all(signs <= 0))
+
+
+def check_direction(name: str, tx: Transform) -> None:
+    """Raises ``ValueError`` if ``tx`` is a whole optimizer, whose updates go downhill.
+
+    Args:
+      name: Name of the argument.
+      tx: A transformation; one that cannot be tried passes.
+    """
+    if sign_of(tx) < 0:
+        raise ValueError(
+            f"{name} must be a direction without a learning rate, such as optax.scale_by_adam(), "
+            "but its updates point against the gradient as those of a whole optimizer, such as "
+            "optax.adam(...), do: subtracted once more they would climb"
+        )
+
+
+def with_float32(inner: Transform) -> Transform:
+    """``inner`` with its arithmetic in float32 where the leaves are of 16 bits.
+
+    Its state keeps the dtype of the parameters, but for float16 it is float32: the square of a
+    small gradient is zero in float16.
+    """
+
+    def widen(tree, dtypes):
+        def wide(x):
+            return x.astype(jnp.float32) if jnp.result_type(x) in dtypes else x
+
+        return jax.tree.map(wide, tree)
+
+    def init_fn(params):
+        return inner.init(widen(params, (jnp.float16,)))
+
+    def update_fn(updates, state, params=None, **extra):
+        small = (jnp.float16, jnp.bfloat16)
+        if not any(jnp.result_type(g) in small for g in jax.tree.leaves(updates)):
+            return inner.update(updates, state, params, **extra)
+        wide = [widen(tree, small) for tree in (updates, state, params)]
+        directions, new_state = inner.update(*wide, **extra)
+        return cast(directions, updates), cast(new_state, state)
+
+    return Transform(init_fn, update_fn)
+
+
+def cast(tree: Any, like: Any) -> Any:
+    return jax.tree.map(lambda x, y: jnp.asarray(x, jnp.result_type(y)), tree, like)
