@@ -38,13 +38,14 @@ wpe/embedding  wte.weight  model.embed_tokens.weight  shared/embedding  shared.w
 embedder/input_embedding  posembed_input/pos_embedding  cls  cls_token  embeddings/position_ids
 pos_embed  position_table  relative_attention_bias/embedding  relative_position_bias_table
 layers/0/mixer/A_log  layers.0.mixer.D  mask_token  rel_pos_h  token_embedding.weight
-latents  pos_encoding/pe  vq/codebook  object_queries  blocks/0/att/time_decay  att/time_faaaa  time_maa_x
-rg_lru/a_param  ssm/log_A_real  register_tokens
+latents  pos_encoding/pe  vq/codebook  object_queries  blocks/0/att/time_decay  att/time_faaaa
+time_maa_x  rg_lru/a_param  ssm/log_A_real  register_tokens
 """
 VECTORS = """
 MultiHeadDotProductAttention_0/query/bias  LayerNorm_0/scale  ln_1/scale  h/0/ln_2/bias
 layer_norm/offset  batch_norm/scale  bn1/weight  model.norm.weight  input_layernorm/weight
-RMSNorm_0/scale  attn_norm/w  norm_f.weight  linear/b  layer_scale  dt_bias  layers/0/mixer/dt_proj.bias  ls1.gamma
+RMSNorm_0/scale  attn_norm/w  norm_f.weight  linear/b  layer_scale  dt_bias
+layers/0/mixer/dt_proj.bias  ls1.gamma
 """
 
 
