@@ -297,8 +297,8 @@ def resolve(name: str, where: Any, tree: Any, whole: bool = False) -> list[bool]
     if is_function(where):
         if not (_takes(where, 1, True) or _takes(where, 2, True)):
             raise ValueError(
-                f"{name} must be a tree of bools, or a function of the tree or of (path, leaf), got "
-                f"a function of other arguments: {where!r}"
+                f"{name} must be a tree of bools, a function of the tree or one of (path, leaf), "
+                f"got a function of other arguments: {where!r}"
             )
         if _takes(where, 1, whole) if whole else not _takes(where, 2, True):
             where = where(tree)

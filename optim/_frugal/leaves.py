@@ -91,10 +91,8 @@ def describe(hidden: Any, stacked: Any, dimension_numbers: Any, as_matrix: bool)
       as_matrix: Whether the subspace needs matrices; otherwise tensors are taken as they are.
     """
     layered = _paths.resolve("stacked", stacked, hidden)
-    numbers, rule = (
-        "weight_dimension_numbers",
-        "None, an object with reduction_axis and output_axis",
-    )
+    numbers = "weight_dimension_numbers"
+    rule = "None, an object with reduction_axis and output_axis"
     _paths.check_choice(numbers, dimension_numbers, _is_spec_or_none, rule)
     given = _paths.choose(numbers, dimension_numbers, hidden, _is_spec_or_none)
     leaves = []
