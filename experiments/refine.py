@@ -128,7 +128,7 @@ def draw(norms, smoothed, multipliers, fit, path: Path, source: str) -> None:
     positive = np.where(np.isfinite(norms) & (norms > 0), norms, np.nan)
     left.plot(positive, lw=0.4, alpha=0.6, label="gradient norm")
     left.plot(np.linspace(0, len(norms) - 1, len(smoothed)), smoothed, label="smoothed")
-    left.set(xlabel="step of the pilot", yscale="log", title="gradient norm")
+    left.set(xlabel="step of the pilot", ylabel="gradient norm", yscale="log")
     steps = len(multipliers)
     t = jnp.arange(steps)
     right.plot(multipliers, label="refined")
@@ -136,7 +136,7 @@ def draw(norms, smoothed, multipliers, fit, path: Path, source: str) -> None:
     right.plot(closed(t), ":", lw=1, label=f"warm-up {fit[0]:.2f}, power {fit[1]:.2f}")
     for name in ("linear", "cosine"):
         right.plot(optim.sampled_schedule(name, 1.0, steps)(t), "--", lw=1, label=name)
-    right.set(xlabel="step", title="multiplier of the learning rate")
+    right.set(xlabel="step", ylabel="learning rate / peak")
     for axis in (left, right):
         axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2)
     figures.save(figure, path)

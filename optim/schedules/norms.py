@@ -61,10 +61,10 @@ def record_norms(num_steps: int, norm: str = "l2") -> optax.GradientTransformati
     _checks.choice("norm", norm, ["l2", "l1"])
 
     def init(params):
-        dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(params))
+        leaves = jax.tree.leaves(params)
+        dtype = np.float64 if any(map(_is_double, leaves)) else np.float32
         # Made from the parameters: inside shard_map with a model per device, so are the norms.
-        zero = sum(jnp.zeros_like(p).sum() for p in jax.tree.leaves(params))
-        norms = jnp.full([num_steps], zero, dtype).real
+        norms = jnp.full([num_steps], sum(jnp.zeros_like(p, dtype).sum() for p in leaves), dtype)
         return RecordNormsState(jnp.zeros([], jnp.int32), norms)
 
     def update(updates, state, params=None):
@@ -78,6 +78,10 @@ def record_norms(num_steps: int, norm: str = "l2") -> optax.GradientTransformati
         return updates, RecordNormsState(optax.safe_increment(state.count), norms)
 
     return optax.GradientTransformation(init, update)
+
+
+def _is_double(x: Any) -> bool:
+    return jnp.result_type(x) in (np.float64, np.complex128)
 
 
 def recorded_norms(state: Any) -> np.ndarray:

@@ -198,5 +198,8 @@ def test_norms_are_global_resumable_and_stop_at_the_end(norm):
 def test_norms_of_a_population_and_of_half_precision():
     tx = optim.record_norms(4)
     state = jax.vmap(tx.init)(jnp.zeros((2, 300)))
+    with jax.numpy_dtype_promotion("strict"):
+        halves = tx.init({"w": jnp.ones(3, jnp.bfloat16), "n": jnp.arange(2)})
+        assert halves.norms.dtype == jnp.float32
     _, state = jax.vmap(tx.update)(jnp.ones((2, 300), jnp.bfloat16), state)
     np.testing.assert_allclose(optim.recorded_norms(state), np.full((2, 1), 300**0.5), rtol=1e-6)
