@@ -121,6 +121,8 @@ def refresh(name: str, scale: str, out_dir: Path, say: Callable[[str], None] = p
         ) from None
     except ValueError as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
+    if not isinstance(results, dict) or not {"table", "runs"} <= results.keys():
+        raise ValueError(f"{path} is no table of experiments.reproduce")
     table = definition.load(name, scale)
     results["table"] |= cache.plain({k: getattr(table, k) for k in LOOKS})
     for written in render.write(_with_notes(results, say), out_dir):

@@ -6,8 +6,9 @@ numbers here, and an infinity is one only where the argument says so.
 """
 
 import difflib
+import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -172,6 +173,29 @@ def transform(name: str, value: Any) -> None:
     """Raises ``ValueError`` unless ``value`` is an optax transform."""
     if not isinstance(value, optax.GradientTransformation):
         raise ValueError(f"{name} must be an optax.GradientTransformation, got {value!r}")
+
+
+def takes(function: Callable[..., Any], arguments: int, otherwise: bool = True) -> bool:
+    """Returns whether ``function`` can be called with so many positional arguments.
+
+    Args:
+      function: Anything that can be called.
+      arguments: Their number.
+      otherwise: The answer about a function whose signature is not known.
+
+    Example:
+      >>> takes(lambda path, leaf: True, 2), takes(lambda path, leaf: True, 1)
+      (True, False)
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return otherwise
+    try:
+        signature.bind(*range(arguments))
+    except TypeError:
+        return False
+    return True
 
 
 def flag(name: str, value: Any) -> None:

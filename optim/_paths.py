@@ -5,7 +5,6 @@ are compared word by word: ``lm_head`` is an output head, ``MultiHeadAttention``
 of a norm is a vector, the kernel of an ``Upscale`` is a matrix.
 """
 
-import inspect
 import re
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from optim import _checks
 
 __all__ = [
     "check_choice",
@@ -295,27 +296,14 @@ def resolve(name: str, where: Any, tree: Any, whole: bool = False) -> list[bool]
     if where is None or not jax.tree.leaves(tree):
         where = False
     if is_function(where):
-        if not (_takes(where, 1, True) or _takes(where, 2, True)):
+        if not (_checks.takes(where, 1, True) or _checks.takes(where, 2, True)):
             raise ValueError(
                 f"{name} must be a tree of bools, a function of the tree or one of (path, leaf), "
                 f"got a function of other arguments: {where!r}"
             )
-        if _takes(where, 1, whole) if whole else not _takes(where, 2, True):
+        if _checks.takes(where, 1, whole) if whole else not _checks.takes(where, 2, True):
             where = where(tree)
         else:
             return [bool(where(path, x)) for path, x in with_paths(tree)]
     check_choice(name, where, _is_bool, "True, False")
     return [bool(b) for b in choose(name, where, tree, _is_bool)]
-
-
-def _takes(function: Callable[..., Any], arguments: int, otherwise: bool) -> bool:
-    """Whether ``function`` can be called with so many positional arguments."""
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):
-        return otherwise
-    try:
-        signature.bind(*range(arguments))
-    except TypeError:
-        return False
-    return True

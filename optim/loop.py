@@ -145,6 +145,13 @@ def run(
         raise ValueError(f"steps must be <= 2**32 - 1, got {steps}")
     hooks = _check_hooks(hooks)
     _check_functions(step=step, prepare=prepare, on_metrics=on_metrics, stop=stop)
+    for name, flag in (("scan", scan), ("vmap", vmap)):
+        if flag is not None:
+            _checks.flag(name, flag)
+    if vmap and replicas is None:
+        raise ValueError("vmap needs replicas, the number of runs")
+    if mesh is not None and not isinstance(mesh, Mesh):
+        raise ValueError(f"mesh must be a jax.sharding.Mesh, got {mesh!r}")
     if mesh is not None and "data" not in mesh.axis_names:
         raise ValueError(f"mesh must have an axis 'data', got the axes {mesh.axis_names}")
     shared = batches is None or callable(batches)
@@ -158,6 +165,8 @@ def run(
             f"batches must be a function of the first step, got {type(batches).__name__} (a "
             "sequence of functions with replicas)"
         )
+    for one_order in (batches,) if shared else batches:
+        _check_functions(batches=one_order)
 
     vectorized = replicas is not None and bool(vmap)
     state = _place(_own(state, (data, key)), mesh, split=vectorized)
@@ -284,15 +293,17 @@ def _feed(batches, start, mesh) -> Iterator[Inputs]:
     """Inputs of one run, checked to fit the mesh and to have one shape."""
     if batches is None:
         yield from itertools.repeat(None)
+    made = batches(start)
     try:
-        inputs = iter(batches(start))
+        inputs = iter(made)
     except TypeError as error:
-        if "not iterable" not in str(error):
-            raise
         raise ValueError(f"batches(t) must return an iterator: {error}") from error
     first = None
     for t, x in enumerate(inputs, start + 1):
         leaves, tree = jax.tree.flatten(x)
+        wrong = [leaf for leaf in leaves if not _is_numbers(leaf)]
+        if wrong:
+            raise ValueError(f"the batch of step {t} must hold arrays of numbers, got {wrong[0]!r}")
         kind = tree, [_kind(leaf) for leaf in leaves]
         if first is None:
             _check_divides(x, mesh)
@@ -303,6 +314,13 @@ def _feed(batches, start, mesh) -> Iterator[Inputs]:
                 "leave out or fill up a last batch that is shorter"
             )
         yield x
+
+
+def _is_numbers(x) -> bool:
+    """Whether ``x`` is a number or an array that a device can hold."""
+    if isinstance(x, np.ndarray | np.generic):
+        return x.dtype.kind in "biufc" or jnp.issubdtype(x.dtype, jnp.number)
+    return isinstance(x, bool | int | float | complex) or hasattr(x, "__array__")
 
 
 def _kind(x) -> tuple[Any, Any]:
@@ -444,7 +462,7 @@ def _arrays(name, tree):
     """Returns the tree with arrays for leaves; names a leaf that cannot be one."""
 
     def array(path, x):
-        if isinstance(x, jax.Array | np.ndarray) and x.dtype != object:
+        if isinstance(x, jax.Array | np.ndarray) and _is_numbers(x):
             return x
         try:
             return jnp.array(x)
@@ -527,20 +545,33 @@ def _check_hooks(hooks) -> tuple:
     return pairs
 
 
+_ARGUMENTS = {
+    "step": ("(state, batch)", 2),
+    "prepare": ("(data, inputs, key)", 3),
+    "batches": ("the first step", 1),
+    "on_metrics": ("(t, values)", 2),
+    "stop": ("the step", 1),
+}
+
+
 def _check_functions(**functions) -> None:
     for name, fun in functions.items():
         if fun is None and name != "step":
             continue
+        arguments, number = _ARGUMENTS[name]
         if not callable(fun):
-            raise ValueError(f"{name} must be a function, got {fun!r}")
+            raise ValueError(f"{name} must be a function of {arguments}, got {fun!r}")
         try:
-            hash(fun)  # A step is compiled once for each function object.
+            if name != "batches":  # A step is compiled once for each function object.
+                hash(fun)
         except TypeError as error:
             kind = getattr(fun, "__qualname__", type(fun).__name__)
             raise ValueError(
                 f"{name} must be a hashable function, got {kind}, which holds arrays: pass a "
                 "function, with the arrays in state or data"
             ) from error
+        if not _checks.takes(fun, number):
+            raise ValueError(f"{name} must be a function of {arguments}, {fun!r} takes others")
 
 
 def _check_key(key, replicas) -> None:

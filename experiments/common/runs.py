@@ -90,7 +90,7 @@ def claim(workdir: Path, config: ConfigDict, main: str) -> None:
     new = {"main": main, **json.loads(config.to_json_best_effort())}
     old = None
     if file.exists():
-        with contextlib.suppress(ValueError):  # Cut short by a kill before anything else.
+        with contextlib.suppress(ValueError, TypeError):  # Cut short by a kill, or foreign.
             old = {"main": main, **json.loads(file.read_text(encoding="utf-8"))}
     if old is None:
         if jax.process_index() == 0:

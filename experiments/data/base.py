@@ -84,8 +84,8 @@ def from_arrays(
 
     Args:
       name: For messages.
-      train: Inputs and labels: uint8 images (n, height, width, channels), or numbers (n, ...),
-        which are taken as float32; and integers (n,) from 0.
+      train: Inputs and labels: uint8 images (n, height, width, channels) or (n, height, width), or
+        numbers (n, ...), which are taken as float32 (uint8 as 0 to 1); and integers (n,) from 0.
       test: The same, to test on.
       valid: The same, to validate on; ``None`` splits ``valid_fraction`` off ``train``.
       valid_fraction: In [0, 1).
@@ -96,7 +96,8 @@ def from_arrays(
       are those of ``train``.
 
     Raises:
-      ValueError: Inputs and labels of another length or shape, or labels that are no classes.
+      ValueError: Inputs and labels of another length or shape, inputs that are not finite, or
+        labels that are no classes.
 
     Example:
       >>> x, y = np.zeros((20, 5)), np.arange(20) % 2
@@ -134,5 +135,12 @@ def _arrays(where: str, x: np.ndarray, label: np.ndarray) -> Arrays:
         raise ValueError(
             f"{where} must have integer labels from 0, got {label.dtype} {label.min()}"
         )
-    image = x.dtype == np.uint8 and x.ndim == 4
-    return {"x": x if image else x.astype(np.float32), "label": label.astype(np.int32)}
+    if x.dtype == np.uint8 and x.ndim in (3, 4):
+        x = x[..., None] if x.ndim == 3 else x
+    elif x.dtype == np.uint8:
+        x = x / np.float32(255)
+    else:
+        x = x.astype(np.float32)
+        if not np.isfinite(x).all():
+            raise ValueError(f"{where} must have finite inputs, got NaN or infinity")
+    return {"x": x, "label": label.astype(np.int32)}

@@ -111,7 +111,7 @@ def parse(path: Path, n_features: int | None = None, dtype: Any = np.float32) ->
       ValueError: A line that does not parse; the message names file, line and token.
     """
     labels, rows, columns, values = [], [], [], []
-    widest, at = 0, 0
+    widest, at, most = 0, 0, float(np.finfo(dtype).max)
     for number, line in enumerate(read_text(path).split("\n"), 1):
         tokens = line.partition("#")[0].split()
         if not tokens:
@@ -130,7 +130,7 @@ def parse(path: Path, n_features: int | None = None, dtype: Any = np.float32) ->
                 raise ValueError(f"{where}: index must be <= {n_features}, got {token!r}")
             rows.append(len(labels) - 1)
             columns.append(column - 1)
-            values.append(_number(value, where, "value"))
+            values.append(_number(value, where, "value", most))
             last = column
         if last > widest:
             widest, at = last, number
@@ -160,12 +160,12 @@ def _name(label: float) -> str:
     return str(int(label)) if label == round(label) else f"{label:g}"
 
 
-def _number(token: str, where: str, what: str) -> float:
+def _number(token: str, where: str, what: str, most: float = math.inf) -> float:
     try:
         number = float(token)
     except ValueError:
         number = math.nan
-    if not math.isfinite(number):
+    if not math.isfinite(number) or abs(number) > most:
         raise ValueError(f"{where}: {what} must be a finite number, got {token!r}")
     return number
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.data.base import Dataset
-from experiments.data.files import find, read_bytes, read_text
+from experiments.data.files import PACKED, find, read_bytes, read_text
 
 PARTS = ("train", "valid", "test")
 SOURCE = "anywhere: one UTF-8 file, or train, valid and test files in a folder"
@@ -54,7 +54,7 @@ def load(name: str, data_dir: str | Path | None, *, tokens: str = "char") -> Dat
 def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
-    files = sorted(f for f in path.iterdir() if f.suffix in (".txt", ".gz", ".tokens"))
+    files = sorted(f for f in path.iterdir() if f.suffix in (".txt", ".tokens", *PACKED))
     if len(files) == 1:
         return files
     found = []

@@ -129,15 +129,15 @@ def job_of(config: ConfigDict, data_dir: str | None) -> Job:
     )
     epoch, steps = training.lengths(config, dataset)
     optimizers.check_rates(config.optimizer)
-    options = {k: v for k, v in config.optimizer.items() if v is not None and k != "clip_norm"}
-    peak = options.pop("learning_rate")
-    tx = optimizers.make(peak, lambda count: 1.0, **options)
+    options = {k: v for k, v in config.optimizer.items() if v is not None}
+    peak, clip = options.pop("learning_rate"), options.pop("clip_norm", None)
+    tx = optimizers.clipped(optimizers.make(peak, lambda count: 1.0, **options), clip)
     optimizers.check(options["name"], tx, jax.eval_shape(model.init, jax.random.key(0))[0])
 
     @functools.cache
     def optimizer(factor):
         schedule = optimizers.build_schedule(config.schedule, factor * steps)
-        return optimizers.make(peak, schedule, **options)
+        return optimizers.clipped(optimizers.make(peak, schedule, **options), clip)
 
     make = data.prepare(dataset, augment=config.data.augment)
 

@@ -186,7 +186,7 @@ def build(config: Any, steps: int) -> Optimizer:
             }
             tx = optax.partition(groups, lambda params: label(params, [r for r, _ in rules]))
         clip, ahead, decay = (options.get(key) for key in ("clip_norm", "lookahead", "ema"))
-        tx = tx if clip is None else optax.chain(optax.clip_by_global_norm(clip), tx)
+        tx = clipped(tx, clip)
         tx = tx if ahead is None else averages.lookahead(tx, *ahead)
         tx = tx if decay is None else optax.chain(tx, averages.average(decay))
         tx = tx if norm is None else optax.chain(record, tx)
@@ -211,6 +211,14 @@ def build(config: Any, steps: int) -> Optimizer:
         return state.hyperparams["learning_rate"] * schedule(step)
 
     return Optimizer(init, update, learning_rate)
+
+
+def clipped(tx: optax.GradientTransformation, norm: float | None) -> optax.GradientTransformation:
+    """Returns ``tx`` on gradients cut to a global norm, or ``tx`` itself for ``None``."""
+    if norm is None:
+        return tx
+    _checks.number("optimizer.clip_norm", norm, 0, open_low=True)
+    return optax.chain(optax.clip_by_global_norm(norm), tx)
 
 
 def check(name: str, tx: Any, params: Any) -> None:

@@ -281,6 +281,7 @@ def load(config: ConfigDict, data_dir: str | None) -> data.Dataset:
     """Returns the data of a config, once its counts are in their ranges."""
     counts = ("batch_size", "eval_batch_size", "steps", "log_every", "eval_every", "save_every")
     config_files.check_counts(config, *counts, "keep")
+    _checks.count("seed", config.seed, 0)
     dataset = data.load(config.data.name, data_dir, **config.data.options)
     if dataset.num_classes < 2:
         raise ValueError(f"data.name must have classes; the labels of {dataset.name} are numbers")
@@ -304,6 +305,7 @@ def lengths(
             f"batch_size must be <= {most}, the training examples of {dataset.name}, "
             f"got {config.batch_size}"
         )
+    _checks.number("epochs", config.epochs)
     steps, from_epochs = config.get("steps"), round(config.epochs * epoch)
     most = 2**31 - 1  # The state counts its steps in int32.
     if max(steps or 0, from_epochs if steps is None else 0) > most:

@@ -59,6 +59,10 @@ def test_arrays_of_ones_own():
     batch = data.prepare(mine)(mine.train, np.arange(36), None)
     np.testing.assert_allclose(batch["x"].mean((0, 1, 2)), 0, atol=1e-5)
     np.testing.assert_allclose(batch["x"].std((0, 1, 2)), 1, rtol=1e-4)
+    gray = data.from_arrays("gray", *[(image[..., 0], label)] * 3)
+    assert (gray.input_shape, gray.train["image"].dtype) == ((5, 4, 1), np.uint8)
+    flat = data.from_arrays("flat", *[(image.reshape(40, -1), label)] * 3)
+    np.testing.assert_allclose(flat.test["x"], image.reshape(40, -1) / 255, rtol=1e-6)
     rows = data.from_arrays("rows", *[(np.arange(40).reshape(20, 2), label[:20])] * 3)
     assert rows.valid["x"].dtype == np.float32
     for wrong, message in (
@@ -66,6 +70,7 @@ def test_arrays_of_ones_own():
         ((image, label / 2), "integer labels from 0"),
         ((image, label - 1), "integer labels from 0, got int64 -1"),
         ((image[:, :4], label), r"examples of shape \(4, 4, 3\), not \(5, 4, 3\)"),
+        ((np.full((40, 2), np.nan), label), "test must have finite inputs, got NaN or infinity"),
     ):
         with pytest.raises(ValueError, match=message):
             data.from_arrays("mine", (image, label), wrong)
@@ -286,6 +291,7 @@ def test_libsvm_without_a_test_file_is_split_and_regression_keeps_its_labels(tmp
     [
         ("1 2:x", "value must be a finite number, got 'x'"),
         ("1 2:nan", "value must be a finite number, got 'nan'"),
+        ("1 2:1e300", "value must be a finite number, got '1e300'"),
         ("1 2", "expected index:value, got '2'"),
         ("1 a:2", "expected index:value, got 'a:2'"),
         ("1 0:2", "indices must ascend from 1, got '0:2'"),

@@ -226,3 +226,15 @@ def test_scores_at_the_start(method):
     scores = bilevel.masks.map_leaves(lambda m, s: None if m is None else s, state.masks, scores)
     want = bilevel.masks.from_scores(scores, 0.512, absolute=method == "snip")
     assert float(bilevel.masks.iou(want, state.masks)) > 0.98
+
+
+def test_gradients_are_clipped_as_in_train():
+    c = config("dense")
+    c.optimizer.clip_norm = 0.5
+    tx = methods.job_of(c, None).optimizer(1)
+    params = {"w": jnp.ones(4)}
+    one, two = (
+        tx.update({"w": size * jnp.ones(4)}, tx.init(params), params)[0]["w"] for size in (1, 9)
+    )
+    np.testing.assert_allclose(one, two, rtol=1e-6)
+    np.testing.assert_allclose(one, -0.05 * (0.25 + 5e-4), rtol=1e-5)  # Rate, decay.

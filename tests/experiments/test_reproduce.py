@@ -398,6 +398,14 @@ def test_a_table_of_ones_own_lies_anywhere(define, tmp_path, monkeypatch):
         definition.load(str(folder / "my.table.py"))
 
 
+def test_a_file_that_is_no_table_is_not_rendered(define, tmp_path):
+    define()
+    for text, message in (("{", "is no JSON"), ("[]", "is no table of experiments.reproduce")):
+        (tmp_path / "fake.json").write_text(text)
+        with pytest.raises(ValueError, match=rf"fake\.json {message}"):
+            reproduce.refresh("fake", "cpu", tmp_path)
+
+
 def test_every_cell_is_checked_before_the_first_run(define, tmp_path, monkeypatch):
     def check(config, data_dir):
         if config.optimizer.name == "lion" and config.optimizer.learning_rate == 1e-1:

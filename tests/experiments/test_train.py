@@ -226,6 +226,7 @@ def test_configs_of_a_population_share_all_but_seed_rate_and_decay():
 
 
 def test_workdir_of_another_config_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("[1]")  # Foreign: as if it was not there.
     runs.claim(tmp_path, config_of(), "train")
     with pytest.raises(ValueError, match=r"another config \(batch_size: 64 there, 32 now\)"):
         runs.claim(tmp_path, config_of(batch_size=32), "train")
@@ -252,6 +253,9 @@ def test_workdir_of_another_config_is_refused(tmp_path):
         ({"log_every": 0}, "log_every must be an integer >= 1, got 0"),
         ({"steps": 0}, "steps must be an integer >= 1, got 0"),
         ({"steps": None, "epochs": -3.0}, r"epochs must be >= 0.05, .* got -3"),
+        ({"steps": None, "epochs": float("nan")}, "epochs must be finite, got nan"),
+        ({"seed": -1}, "seed must be an integer >= 0, got -1"),
+        ({"optimizer.clip_norm": -1.0}, r"optimizer.clip_norm must be > 0, got -1"),
         ({"batch_size": 10**6}, "batch_size must be <= 1293, the training examples of digits"),
         ({"eval_every": -1}, "eval_every must be an integer >= 1, got -1"),
         ({"optimizer.name": "sgd", "optimizer.learning_rate": -1.0}, "learning_rate must be >= 0"),
