@@ -429,7 +429,7 @@ MISTAKES = [
     ({"step": lambda x: (x, {})}, "step must be a function of (state, batch), <function"),
     (
         {"prepare": lambda data, x: x},
-        "prepare must be a function of (data, inputs, key), <function",
+        "prepare must be a function of (data, inputs, key), <fun",
     ),
     ({"batches": lambda: iter([1.0])}, "batches must be a function of the first step, <function"),
     ({"step": Unhashable()}, "step must be a hashable function, got Unhashable, which holds arr"),
