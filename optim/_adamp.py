@@ -39,7 +39,7 @@ def _scale_by_adam(
             correction1 = _trees.bias_correction(beta1, count, m.dtype)
             correction2 = _trees.bias_correction(beta2, count, m.dtype)
             ahead = beta1 * m + (1 - beta1) * g_wide if nesterov else m
-            root = jnp.sqrt(v / correction2 + _trees.epsilon(eps_root, v.dtype))
+            root = _trees.root(v / correction2 + _trees.epsilon(eps_root, v.dtype))
             u = ahead / (correction1 * (root + _trees.epsilon(eps, v.dtype)))
             return u, m.astype(mu.dtype), v.astype(nu.dtype)
 
@@ -84,8 +84,9 @@ def adamp(
       b1: Decay of the first moment, in [0, 1).
       b2: Decay of the second moment, in [0, 1).
       eps: Added to the corrected root of the second moment and to the projection's norms, >= 0.
-      eps_root: Added to the corrected second moment under the root, >= 0: with it derivatives
-        through the update are finite where the second moment is zero.
+      eps_root: Added to the corrected second moment under the root, >= 0, as in optax: it bounds
+        derivatives through the update where the second moment is small. (Where that is zero they
+        are zero.)
       weight_decay: Decay :math:`\lambda` >= 0, or a schedule, times the learning rate.
       delta: Threshold of the cosine test, >= 0.
       wd_ratio: Factor :math:`r` of the decay where the projection fired, in [0, 1].

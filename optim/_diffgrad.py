@@ -53,8 +53,8 @@ def scale_by_diffgrad(
       b1: Decay of the first moment, in [0, 1).
       b2: Decay of the second moment, in [0, 1).
       eps: Added to the root of the second moment, >= 0.
-      eps_root: Added to the second moment under the root, >= 0: with it derivatives through the
-        update are finite where the second moment is zero.
+      eps_root: Added to the second moment under the root, >= 0: it bounds derivatives through the
+        update where the second moment is small. (Where that is zero they are zero.)
       mu_dtype: dtype of the first moment; ``None`` is that of the parameters.
       nu_dtype: dtype of the second moment; ``None`` is that of the parameters.
       authors_v1: Whether to behave as the code of the published results: it stored the gradient by
@@ -107,7 +107,7 @@ def scale_by_diffgrad(
             correction1 = _trees.bias_correction(beta1, count, m.dtype)
             correction2 = _trees.bias_correction(beta2, count, m.dtype)
             friction = 1 + jnp.exp(-jnp.abs(change))  # Its inverse: one division for both.
-            root = jnp.sqrt(v + _trees.epsilon(eps_root, v.dtype)) + _trees.epsilon(eps, v.dtype)
+            root = _trees.root(v + _trees.epsilon(eps_root, v.dtype)) + _trees.epsilon(eps, v.dtype)
             u = jnp.sqrt(correction2) / correction1 * m / (friction * root)
             return u, m.astype(mu.dtype), v.astype(nu.dtype)
 

@@ -247,9 +247,9 @@ def _project(g, p, u, layout, delta, eps):
     def view(sums, length):
         """Whether all rows pass, and what multiplies p in the radial part of u."""
         gp, gg, pp, pu = sums
-        norms = jnp.maximum(_root(gg), eps) * jnp.maximum(_root(pp), eps)
+        norms = jnp.maximum(_trees.root(gg), eps) * jnp.maximum(_trees.root(pp), eps)
         passes = jnp.max(jnp.abs(gp) / norms, channels, keepdims=True) < delta / math.sqrt(length)
-        norm = _root(pp) + eps
+        norm = _trees.root(pp) + eps
         return passes, pu / norm / norm
 
     length = math.prod(p.shape[a] for a in rows)
@@ -260,11 +260,6 @@ def _project(g, p, u, layout, delta, eps):
     layer, whole_radial = view(by_tensor, length * math.prod(p.shape[a] for a in channels))
     radial = jnp.where(channel, radial, jnp.where(layer, whole_radial, 0.0))
     return u - radial * p, jnp.where(channel, 1, jnp.where(layer, 2, 0)).astype(jnp.int32)
-
-
-def _root(x):
-    # The derivative at 0 is 0, not infinite: weights may start at zero.
-    return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1.0)), 0.0)
 
 
 def _layouts(channel_axis: Axis, stacked: Stacked, params: optax.Params) -> Any:

@@ -59,6 +59,25 @@ def widen(*arrays: jax.typing.ArrayLike) -> list[jax.Array]:
     return [jnp.asarray(x, np.float64 if double else np.float32) for x in arrays]
 
 
+@jax.custom_jvp
+def root(x: jax.Array) -> jax.Array:
+    """The square root; its derivative at 0 is 0, not infinite, as moments and weights start there.
+
+    Example:
+      >>> import jax
+      >>> jax.grad(root)(0.0), jax.grad(root)(4.0)
+      (Array(0., dtype=float32, weak_type=True), Array(0.25, dtype=float32, weak_type=True))
+    """
+    return jnp.sqrt(x)
+
+
+@root.defjvp
+def _root_jvp(primals, tangents):
+    (x,), (t,) = primals, tangents
+    y = root(x)
+    return y, jnp.where(y > 0, t / (2 * jnp.where(y > 0, y, 1)), jnp.zeros_like(t))
+
+
 def scalar(x: Any, dtype: Any) -> Any:
     """Returns a number of Python as it is, an array in ``dtype``."""
     return jnp.asarray(x, dtype) if isinstance(x, jax.Array | np.ndarray | np.generic) else x

@@ -188,7 +188,10 @@ def _norm(tree: Any, p: float) -> jax.Array:
     # Divided by the largest entry first, so that squares of small entries do not vanish.
     largest = _max_abs(tree)
     scale = jnp.where(largest > 0, largest, 1.0)
-    return scale * _sum(lambda c: _power(jnp.abs(c) / scale, p), tree) ** (1 / p)
+    total = _sum(lambda c: _power(jnp.abs(c) / scale, p), tree)
+    # The derivative at 0 is 0: momenta start there.
+    root = jnp.where(total == 0, 1.0, total) ** (1 / p)
+    return scale * jnp.where(total == 0, 0.0, root)
 
 
 def _power(x: jax.Array, p: float) -> jax.Array:
@@ -388,7 +391,7 @@ def _matrix_sign(c: jax.Array) -> jax.Array:
 
 def _newton_schulz(c: jax.Array, steps: int) -> jax.Array:
     x = c.T if c.shape[0] > c.shape[1] else c
-    norm = jnp.sqrt(jnp.sum(jnp.square(x)))
+    norm = _trees.root(jnp.sum(jnp.square(x)))
     x = x / jnp.where(norm > 0, norm, 1.0)
     lift, settle = (3.4445, -4.7750, 2.0315), (15 / 8, -10 / 8, 3 / 8)
     for a0, a1, a2 in (lift,) * steps + (settle,) * 3:

@@ -269,6 +269,16 @@ def test_thresholds_and_orders_may_be_traced(make):
     assert make(0.5).name.endswith("5)")
 
 
+def test_derivatives_at_zero():
+    """A momentum starts there; a derivative that is not finite would spoil all before it."""
+    for kappa in (kappas.l2, kappas.lp(3), kappas.lp(1.5), kappas.group_l2, kappas.spectral()):
+
+        def total(size, kappa=kappa):
+            return jnp.sum(kappa.grad(size * jnp.zeros((2, 2))))
+
+        assert jax.grad(total)(1.0) == 0, kappa.name
+
+
 def test_lyapunov_outside_and_without_decay():
     tx, x = optim.lion(0.1, weight_decay=0.5), jnp.array([3.0, 0.0])
     hyper = {"learning_rate": 0.1, "b1": 0.9, "b2": 0.99}
