@@ -189,14 +189,13 @@ def _norm(tree: Any, p: float) -> jax.Array:
     largest = _max_abs(tree)
     scale = jnp.where(largest > 0, largest, 1.0)
     total = _sum(lambda c: _power(jnp.abs(c) / scale, p), tree)
-    # The derivative at 0 is 0: momenta start there.
-    root = jnp.where(total == 0, 1.0, total) ** (1 / p)
-    return scale * jnp.where(total == 0, 0.0, root)
+    return scale * _power(total, 1 / p)
 
 
 def _power(x: jax.Array, p: float) -> jax.Array:
-    whole = not isinstance(p, jax.core.Tracer) and float(p).is_integer()
-    return x ** int(p) if whole else x**p
+    if not isinstance(p, jax.core.Tracer) and float(p).is_integer():
+        return x ** int(p)
+    return jnp.where(x == 0, 0.0, jnp.where(x == 0, 1.0, x) ** p)  # The derivative at 0 is 0.
 
 
 def lp(p: float) -> Kappa:
