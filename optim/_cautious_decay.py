@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import optax
 
-from optim import _checks, _trees
+from optim import _checks, _directions, _trees
 
 __all__ = ["CautiousDecayState", "cautious_decay", "cautious_weight_decay"]
 
@@ -136,7 +136,7 @@ def cautious_decay(
     _checks.number("decay_power", decay_power, 0)
     _checks.flag("strict", strict)
     inner = optax.with_extra_args_support(inner)
-    if _trees.sign_of(inner) > 0:
+    if _directions.sign_of(inner) > 0:
         raise ValueError(
             "inner must be a whole optimizer, whose updates point against the gradient; for a "
             "direction without learning rate chain cautious_weight_decay behind it"
