@@ -157,6 +157,8 @@ def _is_choice(config: ConfigDict, key: str) -> bool:
 def _value(value: str, config: ConfigDict, key: str) -> Any:
     parent, _, name = key.rpartition(".")
     kind = _node(config, parent).get_type(name) if key in _keys(config) else None
+    if value == "True" and kind in (str, tuple):  # --config.model.name without a value.
+        raise ValueError(f"{key} holds {_node(config, key)!r} and cannot be set to True")
     if kind is str and value != "None":
         return value
     try:

@@ -131,10 +131,13 @@ def _arrays(where: str, x: np.ndarray, label: np.ndarray) -> Arrays:
         raise ValueError(
             f"{where} must have one label per example, got {x.shape} and {label.shape}"
         )
-    if not np.issubdtype(label.dtype, np.integer) or label.min() < 0:
-        raise ValueError(
-            f"{where} must have integer labels from 0, got {label.dtype} {label.min()}"
-        )
+    if not np.issubdtype(label.dtype, np.integer):
+        raise ValueError(f"{where} must have integer labels from 0, got {label.dtype}")
+    for extreme in (label.min(), label.max()):
+        if not 0 <= extreme < 2**31 - 1:  # They are kept in int32.
+            raise ValueError(
+                f"{where} must have integer labels from 0 below 2^31 - 1, got {extreme}"
+            )
     if x.dtype == np.uint8 and x.ndim in (3, 4):
         x = x[..., None] if x.ndim == 3 else x
     elif x.dtype == np.uint8:

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from optim import _checks
+
 
 class MLP(nnx.Module):
     """ReLU layers of the given ``widths``, then a linear one; ``widths=()`` is linear.
@@ -29,6 +31,8 @@ class MLP(nnx.Module):
         dtype: Any = None,
         rngs: nnx.Rngs,
     ):
+        for i, width in enumerate(widths):
+            _checks.count(f"model.options.widths[{i}]", width)
         sizes = [math.prod(input_shape), *widths, num_classes]
         self.depth = len(sizes) - 1
         for i in range(self.depth):

@@ -78,6 +78,8 @@ def test_another_model_starts_from_no_options():
         ("--config.optimizer=lion", "no key 'optimizer'; nearest: optimizer.name"),
         ("--config.optimizer.name.x=1", "no key 'optimizer.name.x'; nearest: optimizer.name"),
         ("--config.batch_size", "batch_size holds 64 and cannot be set to True"),
+        ("--config.model.name", "model.name holds 'mlp' and cannot be set to True"),
+        ("--config.model.options.widths", r"widths holds \(128, 64\) and cannot be set to True"),
         ("--config.optimizer.learning_rate=true", "cannot be set to True"),
         ("--config.optimizer.name=None", "optimizer.name holds 'adamw' and cannot be set to None"),
         ("--config.batch_size=many", "batch_size holds 64 and cannot be set to 'many'"),

@@ -67,8 +67,10 @@ def test_arrays_of_ones_own():
     assert rows.valid["x"].dtype == np.float32
     for wrong, message in (
         ((image, label[:3]), "one label per example"),
-        ((image, label / 2), "integer labels from 0"),
-        ((image, label - 1), "integer labels from 0, got int64 -1"),
+        ((image, label / 2), "integer labels from 0, got float64"),
+        ((image, label.astype(str)), "integer labels from 0, got <U"),
+        ((image, label - 1), r"integer labels from 0 below 2\^31 - 1, got -1"),
+        ((image, label + 2**40), r"below 2\^31 - 1, got 1099511627776"),
         ((image[:, :4], label), r"examples of shape \(4, 4, 3\), not \(5, 4, 3\)"),
         ((np.full((40, 2), np.nan), label), "test must have finite inputs, got NaN or infinity"),
     ):

@@ -248,6 +248,7 @@ def test_workdir_of_another_config_is_refused(tmp_path):
             {"model.options": {"width": 3}},
             r"model 'mlp' takes no model.options.width; it takes widths, init",
         ),
+        ({"model.options": {"widths": (8, 0)}}, r"widths\[1\] must be an integer >= 1, got 0"),
         ({"data.name": "digit"}, "unknown data set 'digit'; nearest: digits"),
         ({"batch_size": -1}, "batch_size must be an integer >= 1, got -1"),
         ({"log_every": 0}, "log_every must be an integer >= 1, got 0"),
