@@ -15,8 +15,10 @@ from bilevel._solver.penalty import penalty
 from bilevel._solver.saba import SABAState, SABATable, saba
 from bilevel._solver.soba import SOBAState, soba
 from bilevel._solver.unrolled import UnrolledState, unrolled
-from bilevel.problem import Gradients, Problem, Samples, Solver
+from bilevel._with_stats import StatsState, with_stats
+from bilevel.problem import Gradients, Nonsmooth, Problem, Samples, Solver
 from bilevel.pruning import (
+    Exchange,
     Gradual,
     Report,
     allocate,
@@ -50,6 +52,7 @@ __all__ = [
     "Advice",
     "Best",
     "Diagnosis",
+    "Exchange",
     "F2SAState",
     "F3SAState",
     "Facts",
@@ -59,6 +62,7 @@ __all__ = [
     "ImplicitState",
     "LVHBAState",
     "Minimum",
+    "Nonsmooth",
     "PenaltyMomentumState",
     "PenaltyState",
     "Problem",
@@ -70,6 +74,7 @@ __all__ = [
     "Samples",
     "Solution",
     "Solver",
+    "StatsState",
     "UnrolledState",
     "adaptive_step",
     "allocate",
@@ -107,4 +112,5 @@ __all__ = [
     "sparse_training",
     "sparsity_report",
     "unrolled",
+    "with_stats",
 ]

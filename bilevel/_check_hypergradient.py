@@ -88,7 +88,8 @@ def check_hypergradient(
       A :class:`HypergradientCheck` of numpy arrays.
 
     Raises:
-      ValueError: On a problem that is too large, or an argument out of range.
+      ValueError: On a problem that is too large, or has a nonsmooth term or statistics, or an
+        argument out of range.
 
     Warns:
       UserWarning: Where a number is refused, and where the two gradients differ.
@@ -104,6 +105,9 @@ def check_hypergradient(
       (array([24.]), True)
     """
     _checks.number("epsilon", epsilon, 0, open_low=True)
+    for name in ("nonsmooth", "has_stats"):
+        if getattr(problem, name):
+            raise ValueError(f"check_hypergradient takes no problem with {name}")
     if hypergradient is not None:
         got, expected = (jax.tree.map(np.shape, tree) for tree in (hypergradient, x))
         if got != expected:

@@ -49,14 +49,19 @@ def batches(batch: Any) -> tuple[Any, Any]:
             "batch must be None or the pair (upper_batch, lower_batch), got "
             f"{jax.tree.structure(batch)}"
         )
+    no_examples_as_levels(batch)
+    return batch[0], batch[1]
+
+
+def no_examples_as_levels(batch: Any) -> None:
+    """Raises ``ValueError`` on features and labels in place of a pair of batches."""
     shapes = [np.shape(part) for part in batch if isinstance(part, jax.Array | np.ndarray)]
     if len(shapes) == 2 and len(set(map(len, shapes))) == 2 and shapes[0][:1] == shapes[1][:1]:
-        warnings.warn(
-            f"batch is taken for (upper_batch, lower_batch), arrays of shapes {shapes[0]} and "
-            f"{shapes[1]}. If these are features and labels, pass ((X, y), (X, y)).",
-            stacklevel=2,
+        raise ValueError(
+            f"batch must be the pair (upper_batch, lower_batch), got arrays of shapes {shapes[0]} "
+            f"and {shapes[1]}. Of features and labels make ((X, y), (X, y)); where one array is "
+            "the batch of each level, put it into a dict or a tuple: ((a,), (b,))."
         )
-    return batch[0], batch[1]
 
 
 def samples(batch: Any) -> Samples:
@@ -111,20 +116,46 @@ def scalar(fun: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 
 def oracle(problem: Problem, level: str, argnums: int | tuple[int, ...], axis_name: str | None):
-    """Returns ``(x, y, batch) -> (value, gradient)`` of the ``"upper"`` or ``"lower"`` function."""
-    fun = scalar(getattr(problem, level), level)
+    """Returns ``(x, y, batch) -> (value, gradient)`` of the ``"upper"`` or ``"lower"`` function.
+
+    The gradient of the lower one in x is that of the whole lower level.
+    """
+    whole = level == "lower" and argnums == 0
+    fun = whole_lower(problem) if whole else scalar(getattr(problem, level), level)
     return parallel.value_and_grad(fun, argnums, axis_name=axis_name)
+
+
+def whole_lower(problem: Problem) -> Callable[..., Any]:
+    """Returns the lower function with its nonsmooth term, which has no gradient in y."""
+    smooth, term = scalar(problem.lower, "lower"), problem.nonsmooth
+    if term is None:
+        return smooth
+    value = scalar(term.value, "nonsmooth.value")
+    return lambda x, y, batch: smooth(x, y, batch) + value(x, y)
+
+
+def onto_lower(problem: Problem, x: Any, y: Any, step: Any) -> Any:
+    """Returns ``y`` projected onto Y, or moved by the prox of the nonsmooth term."""
+    if problem.nonsmooth is not None:
+        return problem.nonsmooth.prox(x, y, step)
+    return maybe(problem.project_y)(y)
 
 
 def unconstrained_lower(problem: Problem, method: str, instead: str) -> None:
     """Raises ``ValueError`` on a lower level whose sets ``method`` would silently ignore."""
     _refuse(problem, method, ("constraint", "project_y", "project_xy"), instead)
+    smooth_lower(problem, method)
 
 
 def uncoupled(problem: Problem, method: str) -> None:
     """Raises ``ValueError`` on a constraint of both levels, which ``method`` cannot keep."""
     instead = "bilevel.lv_hba, or project_y where the constraint does not depend on x"
     _refuse(problem, method, ("constraint", "project_xy"), instead)
+
+
+def smooth_lower(problem: Problem, method: str) -> None:
+    """Raises ``ValueError`` on a nonsmooth term of the lower level."""
+    _refuse(problem, method, ("nonsmooth",), "bilevel.unrolled or bilevel.penalty")
 
 
 def _refuse(problem, method, names, instead):
@@ -152,6 +183,11 @@ def start(problem: Problem, x0: Any, y0: Any, joint: bool = False) -> tuple[Any,
       ValueError: On leaves that are not floating-point arrays (named by their path) and on
         projections that change the structure, a shape or a dtype.
     """
+    if problem.has_stats:
+        raise ValueError(
+            "problem has statistics: make the solver by bilevel.with_stats(solver), and give "
+            "solver.init the first ones, stats="
+        )
     x, y = fresh(x0, "x"), fresh(y0, "y")
     if joint and problem.project_xy is not None:
         px, py = checked_projection(lambda xy: problem.project_xy(*xy), (x, y), "project_xy")

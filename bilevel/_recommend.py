@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from bilevel._common import batches, scalar, start
+from bilevel._common import batches, onto_lower, scalar, start
 from bilevel._diagnose import growth_of
 from bilevel._solver.f2sa import f2sa
 from bilevel._solver.f3sa import f3sa
@@ -174,14 +174,13 @@ def _facts(problem, x, y, batch, more_batches, rng) -> Facts:
     except TypeError:  # A custom_vjp has no forward mode.
         low, high, twice = np.nan, np.nan, False
     if twice and problem.constraint is None:
-        project = problem.project_y or (lambda y: y)
         step = 1.0 / max(high, -low, 1e-12)
 
         @jax.jit
         def settle(y):
             def move(_, y):
                 moved = y - jnp.asarray(step, y.dtype) * gradient(y, lower_batch)
-                return ravel_pytree(project(unravel(moved)))[0]
+                return ravel_pytree(onto_lower(problem, x, unravel(moved), step))[0]
 
             return jax.lax.fori_loop(0, 200, move, y)
 
@@ -300,7 +299,7 @@ def _joint_scale(problem: Problem, facts: Facts, x: Any, y: Any, batch: Any) -> 
 
 
 def _judge(problem: Problem, facts: Facts, solver: Solver) -> Advice:
-    for name in ("project_y", "project_xy", "constraint"):
+    for name in ("project_y", "project_xy", "constraint", "nonsmooth"):
         if getattr(problem, name) is not None and name not in solver.constraints:
             return Advice(solver, False, f"it takes no {name}")
     if solver.gradients.products and not facts.twice_differentiable:

@@ -107,7 +107,8 @@ def solve(
       s_0 = \mathrm{init}(x_0, y_0), \qquad (s_{k+1}, m_k) = \mathrm{step}(s_k, b_k)
 
     The run warns where its result should not be trusted: a linear system that was not solved, a
-    lower level that did not move, a tolerance that was not reached.
+    lower level that did not move, a tolerance that was not reached, a ramp of pruning that has not
+    ended, a layer without a weight.
 
     Args:
       problem: The problem.
@@ -190,6 +191,9 @@ def solve(
         **options,
     )
     metrics = watch.metrics()
+    if solver.doubts is not None:
+        for text in solver.doubts(state):
+            warnings.warn(text, stacklevel=2)
     if metrics:
         _complain(solver, metrics, y_start, state, tol, watch.ended_by)
     return Solution(state, metrics, watch.ended_by, watch.best)

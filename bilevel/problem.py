@@ -13,7 +13,32 @@ import jax
 
 from optim import _checks
 
-__all__ = ["Gradients", "Problem", "Samples", "Solver"]
+__all__ = ["Gradients", "Nonsmooth", "Problem", "Samples", "Solver"]
+
+
+class Nonsmooth(NamedTuple):
+    r"""A term :math:`h(x, y)` of the lower level that is convex in y and has no gradient there.
+
+    .. math::
+      y \in \arg\min_y f(x, y) + h(x, y), \qquad
+      \mathrm{prox}(x, v, s) = \arg\min_u h(x, u) + \tfrac{1}{2s} \|u - v\|^2
+
+    Attributes:
+      value: ``h(x, y) -> scalar``, differentiable in x.
+      prox: ``prox(x, v, s) -> u``, like y.
+
+    Example:
+      >>> import bilevel, jax.numpy as jnp
+      >>> l1 = bilevel.Nonsmooth(
+      ...     value=lambda x, y: jnp.exp(x) * jnp.sum(jnp.abs(y)),
+      ...     prox=lambda x, v, s: jnp.sign(v) * jnp.maximum(jnp.abs(v) - s * jnp.exp(x), 0),
+      ... )
+      >>> l1.prox(0.0, jnp.array([3.0, -0.5]), 1.0)
+      Array([ 2., -0.], dtype=float32)
+    """
+
+    value: Callable[[Any, Any], Any]
+    prox: Callable[[Any, Any, Any], Any]
 
 
 @jax.tree_util.register_static
@@ -50,6 +75,9 @@ class Problem:
       multiplier_bound: Bound :math:`r > 0` of the multipliers, which lie in :math:`[0, r]`
         (:math:`[-r, r]` with ``equality``). ``math.inf`` leaves them unbounded, on purpose.
       equality: Whether the constraint is :math:`g(x, y) = 0`.
+      nonsmooth: A :class:`Nonsmooth` term that is added to the lower function.
+      has_stats: Whether the functions take statistics of a model before the batch, and ``lower``
+        returns ``(value, new_stats)``; see :func:`bilevel.with_stats`.
 
     Raises:
       ValueError: On something that is not callable, a bound that is not positive, or
@@ -76,6 +104,8 @@ class Problem:
     project_xy: Callable[[Any, Any], tuple[Any, Any]] | None = None
     multiplier_bound: float | None = None
     equality: bool = False
+    nonsmooth: "Nonsmooth | None" = None
+    has_stats: bool = False
 
     def __post_init__(self):
         for name in ("upper", "lower"):
@@ -85,6 +115,16 @@ class Problem:
             value = getattr(self, name)
             if value is not None and not callable(value):
                 raise ValueError(f"{name} must be callable or None, got {value!r}")
+        if self.nonsmooth is not None:
+            if not (isinstance(self.nonsmooth, Nonsmooth) and all(map(callable, self.nonsmooth))):
+                raise ValueError(
+                    f"nonsmooth must be bilevel.Nonsmooth(value, prox), got {self.nonsmooth!r}"
+                )
+            if self.project_y is not None:
+                raise ValueError(
+                    "nonsmooth and project_y exclude each other: the set belongs into the prox"
+                )
+        _checks.flag("has_stats", self.has_stats)
         r = self.multiplier_bound
         if r is not None:
             _checks.number("multiplier_bound", r, 0, open_low=True, infinite=True)
@@ -156,12 +196,14 @@ class Solver(NamedTuple):
         lower batch; 0 where they have none.
       lower: What the method's theory asks of the lower level in y: ``"strongly convex"``,
         ``"convex"`` or ``"nonconvex"``, which still has a condition, named in its docstring.
-      constraints: Which of ``"project_x"``, ``"project_y"``, ``"project_xy"`` and
-        ``"constraint"`` of a problem it keeps. ``init`` refuses a problem with another.
+      constraints: Which of ``"project_x"``, ``"project_y"``, ``"project_xy"``, ``"constraint"``
+        and ``"nonsmooth"`` of a problem it keeps. ``init`` refuses a problem with another.
       step_names: Names of its step sizes among the arguments of the function that made it.
       residuals: Names of the metrics that vanish at a solution, for ``tol`` of
         :func:`bilevel.solve`.
       export: ``export(state) -> result``; ``None`` where ``x`` and ``y`` are the result.
+      doubts: ``doubts(state) -> sentences`` that say why the result of a run that ends there is not
+        to be trusted; ``None`` for a method that has nothing to say.
     """
 
     init: Callable[..., Any]
@@ -176,6 +218,7 @@ class Solver(NamedTuple):
     step_names: tuple[str, ...] = ()
     residuals: tuple[str, ...] = ("residual",)
     export: Callable[[Any], Any] | None = None
+    doubts: Callable[[Any], tuple[str, ...]] | None = None
 
 
 class Samples(NamedTuple):

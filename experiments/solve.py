@@ -14,6 +14,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
+import bilevel
 import optim
 from experiments import problems
 from experiments.common import config_files, launch, runs
@@ -70,7 +71,12 @@ def _built(config, data_dir) -> tuple[problems.Task, Any]:
 def _run(config, workdir, data_dir, quiet, stop) -> Result:
     task, solver = _built(config, data_dir)
     batches, prepare = solvers.feed(solver, task, config.batch_size, config.seed)
-    state = jax.jit(partial(solver.init, task.problem))(task.x0, task.y0)
+    if task.stats is not None:
+        solver = bilevel.with_stats(solver)
+        start = partial(solver.init, task.problem, stats=task.stats)
+    else:
+        start = partial(solver.init, task.problem)
+    state = jax.jit(start)(task.x0, task.y0)
     price = solver.gradients.total
     # Whole sets and single samples are not split; every device computes the same.
     split = (
@@ -80,7 +86,11 @@ def _run(config, workdir, data_dir, quiet, stop) -> Result:
     )
     mesh = optim.parallel.data_mesh() if split else None
     data = jax.tree.map(jnp.asarray, task.data)
-    measure = jax.jit(task.evaluate)
+    evaluated = jax.jit(task.evaluate)
+
+    def measure(state):
+        of_model = () if task.stats is None else (state.stats,)
+        return jax.device_get(evaluated(data, state.x, state.y, *of_model))
 
     def loop(state, steps, start, **more):
         return optim.loop.run(
@@ -122,7 +132,7 @@ def _run(config, workdir, data_dir, quiet, stop) -> Result:
         def evaluate(step, state):
             jax.block_until_ready(state)
             with clock.paused():
-                scores = jax.device_get(measure(data, state.x, state.y))
+                scores = measure(state)
                 names = {k: k if k == "objective" else f"eval/{k}" for k in scores}
                 run.log(step, {names[k]: v for k, v in scores.items()})
 
@@ -148,7 +158,7 @@ def _run(config, workdir, data_dir, quiet, stop) -> Result:
         run.finish(state)
         jax.block_until_ready(state)
         seconds, steps = clock.read(), int(state.count)
-        final = {k: float(v) for k, v in jax.device_get(measure(data, state.x, state.y)).items()}
+        final = {k: float(v) for k, v in measure(state).items()}
         final |= {"seconds": seconds, "gradients": steps * price, "steps": steps}
         rows = run.files[0].rows
         runs.leave_result(folder, [final])

@@ -5,7 +5,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bilevel._common import Rate, StepSize, at, fresh, inner_loop, maybe, mover, samples, scalar
+from bilevel._common import (
+    Rate,
+    StepSize,
+    at,
+    fresh,
+    inner_loop,
+    maybe,
+    mover,
+    samples,
+    scalar,
+    whole_lower,
+)
 from bilevel._solver._prox import average, prox_start, prox_step, report
 from bilevel.problem import Gradients, Problem, Solver
 from optim import parallel
@@ -59,6 +70,7 @@ def double_loop(
         problem, k, x, y, z = state.problem, state.count, state.x, state.y, state.z
         sigma_k, beta_k, gamma_k = at(sigma, k), at(beta, k), at(gamma, k)
         f, g = scalar(problem.upper, "upper"), scalar(problem.lower, "lower")
+        whole = whole_lower(problem)
         g_y = parallel.grad(g, 1, axis_name=axis_name)
         h_y = parallel.grad(
             lambda x, y, bf, bg: sigma_k * f(x, y, bf) + g(x, y, bg), 1, axis_name=axis_name
@@ -66,11 +78,11 @@ def double_loop(
 
         def inner(carry, s):
             u, v = carry
-            u = prox_step(problem, u, y, h_y(x, u, s.f_y, s.g_y), gamma_k, rho)
-            return u, prox_step(problem, v, z, g_y(x, v, s.g_z), gamma_k, rho)
+            u = prox_step(problem, x, u, y, h_y(x, u, s.f_y, s.g_y), gamma_k, rho)
+            return u, prox_step(problem, x, v, z, g_y(x, v, s.g_z), gamma_k, rho)
 
         def difference(x, u, v, s):
-            values = f(x, u, s.f_x), g(x, u, s.g_xy), g(x, v, s.g_xz)
+            values = f(x, u, s.f_x), whole(x, u, s.g_xy), whole(x, v, s.g_xz)
             return sigma_k * values[0] + values[1] - values[2], values
 
         first = (state.wy, state.wz) if warm_start else (y, z)
@@ -87,7 +99,8 @@ def double_loop(
 
     return Solver(
         init, step, axis_name, name="penalty", lower="nonconvex",
-        constraints=("project_x", "project_y"), step_names=("upper_step", "lower_step"),
+        constraints=("project_x", "project_y", "nonsmooth"),
+        step_names=("upper_step", "lower_step"),
         residuals=("residual", "prox_residual"),
         gradients=Gradients(upper=inner_steps + 1, lower=2 * inner_steps + 2),
         batch="samples", inner_steps=inner_steps,

@@ -71,8 +71,8 @@ def single_loop(
         e_fy, _ = estimate("upper", 1, (x, wy), (x_old, wy_old), s.f_y, e.f_y)
         e_gy, _ = estimate("lower", 1, (x, wy), (x_old, wy_old), s.g_y, e.g_y)
         e_gz, _ = estimate("lower", 1, (x, wz), (x_old, wz_old), s.g_z, e.g_z)
-        u = prox_step(problem, wy, state.y, axpy(sigma_k, e_fy, e_gy), gamma_k, rho)
-        v = prox_step(problem, wz, state.z, e_gz, gamma_k, rho)
+        u = prox_step(problem, x, wy, state.y, axpy(sigma_k, e_fy, e_gy), gamma_k, rho)
+        v = prox_step(problem, x, wz, state.z, e_gz, gamma_k, rho)
         e_fx, fxu = estimate("upper", 0, (x, u), (x_old, wy), s.f_x, e.f_x)
         e_gxy, gxu = estimate("lower", 0, (x, u), (x_old, wy), s.g_xy, e.g_xy)
         e_gxz, gxv = estimate("lower", 0, (x, v), (x_old, wz), s.g_xz, e.g_xz)
@@ -89,7 +89,8 @@ def single_loop(
 
     return Solver(
         init, step, axis_name, name="penalty", lower="nonconvex",
-        constraints=("project_x", "project_y"), step_names=("upper_step", "lower_step"),
+        constraints=("project_x", "project_y", "nonsmooth"),
+        step_names=("upper_step", "lower_step"),
         residuals=("residual", "prox_residual"),
         gradients=Gradients(upper=4, lower=8), batch="samples",
     )  # fmt: skip

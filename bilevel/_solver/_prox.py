@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bilevel._common import lower_start, maybe, projected_gradient, start, uncoupled
+from bilevel._common import lower_start, onto_lower, projected_gradient, start, uncoupled
 from bilevel.problem import Problem
 
 
@@ -17,12 +17,12 @@ def prox_start(problem: Problem, x0: Any, y0: Any, z0: Any) -> tuple[Any, Any, A
     return x, y, lower_start(problem, y, z0)
 
 
-def prox_step(problem: Problem, w: Any, center: Any, d: Any, gamma: Any, rho: Any) -> Any:
-    r"""Returns :math:`P_Y(w - \gamma (d + (w - c) / \rho))`."""
+def prox_step(problem: Problem, x: Any, w: Any, center: Any, d: Any, gamma: Any, rho: Any) -> Any:
+    r"""Returns :math:`P_Y(w - \gamma (d + (w - c) / \rho))`, or the prox of the nonsmooth term."""
     w = jax.tree.map(
         lambda w, c, d: w - jnp.asarray(gamma * (d + (w - c) / rho), w.dtype), w, center, d
     )
-    return maybe(problem.project_y)(w)
+    return onto_lower(problem, x, w, gamma)
 
 
 def average(beta: Any, center: Any, w: Any) -> Any:

@@ -131,31 +131,20 @@ def f2sa(
     shipped = f2sa_schedules("none")
     penalized_step = shipped[0] if penalized_step is None else penalized_step
     lower_step = shipped[1] if lower_step is None else lower_step
-    if step_ratio is not None:
-        _checks.number("step_ratio", step_ratio, 0, open_low=True)
-        if upper_step is not None:
-            raise ValueError("step_ratio and upper_step exclude each other, got both")
     if multiplier is not None:
         _checks.number("multiplier", multiplier, 0, open_low=True, schedule=True)
     if multiplier_step is not None:
         _checks.number("multiplier_step", multiplier_step, 0, schedule=True)
     steps = (penalized_step, lower_step)
-    transforms = [isinstance(step, optax.GradientTransformation) for step in steps]
-    if multiplier is None and any(transforms):
+    if multiplier is None and any(isinstance(s, optax.GradientTransformation) for s in steps):
         raise ValueError(
             "multiplier must be given where penalized_step or lower_step is an optax transform, "
             "got None"
         )
-    if step_ratio is not None and transforms[0]:
-        raise ValueError("step_ratio must be None where penalized_step is an optax transform")
     if multiplier_step is not None and (multiplier is None or callable(multiplier)):
         raise ValueError("multiplier must be the number lambda_0 where multiplier_step is given")
     move_y, move_z = mover(penalized_step, "penalized_step"), mover(lower_step, "lower_step")
-    if upper_step is None and step_ratio is None:
-        upper_step = adaptive_step()
-    elif upper_step is None:
-        upper_step = lambda k: step_ratio * at(penalized_step, k)  # noqa: E731
-    move_x = mover(upper_step, "upper_step")
+    move_x = _kwon.upper_mover(upper_step, step_ratio, penalized_step, adaptive_step())
     lam_at = _kwon.multiplier(multiplier, penalized_step, lower_step)
 
     def init(problem, x0, y0, z0=None):

@@ -14,7 +14,6 @@ from bilevel._common import (
     fresh,
     lower_start,
     maybe,
-    mover,
     projected_gradient,
     samples,
     start,
@@ -124,15 +123,7 @@ def f3sa(
     _checks.number("momentum", momentum, 0, 1, open_low=True, schedule=True)
     if multiplier is not None:
         _checks.number("multiplier", multiplier, 0, open_low=True, schedule=True)
-    if step_ratio is not None:
-        _checks.number("step_ratio", step_ratio, 0, open_low=True)
-        if upper_step is not None:
-            raise ValueError("step_ratio and upper_step exclude each other, got both")
-    if upper_step is None and step_ratio is None:
-        upper_step = adaptive_step(0.01)
-    elif upper_step is None:
-        upper_step = lambda k: step_ratio * at(penalized_step, k)  # noqa: E731
-    move_x = mover(upper_step, "upper_step")
+    move_x = _kwon.upper_mover(upper_step, step_ratio, penalized_step, adaptive_step(0.01))
     lam_at = _kwon.multiplier(multiplier, penalized_step, lower_step)
 
     def init(problem, x0, y0, z0=None):

@@ -18,6 +18,7 @@ from bilevel._common import (
     oracle,
     projected_gradient,
     samples,
+    smooth_lower,
     start,
     uncoupled,
 )
@@ -134,6 +135,7 @@ def implicit(
 
     def init(problem, x0, y0):
         uncoupled(problem, "implicit")
+        smooth_lower(problem, "implicit")
         if problem.project_y is not None and linear_solver == "cg":
             raise ValueError(
                 "linear_solver must be normal_cg or neumann for a problem with project_y: "

@@ -16,6 +16,7 @@ from bilevel._common import (
     maybe,
     mover,
     scalar,
+    smooth_lower,
     start,
 )
 from bilevel.problem import Gradients, Problem, Solver
@@ -145,6 +146,7 @@ def lv_hba(
     gamma1, gamma2 = prox, multiplier_prox
 
     def init(problem, x0, y0, batch=None):
+        smooth_lower(problem, "lv_hba")
         if problem.constraint is not None and problem.multiplier_bound is None:
             raise ValueError(
                 "lv_hba needs multiplier_bound > 0 for a problem with a constraint, got None "

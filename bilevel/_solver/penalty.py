@@ -44,6 +44,9 @@ def penalty(
     each of the six gradients by the estimate with momentum of :func:`bilevel.f3sa`, twelve
     gradients in all. :func:`bilevel.penalty_schedules` has step sizes with the paper's rates.
 
+    For ``problem.nonsmooth`` the prox of step :math:`\gamma_k` stands in place of :math:`P_Y`, and
+    its term belongs to :math:`g` in the step of x.
+
     From the paper's preprint (arXiv 2309.01753): :math:`h_\sigma` and :math:`\psi_\sigma`, the
     proximal error bound and what it gives, the form of both algorithms (a double loop with large
     batches; a single loop with momentum), proximal steps towards centers that are averaged, and

@@ -9,16 +9,13 @@ import optax
 from bilevel._common import (
     Rate,
     StepSize,
-    at,
-    axpy,
     batches,
-    maybe,
     mover,
     oracle,
-    projected_gradient,
     start,
     unconstrained_lower,
 )
+from bilevel._solver._dagreou import moved
 from bilevel._solver._hessian import hessian_products
 from bilevel.problem import Gradients, Problem, Solver
 from bilevel.schedules import adaptive_step
@@ -146,7 +143,7 @@ def saba(
         return SABAState(problem, jnp.zeros((), jnp.int32), x, y, v, move_x.init(x), *tables)
 
     def step(state, batch):
-        problem, k, x, y, v = state.problem, state.count, state.x, state.y, state.v
+        problem, x, y, v = state.problem, state.x, state.y, state.v
         (upper_ids, upper_parts), (lower_ids, lower_parts) = map(_checked, batches(batch))
         # The table needs each component's own directions, so nothing is averaged here.
         own = parallel.vary((x, y, v), axis_name)
@@ -165,22 +162,11 @@ def saba(
         F_x_table, F_x = _saga(state.F_x, upper_ids, F_x)
         d_v, d_x = (optax.tree.add(a, b) for a, b in ((f_yy_v, F_y), (f_xy_v, F_x)))
 
-        project_x, rho_k = maybe(problem.project_x), at(lower_step, k)
-        new_x, opt_x = move_x.move(x, d_x, state.opt_x, k)
-        metrics = {
-            "upper": parallel.pmean(jnp.mean(upper), axis_name),
-            "lower": parallel.pmean(jnp.mean(lower), axis_name),
-            "hypergradient": optax.tree.norm(d_x),
-            "residual": projected_gradient(problem.project_x, x, d_x),
-            "lower_residual": optax.tree.norm(f_y),
-            "linear_residual": optax.tree.norm(d_v),
-        }
-        y, v = axpy(-rho_k, f_y, y), axpy(-rho_k, d_v, v)
-        state = state._replace(
-            count=k + 1, x=project_x(new_x), y=y, v=v, opt_x=opt_x, f_y=f_y_table,
-            f_yy_v=f_yy_v_table, f_xy_v=f_xy_v_table, F_y=F_y_table, F_x=F_x_table,
-        )  # fmt: skip
-        return state, metrics
+        values = (parallel.pmean(jnp.mean(a), axis_name) for a in (upper, lower))
+        new, metrics = moved(state, move_x, lower_step, tuple(values), f_y, d_v, d_x)
+        tables = {"f_y": f_y_table, "f_yy_v": f_yy_v_table, "f_xy_v": f_xy_v_table}
+        tables |= {"F_y": F_y_table, "F_x": F_x_table}
+        return state._replace(**new, **tables), metrics
 
     return Solver(
         init, step, axis_name, name="saba", lower="strongly convex", constraints=("project_x",),

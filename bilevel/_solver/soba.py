@@ -9,16 +9,13 @@ import optax
 from bilevel._common import (
     Rate,
     StepSize,
-    at,
-    axpy,
     batches,
-    maybe,
     mover,
     oracle,
-    projected_gradient,
     start,
     unconstrained_lower,
 )
+from bilevel._solver._dagreou import moved
 from bilevel._solver._hessian import hessian_products
 from bilevel.problem import Gradients, Problem, Solver
 from bilevel.schedules import adaptive_step
@@ -110,26 +107,15 @@ def soba(
         return SOBAState(problem, jnp.zeros((), jnp.int32), x, y, v, move_x.init(x))
 
     def step(state, batch):
-        problem, k, x, y, v = state.problem, state.count, state.x, state.y, state.v
+        problem, x, y, v = state.problem, state.x, state.y, state.v
         upper_batch, lower_batch = batches(batch)
         products = hessian_products(problem, axis_name)
         lower, f_y, f_yy_v, f_xy_v = products(x, y, v, lower_batch)
         gradients = oracle(problem, "upper", (0, 1), axis_name)
         upper, (F_x, F_y) = gradients(x, y, upper_batch)
         d_v, d_x = (optax.tree.add(a, b) for a, b in ((f_yy_v, F_y), (f_xy_v, F_x)))
-
-        project_x, rho_k = maybe(problem.project_x), at(lower_step, k)
-        new_x, opt_x = move_x.move(x, d_x, state.opt_x, k)
-        metrics = {
-            "upper": upper,
-            "lower": lower,
-            "hypergradient": optax.tree.norm(d_x),
-            "residual": projected_gradient(problem.project_x, x, d_x),
-            "lower_residual": optax.tree.norm(f_y),
-            "linear_residual": optax.tree.norm(d_v),
-        }
-        y, v = axpy(-rho_k, f_y, y), axpy(-rho_k, d_v, v)
-        return state._replace(count=k + 1, x=project_x(new_x), y=y, v=v, opt_x=opt_x), metrics
+        new, metrics = moved(state, move_x, lower_step, (upper, lower), f_y, d_v, d_x)
+        return state._replace(**new), metrics
 
     return Solver(
         init, step, axis_name, name="soba", lower="strongly convex", constraints=("project_x",),

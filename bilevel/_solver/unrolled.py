@@ -13,6 +13,7 @@ from bilevel._common import (
     fresh,
     maybe,
     mover,
+    onto_lower,
     oracle,
     projected_gradient,
     samples,
@@ -65,6 +66,9 @@ def unrolled(
       h_t = h_{t+1} - \gamma_k f_{xy}(x, y_t)\, w_t, \quad
       p_t = w_t - \gamma_k f_{yy}(x, y_t)\, w_t \\
       x &\leftarrow P_X(x - \alpha_k h_0)
+
+    For ``problem.nonsmooth`` the prox of step :math:`\gamma_k` stands in place of :math:`P_Y`, and
+    its derivative in x joins :math:`h_t` (a lasso whose penalty is learned, say).
 
     This is reverse-mode differentiation with the adjoint recursion written out: it keeps the T
     iterates and nothing of what the gradients computed on the way, and it is exact when gradients
@@ -142,6 +146,8 @@ def unrolled(
 
     def init(problem, x0, y0):
         uncoupled(problem, "unrolled")
+        if problem.nonsmooth is not None and optimizer is not None:
+            raise ValueError("lower_step must be no optax transform for a problem with nonsmooth")
         x, y = start(problem, x0, y0)
         # A cold start needs its point again; a warm one must not pay for a copy.
         again = None if warm_start else fresh(y)
@@ -151,6 +157,7 @@ def unrolled(
         problem, k, x = state.problem, state.count, state.x
         s, many = samples(batch), isinstance(batch, Samples)
         project_x, project_y = maybe(problem.project_x), maybe(problem.project_y)
+        bounded = problem.project_y is not None or problem.nonsmooth is not None
         lower_y = oracle(problem, "lower", 1, axis_name)
         products = hessian_products(problem, axis_name)
         gamma_k = 1.0 if optimizer is not None else at(lower_step, k)
@@ -167,14 +174,20 @@ def unrolled(
             (y, _), kept = jax.lax.scan(forward, (y, optimizer.init(y)), inner, inner_steps)
             return scalar(problem.upper, "upper")(x, y, s.f_x), (y, *kept)
 
+        def onto(x, point):
+            return onto_lower(problem, x, point, gamma_k)
+
         def forward(y, b):
             value, f_y = lower_y(x, y, b if many else s.g_z)
             point = axpy(-gamma_k, f_y, y)
-            return project_y(point), (y, point if problem.project_y else None, value)
+            return onto(x, point), (y, point if bounded else None, value)
 
         def backward(carry, at_t):
             (p, h), (y, point, b) = carry, at_t
-            w = jax.vjp(project_y, point)[1](p)[0] if problem.project_y else p
+            w = p
+            if bounded:
+                p_x, w = jax.vjp(onto, x, point)[1](p)
+                h = optax.tree.add(h, p_x)
             _, _, f_yy_w, f_xy_w = products(x, y, w, b if many else s.g_z)
             return (axpy(-gamma_k, f_yy_w, w), axpy(-gamma_k, f_xy_w, h)), None
 
@@ -192,9 +205,10 @@ def unrolled(
 
         new_x, opt_x = move_x.move(x, d, state.opt_x, k)
         before = jax.tree.map(lambda a: a[-1], path)
+        term = problem.nonsmooth
         metrics = {
             "upper": upper,
-            "lower": values[-1],
+            "lower": values[-1] if term is None else values[-1] + term.value(x, before),
             "hypergradient": optax.tree.norm(d),
             "residual": projected_gradient(problem.project_x, x, d),
             "lower_residual": optax.tree.norm(optax.tree.sub(y, before)) / gamma_k,
@@ -203,7 +217,8 @@ def unrolled(
 
     return Solver(
         init, step, axis_name, name="unrolled", lower="strongly convex",
-        constraints=("project_x", "project_y"), batch="samples", inner_steps=inner_steps,
+        constraints=("project_x", "project_y", "nonsmooth"),
+        batch="samples", inner_steps=inner_steps,
         gradients=Gradients(upper=1, lower=inner_steps, products=inner_steps),
         step_names=("upper_step", "lower_step"),
         residuals=("residual", "lower_residual"),

@@ -12,6 +12,7 @@ from bilevel.pruning._granet import granet
 from bilevel.pruning._hydra import hydra
 from bilevel.pruning._positions import output_positions
 from bilevel.pruning._sparse_training import (
+    Exchange,
     Gradual,
     SparseState,
     next_round,
@@ -21,6 +22,7 @@ from bilevel.pruning._sparse_training import (
 from bilevel.pruning.report import Layer, Report, pq_index, sap_count, sparsity_report
 
 __all__ = [
+    "Exchange",
     "Gradual",
     "Layer",
     "Report",

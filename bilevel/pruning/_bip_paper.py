@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bilevel._common import no_examples_as_levels
 from bilevel.problem import Gradients, Problem, Solver
 from bilevel.pruning import _common
 from bilevel.pruning import masks as masks_lib
@@ -89,6 +90,7 @@ def check_batches(batch: Any, lower_steps: int) -> None:
     """Raises unless ``batch`` is a pair of batches of one structure."""
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise ValueError(f"batch must be (upper_batch, lower_batch), got {type(batch).__name__}")
+    no_examples_as_levels(batch)
     upper, lower = (jax.tree.structure(b) for b in batch)
     if lower != upper:
         raise ValueError(f"upper_batch and lower_batch differ in structure: {upper}, {lower}")
@@ -141,6 +143,7 @@ def solver(
         step_names=("lower_step", "upper_step"),
         residuals=(),
         export=export,
+        doubts=lambda state: masks_lib.doubts(state.masks),
     )
 
 

@@ -3,14 +3,16 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from bilevel.pruning import masks as masks_lib
-from bilevel.pruning._select import drop_smallest
-from bilevel.pruning._sparse_training import magnitude_masks
+from bilevel.pruning._mask_updates import exchange, magnitude_masks
 from optim import _checks
 
 __all__ = ["granet"]
+
+
+def _where_masked(mask: Any, x: Any) -> Any:
+    return None if mask is None else x
 
 
 def granet(masks: Any, params: Any, grads: Any, density: float, fraction: Any) -> Any:
@@ -25,7 +27,8 @@ def granet(masks: Any, params: Any, grads: Any, density: float, fraction: Any) -
     The first line keeps one fewer than :math:`dn`, as the authors' strict inequality does. Grown
     weights start at zero: pass the new masks to an optimizer that masks its moments
     (:func:`bilevel.sparse`). What was just dropped may return. In their schedule :math:`d` is
-    cubic (:func:`bilevel.density.cubic`) and :math:`p` decays from 0.5 to 0.005 by a cosine.
+    cubic (:func:`bilevel.density.cubic`) and :math:`p` decays from 0.5 to 0.005 by a cosine:
+    ``bilevel.sparse_training(tx, gradual=..., exchange=bilevel.Exchange(...))`` trains so.
 
     Args:
       masks: Masks in force, ``None`` where a leaf is not pruned.
@@ -35,7 +38,7 @@ def granet(masks: Any, params: Any, grads: Any, density: float, fraction: Any) -
       fraction: Share :math:`p` of each layer that is exchanged, in [0, 1]; may be traced.
 
     Raises:
-      ValueError: On a density outside its range.
+      ValueError: On a density outside its range, and on weights or gradients that are NaN.
 
     Example:
       >>> import jax.numpy as jnp, bilevel
@@ -48,16 +51,8 @@ def granet(masks: Any, params: Any, grads: Any, density: float, fraction: Any) -
       2021.
     """
     _checks.number("density", density, 0, 1, open_low=True)
+    masks_lib.refuse_nan("params", masks_lib.map_leaves(_where_masked, masks, params))
+    masks_lib.refuse_nan("grads", masks_lib.map_leaves(_where_masked, masks, grads))
     n = sum(m.size for m in jax.tree.leaves(masks))
     masks = magnitude_masks(masks, params, n - max(int(density * n) - 1, 0), "global")
-
-    def exchange(m, w, g):
-        if m is None:
-            return None
-        k = jnp.ceil(fraction * m.sum()).astype(jnp.int32)
-        (left,) = drop_smallest([jnp.where(m, jnp.abs(w), jnp.inf)], k, absolute=False)
-        left &= m
-        (grown,) = drop_smallest([jnp.where(left, -1, jnp.abs(g))], m.size - k, absolute=False)
-        return left | grown
-
-    return masks_lib.map_leaves(exchange, masks, params, grads)
+    return exchange(masks, params, grads, fraction)

@@ -110,4 +110,5 @@ def hydra(
         step_names=("upper_step",),
         residuals=(),
         export=export,
+        doubts=lambda state: masks_lib.doubts(state.masks),
     )

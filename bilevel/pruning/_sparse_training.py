@@ -6,6 +6,7 @@ between rounds is data in the state, so that no round recompiles.
 """
 
 import functools
+import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -17,9 +18,11 @@ from bilevel.problem import Gradients, Problem, Solver
 from bilevel.pruning import _common
 from bilevel.pruning import density as density_lib
 from bilevel.pruning import masks as masks_lib
+from bilevel.pruning._mask_updates import exchange as exchanged
+from bilevel.pruning._mask_updates import magnitude_masks
 from optim import _checks
 
-__all__ = ["Gradual", "SparseState", "next_round", "set_anchor", "sparse_training"]
+__all__ = ["Exchange", "Gradual", "SparseState", "next_round", "set_anchor", "sparse_training"]
 
 
 @jax.tree_util.register_static
@@ -88,6 +91,28 @@ class Gradual(NamedTuple):
     scope: str = "global"
 
 
+class Exchange(NamedTuple):
+    r"""Dynamic sparse training: in each layer a few weights leave, and as many others enter.
+
+    .. math::
+      k_l = \lceil p_t \textstyle\sum m_l \rceil, \qquad
+      p_t = p_T + \tfrac12 (p_0 - p_T) \left(1 + \cos \frac{\pi t}{T}\right)
+
+    The smallest weights leave; those of the largest gradient enter, at zero.
+
+    Attributes:
+      every: Steps between exchanges, >= 1.
+      steps: The last step :math:`T` of an exchange, at least ``every``.
+      fraction: :math:`p_0` in [0, 1].
+      last: :math:`p_T` in [0, 1].
+    """
+
+    every: int
+    steps: int
+    fraction: float = 0.5
+    last: float = 0.005
+
+
 def _with_rate(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """``tx`` with its updates multiplied by ``update(..., rate=)``."""
     tx = optax.with_extra_args_support(tx)
@@ -98,18 +123,6 @@ def _with_rate(tx: optax.GradientTransformation) -> optax.GradientTransformation
         return jax.tree.map(lambda u: u * rate.astype(u.dtype), updates), state
 
     return optax.GradientTransformationExtraArgs(tx.init, update)
-
-
-def magnitude_masks(masks: Any, params: Any, drop: Any, scope: str) -> Any:
-    """The largest weights among those that ``masks`` keep; a weight of 0 may be one of them."""
-
-    def rank(mask, x):
-        return None if mask is None else jnp.where(mask, jnp.abs(x), -1)
-
-    ranks = masks_lib.map_leaves(rank, masks, params)
-    new = masks_lib.from_counts(ranks, drop, scope=scope, absolute=False)
-    # Where fewer are dropped than are pruned already, none comes back.
-    return jax.tree.map(jnp.logical_and, masks, new)
 
 
 def _gradual(state: SparseState, ramp: Gradual) -> SparseState:
@@ -125,6 +138,20 @@ def _gradual(state: SparseState, ramp: Gradual) -> SparseState:
         return masks, masks_lib.apply(masks, y)
 
     masks, y = jax.lax.cond(due, prune, lambda m, p: (m, p), state.masks, state.y)
+    return state._replace(y=y, opt=state.opt._replace(masks=masks))
+
+
+def _exchange(state: SparseState, grads: Any, given: Exchange) -> SparseState:
+    t = state.count
+    due = (t % given.every == 0) & (t <= given.steps)
+    wave = 1 + jnp.cos(jnp.pi * t / given.steps)
+    fraction = given.last + 0.5 * (given.fraction - given.last) * wave
+
+    def change(masks, y):
+        masks = exchanged(masks, y, grads, fraction)
+        return masks, masks_lib.apply(masks, y)
+
+    masks, y = jax.lax.cond(due, change, lambda m, p: (m, p), state.masks, state.y)
     return state._replace(y=y, opt=state.opt._replace(masks=masks))
 
 
@@ -226,6 +253,7 @@ def sparse_training(
     lower_step: Any,
     *,
     gradual: Gradual | None = None,
+    exchange: Exchange | None = None,
     axis_name: str | None = None,
 ) -> Solver:
     r"""Trains the weights that masks keep; pruned ones and their moments stay exactly zero.
@@ -238,19 +266,22 @@ def sparse_training(
     Args:
       lower_step: Step of the weights: an optax optimizer, weight decay included, or a number or
         schedule for SGD.
-      gradual: Gradual magnitude pruning during training (GMP).
+      gradual: Gradual magnitude pruning during training (GMP), before the step that is due.
+      exchange: Weights that are exchanged by the gradient, after the step (RigL); with ``gradual``
+        GraNet, whose cuts then come after the step too, before the exchange.
       axis_name: Mapped axis to average over inside the user's own ``pmap`` or ``shard_map``.
 
     Returns:
       A :class:`bilevel.Solver`. ``init(problem, x0, y0, *, stats=None)`` takes a problem of
       :func:`bilevel.pruning.problem`, boolean masks ``x0`` (None: every prunable weight is kept)
       and parameters ``y0``. ``step(state, batch)`` updates the kept weights, with metrics ``loss``
-      and ``density``. ``export(state)`` returns ``(params, masks)``; it warns of a ramp that has
-      not ended, and of layers without a weight.
+      and ``density``. ``export(state)`` returns ``(params, masks)``; it and
+      :func:`bilevel.solve` warn of a ramp that has not ended, of a density that was missed and of
+      layers without a weight.
 
     Raises:
-      ValueError: On a ramp outside its ranges; at ``init`` when no leaf is prunable or a mask does
-        not fit its leaf.
+      ValueError: On a ramp or an exchange outside its ranges; at ``init`` when no leaf is prunable
+        or a mask does not fit its leaf.
 
     Example:
       >>> import jax.numpy as jnp, optax, bilevel
@@ -265,12 +296,19 @@ def sparse_training(
 
     References:
       Frankle and Carbin, The Lottery Ticket Hypothesis, ICLR 2019; Zhu and Gupta, To prune, or
-      not to prune, 2017.
+      not to prune, 2017; Evci et al., Rigging the Lottery, ICML 2020; Liu et al., Sparse Training
+      via Boosting Pruning Plasticity with Neuroregeneration, NeurIPS 2021.
     """
     tx = _common.step("lower_step", lower_step)
     if gradual is not None:
         masks_lib.Cut(scope=gradual.scope)  # Checks the ranges.
         density_lib.cubic(0, **{k: v for k, v in gradual._asdict().items() if k != "scope"})
+
+    if exchange is not None:
+        _checks.count("exchange.every", exchange.every)
+        _checks.count("exchange.steps", exchange.steps, exchange.every)
+        _checks.number("exchange.fraction", exchange.fraction, 0, 1)
+        _checks.number("exchange.last", exchange.last, 0, 1)
 
     def init(problem: Problem, x0: Any, y0: Any, *, stats: Any = None) -> SparseState:
         _common.check_problem(problem)
@@ -289,18 +327,34 @@ def sparse_training(
         return set_anchor(state)
 
     def step(state: SparseState, batch: Any) -> tuple[SparseState, dict[str, Any]]:
-        if gradual is not None:
+        if gradual is not None and exchange is None:
             state = _gradual(state, gradual)
         value, stats, g = _common.gradient(state.problem, state.y, state.stats, batch, axis_name)
         masked = optim.masked_update(_with_rate(tx))
         updates, opt = masked.update(g, state.opt, state.y, rate=state.rate)
         y = optax.apply_updates(state.y, updates)
         state = state._replace(count=state.count + 1, y=y, stats=stats, opt=opt)
+        if exchange is not None:
+            state = state if gradual is None else _gradual(state, gradual)
+            state = _exchange(state, g, exchange)
         return state, {"loss": value, "density": masks_lib.density(state.masks)}
 
-    def export(state: SparseState) -> tuple[Any, Any]:
+    def doubts(state: SparseState) -> tuple[str, ...]:
+        if gradual is None:
+            return masks_lib.doubts(state.masks)
+        last, made = gradual.start + gradual.updates * gradual.every, int(state.count)
+        if made < last + (exchange is None):
+            return (
+                f"the ramp to density {gradual.final:g} has not ended: its last change is at step "
+                f"{last}, and {made} steps were made",
+                *masks_lib.doubts(state.masks),
+            )
         layers = len(jax.tree.leaves(state.masks))
-        masks_lib.warn(state.masks, None if gradual is None else gradual.final, slack=layers)
+        return masks_lib.doubts(state.masks, gradual.final, slack=layers)
+
+    def export(state: SparseState) -> tuple[Any, Any]:
+        for text in doubts(state):
+            warnings.warn(text, stacklevel=2)
         return _common.copy((masks_lib.apply(state.masks, state.y), state.masks))
 
     return Solver(
@@ -313,4 +367,5 @@ def sparse_training(
         step_names=("lower_step",),
         residuals=(),
         export=export,
+        doubts=doubts,
     )

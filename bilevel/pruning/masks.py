@@ -91,6 +91,9 @@ def prunable(params: Any, rule: Rule | None = None, structure: str = "weight") -
     Raises:
       ValueError: When no leaf is chosen; it lists the leaves there are.
 
+    Warns:
+      UserWarning: Where two chosen leaves are one array.
+
     Example:
       >>> import jax.numpy as jnp, bilevel
       >>> params = {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}
@@ -110,7 +113,21 @@ def prunable(params: Any, rule: Rule | None = None, structure: str = "weight") -
     if not jax.tree.leaves(chosen):
         names = [name for name, _ in named]
         raise ValueError(f"no leaf is prunable by this rule; the leaves are: {', '.join(names)}")
+    _warn_of_ties([(name, x) for (name, _), x in zip(named, kept, strict=True) if x is not None])
     return chosen
+
+
+def _warn_of_ties(named: list[tuple[str, Any]]) -> None:
+    """Warns of leaves that are one array: to a pytree, and so to masks and steps, they are two."""
+    first: dict[int, str] = {}
+    for name, x in named:
+        other = first.setdefault(id(x), name)
+        if other != name and not isinstance(x, jax.core.Tracer):
+            warnings.warn(
+                f"{other} and {name} are one array (tied): each gets a mask of its own, and "
+                "training will tell them apart; keep one leaf, and read it twice",
+                stacklevel=3,
+            )
 
 
 class Axes(NamedTuple):
@@ -129,7 +146,7 @@ class Axes(NamedTuple):
 
 _QUERY = {"query", "key", "value", "q", "k", "v", "qkv", "kv"}
 _ATTENTION = {"attention", "attn", "mha"}
-_STACKS = {"layers", "blocks", "stack", "stacked", "scan", "scanned", "repeated"}
+_STACKS = {"layers", "blocks", "stack", "stacked", "scan", "scanned", "repeated", "experts"}
 
 
 def _words(name: str) -> list[str]:
@@ -139,9 +156,10 @@ def _words(name: str) -> list[str]:
 def axes_of(path: str, ndim: int, siblings: Iterable[str] = ()) -> Axes:
     """Returns the axes of a kernel in Flax's layout, by its path.
 
-    A query, key or value is (in, heads, head_dim), the output of an attention (heads, head_dim,
-    out); everything else is (window ..., in, out). Below a part called layers, blocks, stack or
-    scan that no number follows, a leading axis stacks the layers.
+    A query, key or value is (in, heads, head_dim), fused ones (in, 3, heads, head_dim), the output
+    of an attention (heads, head_dim, out); everything else is (window ..., in, out). Below a part
+    called layers, blocks, experts, stack or scan that no number follows, a leading axis stacks the
+    layers.
 
     Args:
       path: Path of the leaf, such as ``attention/query/kernel``.
@@ -167,8 +185,8 @@ def axes_of(path: str, ndim: int, siblings: Iterable[str] = ()) -> Axes:
     known = {word for part in parts for word in part} | {w for s in siblings for w in _words(s)}
     attention = bool(known & (_ATTENTION | _QUERY)) or any(w.endswith("attention") for w in known)
     first, rest = stacked, ndim - stacked
-    if rest == 3 and own & _QUERY:
-        return Axes((first,), (first + 1, first + 2), stacked)
+    if (rest == 3 and own & _QUERY) or (rest == 4 and own & {"qkv", "kv"}):
+        return Axes((first,), tuple(range(first + 1, ndim)), stacked)
     if rest == 3 and attention and own & {"out", "o", "output"}:
         return Axes((first, first + 1), (first + 2,), stacked)
     return Axes((ndim - 2,), (ndim - 1,), stacked)
@@ -564,30 +582,33 @@ def refuse_nan(name: str, tree: Any) -> None:
             raise ValueError(f"{name} must be numbers: {path_name(path)} has {count} NaN")
 
 
-def warn(masks: Any, density: float | None = None, slack: int = 1) -> None:
-    """Warns of layers without a weight, and of a density that was missed; traced masks pass.
+def warn(masks: Any) -> None:
+    """Warns of what :func:`doubts` finds; traced masks pass."""
+    for text in doubts(masks):
+        warnings.warn(text, stacklevel=3)
+
+
+def doubts(masks: Any, density: float | None = None, slack: int = 1) -> tuple[str, ...]:
+    """Returns sentences on layers without a weight, and on a density that was missed.
 
     Args:
-      masks: The masks.
+      masks: The masks; none is looked at while they are traced.
       density: What was asked for, or None.
       slack: By how many entries the masks may differ from that.
     """
     flat = jax.tree_util.tree_flatten_with_path(masks)[0]
     if any(isinstance(m, jax.core.Tracer) for _, m in flat):
-        return
+        return ()
+    found = []
     kept = {path_name(path): int(_count(jnp.asarray(m))) for path, m in flat}
     empty = [name for name, n in kept.items() if not n]
     if empty:
-        warnings.warn(
-            f"no weight is left in {', '.join(empty)}; min_keep= sets a least number", stacklevel=3
-        )
+        found.append(f"no weight is left in {', '.join(empty)}; min_keep= sets a least number")
     total = sum(m.size for _, m in flat)
     if density is not None and abs(sum(kept.values()) - density * total) > slack:
-        warnings.warn(
-            f"density {density:g} was missed: {sum(kept.values()) / total:.4g} of the weights are "
-            "kept",
-            stacklevel=3,
-        )
+        share = sum(kept.values()) / total
+        found.append(f"density {density:g} was missed: {share:.4g} of the weights are kept")
+    return tuple(found)
 
 
 def ones(params: Any, rule: Rule | None = None, structure: str = "weight") -> Any:

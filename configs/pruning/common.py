@@ -17,8 +17,8 @@ def pruning() -> ConfigDict:
         del config[key]
     del config.data.stream, config.data.length
     config.prune = {
-        # dense, bip, imp, imp_rewind_lr2, imp_finetune_lr2, imp_reinit, omp, gmp, random, snip,
-        # grasp, synflow, hydra.
+        # dense, bip, imp, imp_rewind_lr2, imp_finetune_lr2, imp_reinit, omp, gmp, granet, random,
+        # snip, grasp, synflow, hydra.
         "method": "bip",
         "density": 0.1,  # Share of the prunable weights that is kept.
         "structure": "weight",  # Of BiP: weight, filter, channel or N:M.

@@ -45,17 +45,20 @@ class Task(NamedTuple):
       groups: ``groups(data, x, y) -> {name: array}``, drawn as histograms at the end: the
         learned weights of clean and of flipped samples.
       project_theta: LV-HBA's ``(theta, x) -> theta``, where its lower steps need one.
+      stats: First statistics of a model, for a problem with ``has_stats``; ``evaluate`` is then
+        ``(data, x, y, stats)``.
     """
 
     problem: bilevel.Problem
     x0: Any
     y0: Any
-    evaluate: Callable[[Any, Any, Any], dict[str, Any]]
+    evaluate: Callable[..., dict[str, Any]]
     data: Any = None
     upper: Level | None = None
     lower: Level | None = None
     groups: Callable[[Any, Any, Any], dict[str, Any]] | None = None
     project_theta: Callable[[Any, Any], Any] | None = None
+    stats: Any = None
 
 
 def take(part: str) -> Callable[[Any, Any], Any]:

@@ -308,8 +308,9 @@ def mask_rate(peak: float, steps: int) -> optax.Schedule:
 
 
 def _gmp(start: Start) -> list[Stage]:
+    """Gradual magnitude pruning; with the method granet its masks regrow at each cut."""
     job, steps = start.job, GMP_LENGTH * start.job.steps
-    solver = _gmp_solver(start.options("density"), job)
+    solver = _gmp_solver(start.options("method", "density"), job)
 
     def enter(s):
         return solver.init(job.problem, None, s.y, stats=s.stats)
@@ -322,7 +323,8 @@ def _gmp_solver(prune, job):
     every = max(job.epoch // 2, 1)
     updates = max(GMP_LENGTH * job.steps * 3 // 4 // every, 1)
     ramp = bilevel.Gradual(prune.density, 0, updates, every)
-    return bilevel.sparse_training(job.optimizer(GMP_LENGTH), gradual=ramp)
+    exchange = bilevel.Exchange(every, updates * every) if prune.method == "granet" else None
+    return bilevel.sparse_training(job.optimizer(GMP_LENGTH), gradual=ramp, exchange=exchange)
 
 
 def _hydra(start: Start) -> list[Stage]:
@@ -449,6 +451,7 @@ AFTER_TRAINING: dict[str, Callable[[Start], list[Stage]]] = {
     "imp_reinit": _iterative(last="reinit"),
     "omp": _iterative(once=True),
     "gmp": _gmp,
+    "granet": _gmp,
     "hydra": _hydra,
 }
 METHODS = (*AFTER_TRAINING, *AT_INIT)

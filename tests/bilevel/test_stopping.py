@@ -91,7 +91,7 @@ def test_one_batch_for_all_steps_and_bad_batches():
         lambda x, y, b: jnp.sum(y**2) + 0 * jnp.sum(b), lambda x, y, b: jnp.sum((y - x) ** 2)
     )
     features, labels = np.ones((8, 3), np.float32), np.ones(8, np.float32)
-    with pytest.warns(UserWarning, match=r"pass \(\(X, y\), \(X, y\)\)"):
+    with pytest.raises(ValueError, match=r"make \(\(X, y\), \(X, y\)\)"):
         bilevel.solve(mean, SOLVER, ZERO, ZERO, batch=(features, labels), max_steps=2)
 
 

@@ -35,7 +35,7 @@ def test_every_method_ends_at_its_density(method, memo):
     total, goal = 64 * 16 + 16 * 8 + 8 * 10, 1.0 if method == "dense" else 0.5
     assert abs(result.final["density"] - goal) <= 3 / total
     assert 0 <= result.final["test/accuracy"] <= 1
-    steps = {"dense": 0, "bip": 12, "gmp": 18, "hydra": 12, "omp": 4}
+    steps = {"dense": 0, "bip": 12, "gmp": 18, "granet": 18, "hydra": 12, "omp": 4}
     if method in steps:
         assert result.final["gradients"] == steps[method]
     if method in methods.AT_INIT:

@@ -328,10 +328,13 @@ def test_an_emptied_layer_and_a_missed_density_are_said():
     with pytest.warns(UserWarning, match="no weight is left in b/kernel; min_keep="):
         masks.from_scores(params, 0.2)
     assert float(masks.density(masks.from_scores(params, 0.2, min_keep=1))) < 0.25
-    ramp = bilevel.Gradual(0.5, start=0, updates=9, every=9)
+    ramp = bilevel.Gradual(0.5, start=0, updates=1, every=1)
     solver = bilevel.sparse_training(0.1, gradual=ramp)
-    state, _ = solver.step(solver.init(problem(quadratic), None, params), 0.0)
-    with pytest.warns(UserWarning, match="density 0.5 was missed: 1 of the weights are kept"):
+    third = masks.from_scores(params, 1 / 3, min_keep=1)  # Fewer than the ramp ends with.
+    state = solver.init(problem(quadratic), third, params)
+    for _ in range(2):
+        state, _ = solver.step(state, 0.0)
+    with pytest.warns(UserWarning, match="density 0.5 was missed: 0.338 of the weights are kept"):
         solver.export(state)
 
 

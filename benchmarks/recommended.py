@@ -1,0 +1,151 @@
+"""What ``bilevel.recommend`` names on the problems of this repository, and whether it converges.
+
+    python -m benchmarks.recommended --out=results/bilevel/recommended.md
+
+Each problem is small and full-batch. The solver named makes 5000 iterations (LV-HBA 40000) with the
+steps that ``recommend`` gave it. Where the lower level has no constraint, the measure is the
+projected hypergradient |x - P(x - grad psi(x))| at the end over that at the start; grad psi is
+known in closed form for p1 to p5, and otherwise found by L-BFGS-B to the lower solution and a dense
+linear system, none of it by this package. LLC: the relative error of (x, y). The toy: |psi'(x)| at
+the end over that at the start. Converged means a tenth or less, of LLC an error of a hundredth.
+"""
+
+import argparse
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+import bilevel
+from experiments import problems
+from experiments.common import files, markdown, provenance
+
+SMALL = {"data": "digits", "train": 150, "valid": 150}
+PROBLEMS: dict[str, dict[str, Any]] = {
+    **{name: {} for name in ("p1", "p2a", "p2b", "p3", "p4", "p5")},
+    "llc": {"n": 10},
+    "toy": {},
+    "cleaning": SMALL,
+    "regularization": SMALL,
+    "loss_tuning": {"data": "digits", "train": 300, "valid": 300},
+    "hyper_representation": {"tasks": 4, "ways": 3, "body": (16, 8), "pool": 700},
+    "svm": {"data": "digits", "form": "hinge", "train": 100, "valid": 100},
+}
+
+
+def batch_of(task: problems.Task) -> Any:
+    """Returns all samples of both levels."""
+    if task.upper is None or task.lower is None:
+        return None
+    everything = slice(None)
+    return task.upper.take(task.data, everything), task.lower.take(task.data, everything)
+
+
+def hypergradient(task: problems.Task, batch: Any, y: Any):
+    """Returns ``x -> grad psi(x)`` as flat numpy arrays; the lower level is solved from ``y``."""
+    from scipy.optimize import minimize
+
+    _, unravel_x = ravel_pytree(task.x0)
+    y0, unravel = ravel_pytree(y)
+    upper_batch, lower_batch = (None, None) if batch is None else batch
+
+    def f(x, y):
+        return task.problem.lower(unravel_x(x), unravel(y), lower_batch)
+
+    def F(x, y):
+        return task.problem.upper(unravel_x(x), unravel(y), upper_batch)
+
+    lower = jax.jit(jax.value_and_grad(f, 1))
+    upper = jax.jit(jax.grad(F, (0, 1)))
+    second = jax.jit(lambda x, y: jax.jacfwd(jax.grad(f, 1), 1)(x, y))
+    mixed = jax.jit(lambda x, y, v: jax.grad(lambda x: jax.grad(f, 1)(x, y) @ v)(x))
+
+    def gradient(x):
+        x = ravel_pytree(x)[0]
+        found = minimize(
+            lambda y: tuple(map(np.asarray, lower(x, y))), y0, jac=True, method="L-BFGS-B",
+            options={"maxiter": 20_000, "maxfun": 40_000, "gtol": 1e-10, "ftol": 1e-15},
+        )  # fmt: skip
+        F_x, F_y = upper(x, found.x)
+        v = np.linalg.lstsq(np.asarray(second(x, found.x)), np.asarray(F_y), rcond=1e-12)[0]
+        return np.asarray(F_x) - np.asarray(mixed(x, found.x, v))
+
+    return gradient
+
+
+def residual(task: problems.Task, name: str, batch: Any, x: Any, y: Any) -> float:
+    """Returns how far ``x`` is from stationary."""
+    if name == "llc":
+        return float(task.evaluate(None, x, y)["error"])
+    if name == "toy":
+        slope = jax.grad(lambda x: task.evaluate(None, x, x)["psi"])(jnp.asarray(x))
+        return float(abs(slope))
+    if name in problems.closed_form.PROBLEMS:
+        form = problems.closed_form.PROBLEMS[name](*problems.closed_form.random_data(name))
+        gradient = lambda x: np.asarray(form.grad_psi(x))  # noqa: E731
+    else:
+        gradient = hypergradient(task, batch, y)
+    flat, unravel = ravel_pytree(x)
+    moved = unravel(flat - gradient(x))
+    if task.problem.project_x is not None:
+        moved = task.problem.project_x(moved)
+    return float(np.linalg.norm(flat - ravel_pytree(moved)[0]))
+
+
+def study(name: str) -> list[str]:
+    """Returns the row of a problem."""
+    task = problems.build(name, **PROBLEMS[name])
+    wide = lambda a: jnp.asarray(a, jnp.float64)  # noqa: E731
+    task = task._replace(x0=jax.tree.map(wide, task.x0), y0=jax.tree.map(wide, task.y0))
+    batch = batch_of(task)
+    found = bilevel.recommend(task.problem, task.x0, task.y0, batch)
+    solver = found.solver
+    if solver is None:
+        reason = found.advice[0].why
+        return [name, found.facts.lower, "none", "-", "-", "-", f"refused: {reason}"]
+    steps = 40_000 if solver.name == "lv_hba" else 5000
+
+    @jax.jit
+    def run(x, y, batch):
+        state = solver.init(task.problem, x, y)
+        return jax.lax.fori_loop(0, steps, lambda _, s: solver.step(s, batch)[0], state)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Of an infeasible start.
+        end = run(task.x0, task.y0, batch)
+    before = residual(task, name, batch, task.x0, task.y0)
+    after = residual(task, name, batch, end.x, end.y)
+    converged = after <= (0.01 if name == "llc" else 0.1 * before)
+    curvature = f"{found.facts.smallest:.2g} to {found.facts.largest:.2g}"
+    return [
+        name, found.facts.lower, curvature, solver.name, f"{before:.2g}", f"{after:.2g}",
+        "yes" if converged else "no",
+    ]  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="*", default=list(PROBLEMS), help="Some problems.")
+    parser.add_argument("--out", type=Path, help="Markdown file.")
+    args = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    rows = []
+    for name in args.only:
+        rows.append(study(name))
+        print(*rows[-1], sep=" | ", flush=True)
+    head = ["problem", "lower level", "curvature", "named", "residual at x0", "at the end"]
+    lines = markdown.table([*head, "converged"], rows)
+    if args.out:
+        title = "# What `recommend` names, and whether it converges"
+        text = " ".join(line.strip() for line in __doc__.split("\n\n")[2].splitlines())
+        command = "`python -m benchmarks.recommended --out=results/bilevel/recommended.md`"
+        about = f"{command}, float64, {provenance.machine()}."
+        files.write(args.out, "\n".join([title, "", about, "", text, "", *lines, ""]))
+
+
+if __name__ == "__main__":
+    main()
