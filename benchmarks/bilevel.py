@@ -190,9 +190,9 @@ def needs(name: str, inner_steps: int) -> dict:
 def make_solver(name: str, inner_steps: int):
     return {
         "f2sa": lambda: bilevel.f2sa(0.01, 0.02, inner_steps=inner_steps, step_ratio=1.0),
-        "penalty1": lambda: bilevel.penalty(0.1, 0.8, 0.02, 0.1, inner_steps=inner_steps),
+        "penalty1": lambda: bilevel.penalty(0.1, 0.8, 0.02, 0.1, 1.0, inner_steps),
         "f3sa": lambda: bilevel.f3sa(0.01, 0.02, 0.5, step_ratio=1.0),
-        "penalty2": lambda: bilevel.penalty(0.1, 0.8, 0.02, 0.1, momentum=0.5),
+        "penalty2": lambda: bilevel.penalty(0.1, 0.8, 0.02, 0.1, 1.0, momentum=0.5),
         "lv_hba": lambda: bilevel.lv_hba(0.02, 0.1, 0.02),
     }[name]()
 

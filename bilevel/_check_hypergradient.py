@@ -130,15 +130,15 @@ def check_hypergradient(
         @jax.jit
         def both(x, y, lam):
             scales = level.scales(x, y)
-            u = level.descend(x, y, lam, scales)
-            lowest, u = level.lower(x, u[: y.size]), level.newton(x, u, scales)
+            near = level.descend(x, y, lam, scales)
+            u = level.newton(x, near, scales, 40)
             r_x, r_u = jax.jacfwd(level.residual, (0, 1))(x, u, scales)
             value, (F_x, F_y) = jax.value_and_grad(upper, (0, 1))(x, u[: y.size])
             cotangent = jnp.concatenate([F_y, jnp.zeros_like(lam)])
             w = jnp.linalg.lstsq(r_u.T, cotangent, rcond=1e-10)[0]
 
             def psi(x):
-                v = level.newton(x, u, scales)
+                v = level.newton(x, u, scales, 12)
                 return upper(x, v[: y.size]), jnp.linalg.norm(level.residual(x, v, scales))
 
             h = epsilon * jnp.maximum(1.0, jnp.linalg.norm(x))
@@ -154,7 +154,7 @@ def check_hypergradient(
                 "bend": jnp.abs(ends[:, 0] + ends[:, 1] - 2 * value) / h,
                 "narrow_bend": jnp.abs(ends[:, 2] + ends[:, 3] - 2 * value) / (h / 4),
                 "neighbors": jnp.max(left, initial=0.0),
-                "rise": level.lower(x, u[: y.size]) - lowest,
+                "rise": level.rise(x, near, u, scales),
                 "curvature": level.least_curvature(x, u[: y.size]) * scales[0],
             }
 
@@ -206,6 +206,9 @@ def _doubts(found: dict[str, Any]) -> tuple[tuple[str, ...], bool]:
     if not found["neighbors"] < _SOLVED:
         text = f"an optimality residual of {float(found['neighbors']):.2g} is left"
         return (f"the lower level is not solved at a neighbor of x: {text}",), True
+    numbers = (found["value"], found["implicit"], found["difference"])
+    if not all(np.all(np.isfinite(a)) for a in numbers):
+        return ("the upper function or its gradient is not finite at the lower solution",), False
     doubts = []
     if found["unseen"] > 1e-6:
         doubts.append(
@@ -287,7 +290,24 @@ class _Flat:
         y, _, lam = jax.lax.fori_loop(0, rounds, outer, (self.project(y), scales[0], lam))
         return jnp.concatenate([y, lam])
 
-    def newton(self, x, u, scales):
+    def rise(self, x, near, u, scales):
+        """How far ``u`` is above where descent ends, from the start and from beside ``u``.
+
+        Of the lower function with what keeps the constraint.
+        """
+        y, lam, t = u[: self.n], u[self.n :], scales[1]
+        beside = y + 1e-3 * jnp.maximum(1.0, jnp.linalg.norm(y)) * jnp.cos(jnp.arange(self.n))
+        again = self.descend(x, beside, lam, scales)
+
+        def augmented(y):
+            return self.lower(x, y) + jnp.sum(self.clip(lam + t * self.constraint(x, y)) ** 2) / (
+                2 * t
+            )
+
+        lowest = jnp.minimum(augmented(near[: self.n]), augmented(again[: self.n]))
+        return augmented(y) - lowest
+
+    def newton(self, x, u, scales, steps):
         """Newton's method on the residual; of several step lengths the best, or none."""
         lengths = jnp.array([1.0, 0.5, 0.2, 0.05, 0.0])
 
@@ -297,4 +317,4 @@ class _Flat:
             sizes = jax.vmap(lambda a: jnp.linalg.norm(self.residual(x, u + a * move, scales)))
             return u + lengths[jnp.nanargmin(sizes(lengths))] * move
 
-        return jax.lax.fori_loop(0, 12, body, u)
+        return jax.lax.fori_loop(0, steps, body, u)

@@ -72,7 +72,7 @@ def diagnose(
       ...     upper=lambda x, y, batch: jnp.sum((y - 1.0) ** 2) + 0.5 * jnp.sum(x**2),
       ...     lower=lambda x, y, batch: jnp.sum((y - x) ** 2),
       ... )
-      >>> solver = bilevel.penalty(0.3, 0.8, 0.2, upper_weight=0.1, inner_steps=5)
+      >>> solver = bilevel.penalty(0.3, 0.8, 0.2, upper_weight=0.1, prox=1.0)
       >>> state = solver.init(problem, jnp.zeros(1), jnp.zeros(1))
       >>> bilevel.diagnose(problem, solver, state, iterations=200).stable
       True

@@ -326,7 +326,7 @@ def _stable_steps(problem, solver, facts, x, y, batch, rng) -> dict[float, float
             "cg" if problem.project_y is None else "normal_cg", s, step, linear_step=step
         ),
         "unrolled": lambda s, step: unrolled(20, s, step),
-        "penalty": lambda s, step: penalty(s / 0.1, 0.8, 0.5 * step, 0.1, inner_steps=5),
+        "penalty": lambda s, step: penalty(s / 0.1, 0.8, 0.5 * step, 0.1, prox=1.0, inner_steps=5),
         "soba": lambda s, step: soba(step, s),
     }
     if solver.name not in made or not facts.twice_differentiable:

@@ -53,7 +53,9 @@ class _Reading:
     writes: bool = False
 
     def __call__(self, x: Any, y: Any, batch: Any) -> Any:
-        value = self.function(x, y, *batch)
+        stats, batch = batch
+        # Variables of NNX may be written only where they were made: these are made here.
+        value = self.function(x, y, jax.tree.map(lambda a: a, stats), batch)
         return value[0] if self.writes else value
 
 

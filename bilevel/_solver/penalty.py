@@ -4,7 +4,7 @@ from bilevel._common import Rate, StepSize
 from bilevel._solver._penalty_double import double_loop
 from bilevel._solver._penalty_single import single_loop
 from bilevel.problem import Solver
-from bilevel.schedules import adaptive_step, power
+from bilevel.schedules import penalty_schedules
 from optim import _checks
 
 __all__ = ["penalty"]
@@ -12,11 +12,11 @@ __all__ = ["penalty"]
 
 def penalty(
     upper_step: StepSize | None = None,
-    averaging: Rate = 0.8,
-    lower_step: Rate = 0.1,
+    averaging: Rate | None = None,
+    lower_step: Rate | None = None,
     upper_weight: Rate | None = None,
-    prox: float = 1.0,
-    inner_steps: int = 1,
+    prox: float | None = None,
+    inner_steps: int | None = None,
     momentum: Rate | None = None,
     warm_start: bool = True,
     axis_name: str | None = None,
@@ -57,14 +57,14 @@ def penalty(
 
     Args:
       upper_step: Step size :math:`\alpha_k` of ``x``: a number, a schedule or an optax transform;
-        ``None`` for :func:`bilevel.adaptive_step` (Algorithm 2: of 0.015).
+        ``None``, here and below, for what :func:`bilevel.penalty_schedules` has: that of
+        ``"none"``, or of ``"both"`` where ``momentum`` is given.
       averaging: Weight :math:`\beta_k` in (0, 1] of the averages, a number or a schedule.
       lower_step: Inner step size :math:`\gamma_k`, at most :math:`1 / (L + 1/\rho)` where L is the
         lower level's largest curvature: a number or a schedule.
-      upper_weight: :math:`\sigma_k > 0`, a number or a schedule; ``None`` for the paper's
-        :math:`(k+1)^{-1/3}`, with ``momentum`` :math:`(k+1)^{-1/5}`.
+      upper_weight: :math:`\sigma_k > 0`, a number or a schedule.
       prox: Proximal parameter :math:`\rho`, below the inverse of the lower level's weak convexity.
-      inner_steps: T >= 1.
+      inner_steps: T >= 1; 1 in Algorithm 2.
       momentum: :math:`\eta_k \in (0, 1]` of Algorithm 2, the weight of the newest gradient: a
         number or a schedule; 1 is no momentum.
       warm_start: Whether the inner loop starts at the last prox points or at
@@ -90,7 +90,7 @@ def penalty(
       ...     lower=lambda x, y, batch: jnp.sum((y - x) ** 2),
       ...     project_x=bilevel.projections.box(0, 0.5),
       ... )
-      >>> solver = bilevel.penalty(0.3, 0.8, 0.2, upper_weight=0.1, inner_steps=5)
+      >>> solver = bilevel.penalty(0.3, 0.8, 0.2, upper_weight=0.1, prox=1.0)
       >>> state, step = solver.init(problem, jnp.zeros(1), jnp.zeros(1)), jax.jit(solver.step)
       >>> for _ in range(100):
       ...     state, metrics = step(state, None)
@@ -101,11 +101,14 @@ def penalty(
       Kwon, Kwon, Wright, Nowak, `On Penalty Methods for Nonconvex Bilevel Optimization and
       First-Order Stochastic Approximation <https://arxiv.org/abs/2309.01753>`_, 2024
     """
-    if upper_weight is None:
-        upper_weight = power(1.0, -1 / 3 if momentum is None else -1 / 5)
     once = momentum is None
-    if upper_step is None:
-        upper_step = adaptive_step(0.1 if once else 0.015)
+    shipped = penalty_schedules("none" if once else "both")
+    upper_step = shipped["upper_step"] if upper_step is None else upper_step
+    averaging = shipped["averaging"] if averaging is None else averaging
+    lower_step = shipped["lower_step"] if lower_step is None else lower_step
+    upper_weight = shipped["upper_weight"] if upper_weight is None else upper_weight
+    prox = shipped["prox"] if prox is None else prox
+    inner_steps = shipped.get("inner_steps", 1) if inner_steps is None else inner_steps
     for name, value in (("lower_step", lower_step), ("upper_weight", upper_weight)):
         _checks.number(name, value, 0, open_low=True, schedule=True)
     for name, value in (("averaging", averaging), ("momentum", 1.0 if once else momentum)):

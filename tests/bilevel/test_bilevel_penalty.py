@@ -154,7 +154,10 @@ def test_without_noise_momentum_changes_nothing():
                 bilevel.f3sa(alpha, gamma, eta, step_ratio=1.0),
                 bilevel.f2sa(alpha, gamma, inner_steps=1, step_ratio=1.0),
             ),
-            (bilevel.penalty(**steps), bilevel.penalty(**(steps | {"momentum": None}))),
+            (
+                bilevel.penalty(**steps),
+                bilevel.penalty(**(steps | {"momentum": None, "inner_steps": 1})),
+            ),
         ]
         for pair in pairs:
             got, expected = (

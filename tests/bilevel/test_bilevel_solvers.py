@@ -48,7 +48,7 @@ def make(name, axis_name=None):
     solver = {
         "f2sa": lambda **k: bilevel.f2sa(*bilevel.f2sa_schedules("both"), inner_steps=2, **k),
         "f3sa": lambda **k: bilevel.f3sa(*bilevel.f3sa_schedules("both"), **k),
-        "penalty1": lambda **k: bilevel.penalty(0.1, 0.8, 0.1, power(1, -0.3), inner_steps=2, **k),
+        "penalty1": lambda **k: bilevel.penalty(0.1, 0.8, 0.1, power(1, -0.3), 1.0, 2, **k),
         "penalty2": lambda **k: bilevel.penalty(**bilevel.penalty_schedules("both"), **k),
         "lv_hba": lambda **k: bilevel.lv_hba(0.05, 0.1, 0.1, **k),
     }[name](axis_name=axis_name)
@@ -167,8 +167,8 @@ def test_x_stays_in_its_set_and_the_residual_is_of_the_hypergradient():
     cases = (
         (bilevel.f2sa(0.1, 0.2, multiplier=2.0, step_ratio=1.0), 0.1, None),
         (bilevel.f3sa(0.1, 0.2, 1.0, multiplier=2.0, step_ratio=1.0), 0.1, None),
-        (bilevel.penalty(0.3, 0.8, 0.2, 0.25), 0.3 * 0.25, None),
-        (bilevel.penalty(0.3, 0.8, 0.2, 0.25, momentum=1.0), 0.3 * 0.25, None),
+        (bilevel.penalty(0.3, 0.8, 0.2, 0.25, 1.0, 1), 0.3 * 0.25, None),
+        (bilevel.penalty(0.3, 0.8, 0.2, 0.25, 1.0, momentum=1.0), 0.3 * 0.25, None),
         (bilevel.implicit(upper_step=0.1), 0.1, None),
         (bilevel.unrolled(upper_step=0.1), 0.1, None),
         (bilevel.soba(0.1, 0.1), 0.1, None),
@@ -204,7 +204,7 @@ def test_ridge_damps_the_linear_system():
 def test_cold_and_warm_inner_starts_of_the_penalty_method():
     batch, ends = jax.tree.map(jnp.asarray, next(batches(0))), []
     for warm in (True, False):
-        solver = bilevel.penalty(0.1, 0.8, 0.1, 0.5, inner_steps=2, warm_start=warm)
+        solver = bilevel.penalty(0.1, 0.8, 0.1, 0.5, 1.0, 2, warm_start=warm)
         state = solver.init(PROBLEM, X0, Y0)
         far = jax.tree.map(lambda a: a + 1, state.wy)
         step = jax.jit(solver.step)
@@ -259,7 +259,7 @@ def test_vmap_over_step_sizes_and_seeds():
     batch = jax.tree.map(jnp.asarray, next(batches(0)))
 
     def run(alpha, seed):
-        solver = bilevel.penalty(alpha, 0.8, 0.1, 0.5, inner_steps=2)
+        solver = bilevel.penalty(alpha, 0.8, 0.1, 0.5, 1.0, 2)
         x0 = jax.random.uniform(jax.random.key(seed), (P,))
         state = solver.init(PROBLEM, x0, Y0)
         return jax.lax.fori_loop(0, 5, lambda _, s: solver.step(s, batch)[0], state).x
@@ -301,7 +301,7 @@ def test_optax_transforms_are_step_sizes():
     plain, _ = after(bilevel.lv_hba(0.1, 0.1, 0.1), CONSTRAINED)
     same, _ = after(bilevel.lv_hba(sgd, 0.1, 0.1), CONSTRAINED)
     close((plain.x, plain.y), (same.x, same.y), 1e-6)
-    state, metrics = after(bilevel.penalty(adam, 0.8, 0.1, 0.5))
+    state, metrics = after(bilevel.penalty(adam, 0.8, 0.1, 0.5, 1.0, 1))
     assert int(optax.tree.get(state.opt_x, "count")) == 3
     assert np.all(np.isfinite(list(metrics.values())))
     assert np.max(np.abs(state.x)) <= 1

@@ -66,3 +66,58 @@ def test_an_infeasible_lower_level():
     )
     with pytest.warns(UserWarning, match="the lower level is not solved"):
         assert bilevel.check_hypergradient(problem, np.ones(1), np.zeros(1)).doubts
+
+
+def test_random_inequalities_are_solved_and_not_refused():
+    """An infeasible point can have a lower value: what keeps the constraint counts with it."""
+    rng = np.random.default_rng(3)
+    for n, m in ((1, 1), (3, 3), (3, 4)):
+        rows, coupling = rng.standard_normal((m, n)), rng.standard_normal((m, 2))
+        target, x = rng.standard_normal(n), rng.standard_normal(2)
+        # Feasible by a margin at a point of its own, so that the level has a solution.
+        offset = rows @ rng.standard_normal(n) - coupling @ x + rng.uniform(0.1, 1, m)
+        problem = bilevel.Problem(
+            upper,
+            lambda x, y, b, t=target: 0.5 * jnp.sum((y - t) ** 2),
+            constraint=lambda x, y, b, G=rows, B=coupling, c=offset: G @ y - B @ x - c,
+        )
+        check = bilevel.check_hypergradient(problem, x, np.zeros(n))
+        assert check.doubts == ()
+        assert check.relative_error < 1e-6
+        lam, g = check.multipliers, rows @ check.y - coupling @ x - offset
+        assert lam.min() >= 0
+        assert g.max() <= 1e-9
+        np.testing.assert_allclose(lam * g, 0, atol=1e-9)
+        np.testing.assert_allclose(check.y - target + rows.T @ lam, 0, atol=1e-9)
+
+
+def test_a_curved_constraint():
+    problem = bilevel.Problem(
+        upper,
+        lambda x, y, b: (y[0] - 2) ** 2 + y[1] ** 2,
+        constraint=lambda x, y, b: jnp.sum(y**2)[None] - x**2,
+    )
+    check = bilevel.check_hypergradient(problem, np.full(1, 0.6), np.zeros(2))
+    np.testing.assert_allclose(check.y, [0.6, 0], atol=1e-9)
+    np.testing.assert_allclose(check.implicit, [2 * (0.6 - 1) + 2 * 0.6], atol=1e-6)
+
+
+def test_a_maximum_inside_a_box_is_no_solution():
+    problem = bilevel.Problem(
+        upper,
+        lambda x, y, b: jnp.sum((y**2 - 1) ** 2 + x * y),
+        project_y=lambda y: jnp.clip(y, -2, 2),
+    )
+    with pytest.warns(UserWarning, match="no minimum"):
+        check = bilevel.check_hypergradient(problem, np.zeros(1), np.zeros(1))
+    assert np.isnan(check.implicit).all()
+
+
+def test_an_upper_function_that_is_not_finite_there():
+    problem = bilevel.Problem(
+        lambda x, y, b: jnp.sum(jnp.log(-y)), lambda x, y, b: jnp.sum((y - x) ** 2)
+    )
+    with pytest.warns(UserWarning, match="the upper function or its gradient is not finite"):
+        check = bilevel.check_hypergradient(problem, np.full(1, 0.5), np.ones(1))
+    assert np.isnan(check.implicit).all()
+    assert np.isnan(check.value)

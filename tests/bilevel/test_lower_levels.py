@@ -146,14 +146,16 @@ def test_batchnorm_statistics_are_carried(name):
     assert run.metrics["lower"][-1] < run.metrics["lower"][0]
     # Each step reads the statistics that the step before left.
     now = solver.init(BATCHNORM, np.float32(-3), PARAMS, stats=STATS)
+    first = lambda: jax.tree.map(jnp.array, STATS)  # noqa: E731
     seen = bilevel.Problem(
-        lambda x, y, part: upper(x, y, STATS, part), lambda x, y, part: lower(x, y, STATS, part)[0]
+        lambda x, y, part: upper(x, y, first(), part),
+        lambda x, y, part: lower(x, y, first(), part)[0],
     )
-    want, _ = plain.step(plain.init(seen, np.float32(-3), PARAMS), BATCH)
+    want, _ = jax.jit(plain.step)(plain.init(seen, np.float32(-3), PARAMS), BATCH)
     got, _ = jax.jit(solver.step)(now, BATCH)
     for a, b in zip(*map(jax.tree.leaves, ((want.x, want.y), (got.x, got.y))), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-    one = jax.tree.leaves(lower(want.x, want.y, STATS, BATCH[1])[1])
+    one = jax.tree.leaves(lower(want.x, want.y, first(), BATCH[1])[1])
     for a, b in zip(one, jax.tree.leaves(got.stats), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 

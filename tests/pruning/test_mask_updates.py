@@ -70,6 +70,13 @@ def test_an_exchange_follows_the_gradient_and_keeps_each_layers_count():
     assert step._cache_size() == 1
 
 
+def after(solver, steps):
+    state, step = solver.init(PROBLEM, None, PARAMS), jax.jit(solver.step)
+    for _ in range(steps):
+        state, _ = step(state, BATCH)
+    return state
+
+
 def test_granet_cuts_before_it_exchanges():
     ramp = bilevel.Gradual(0.2, start=0, updates=3, every=2)
     solver = bilevel.sparse_training(0.1, gradual=ramp, exchange=bilevel.Exchange(2, 6, 0.5, 0.0))
@@ -78,15 +85,8 @@ def test_granet_cuts_before_it_exchanges():
                     for t in range(2, 9)]  # fmt: skip
     np.testing.assert_allclose(found.metrics["density"], want, atol=1.01 / 144)
     alone = bilevel.sparse_training(0.1, gradual=ramp, exchange=bilevel.Exchange(2, 6, 0.0, 0.0))
-    cut = bilevel.solve(PROBLEM, alone, None, PARAMS, batch=BATCH, steps=2).state
-    both = bilevel.solve(PROBLEM, solver, None, PARAMS, batch=BATCH, steps=2).state
+    cut, both, trained = (after(s, 2) for s in (alone, solver, bilevel.sparse_training(0.1)))
     assert changed(cut.masks, both.masks)
-    trained, _ = bilevel.sparse_training(0.1).step(
-        bilevel.solve(
-            PROBLEM, bilevel.sparse_training(0.1), None, PARAMS, batch=BATCH, steps=1
-        ).state,
-        BATCH,
-    )
     drop = 144 - int(masks.count(cut.masks))
     ranked = masks.from_counts(trained.y, drop)
     for a, b in zip(*map(jax.tree.leaves, (cut.masks, ranked)), strict=True):

@@ -334,7 +334,7 @@ def test_an_emptied_layer_and_a_missed_density_are_said():
     state = solver.init(problem(quadratic), third, params)
     for _ in range(2):
         state, _ = solver.step(state, 0.0)
-    with pytest.warns(UserWarning, match="density 0.5 was missed: 0.338 of the weights are kept"):
+    with pytest.warns(UserWarning, match="density 0.5 was missed: 0.3382 of the weights are kept"):
         solver.export(state)
 
 
