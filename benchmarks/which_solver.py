@@ -29,7 +29,7 @@ BOX = (-8.0, 2.0)
 def shipped() -> dict[str, tuple[bilevel.Solver, Any]]:
     """Returns each solver with what it was called as, without an argument of the problem's."""
     f2sa = {noise: bilevel.f2sa(*bilevel.f2sa_schedules(noise)) for noise in ("none", "both")}
-    f3sa = {noise: bilevel.f3sa(*bilevel.f3sa_schedules(noise)) for noise in ("none", "both")}
+    f3sa = bilevel.f3sa_schedules("both")
     penalty = {
         noise: bilevel.penalty(**bilevel.penalty_schedules(noise)) for noise in ("none", "both")
     }
@@ -41,7 +41,10 @@ def shipped() -> dict[str, tuple[bilevel.Solver, Any]]:
         "f2sa()": bilevel.f2sa(),
         'f2sa(*f2sa_schedules("both"))': f2sa["both"],
         "f3sa()": bilevel.f3sa(),
-        'f3sa(*f3sa_schedules("both"))': f3sa["both"],
+        'f3sa(*f3sa_schedules("both"))': bilevel.f3sa(*f3sa),
+        'f3sa(*f3sa_schedules("both"), multiplier=gamma/alpha)': bilevel.f3sa(
+            *f3sa, multiplier=lambda k: f3sa[1](k) / f3sa[0](k)
+        ),
         "penalty()": bilevel.penalty(),
         'penalty(**penalty_schedules("none"))': penalty["none"],
         'penalty(**penalty_schedules("both"))': penalty["both"],

@@ -252,17 +252,28 @@ def _candidates(problem: Problem, facts: Facts) -> list[Solver]:
         alpha, gamma = f2sa_schedules("both", 0.03 * step * 1000 ** (5 / 7), step * 1000 ** (4 / 7))
         momentum = f3sa_schedules("both", 0.03 * step * 1000**0.6, step * 1000**0.4)
         single = penalty_schedules("both", gamma0=0.5 * step * 1000**0.4)
-        first = [soba(lower_step=step), penalty(**single), f3sa(*momentum), f2sa(alpha, gamma)]
+        first = [
+            soba(lower_step=step),
+            penalty(**single),
+            _at_one_rate(momentum),
+            f2sa(alpha, gamma),
+        ]
         order = first + exact
     else:
         alpha, gamma = f2sa_schedules("none", 0.14 * step * 10 ** (1 / 3), step)
         momentum = f3sa_schedules("none", 0.14 * step * 10 ** (1 / 3), step)
         double = penalty_schedules("none", gamma0=0.5 * step)
         order = [*exact, penalty(**double), f2sa(alpha, gamma), soba(lower_step=step)]
-        order.append(f3sa(*momentum))
+        order.append(_at_one_rate(momentum))
     if problem.constraint is not None:
         return [_joint(facts, 1.0), *order]
     return [*order, lv_hba(**(lv_hba_steps() | {"lower_step": 0.5 / (curvature + 0.1)}))]
+
+
+def _at_one_rate(schedules: Any) -> Solver:
+    """Returns F3SA with the multiplier by which y and z follow x alike."""
+    alpha, gamma, eta = schedules
+    return f3sa(alpha, gamma, eta, multiplier=lambda k: gamma(k) / alpha(k))
 
 
 def _joint(facts: Facts, scale: Any) -> Solver:

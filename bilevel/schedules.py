@@ -78,6 +78,11 @@ def adaptive_step(rate: float = 0.1, decay: float = 100.0) -> optax.GradientTran
     return optax.adam(lambda k: rate * (1 + jnp.asarray(k, jnp.result_type(float)) / decay) ** -0.5)
 
 
+def slow_step() -> optax.GradientTransformation:
+    """Returns the default upper step of the single loops, whose lower variables lag behind x."""
+    return adaptive_step(0.004, 1000.0)
+
+
 def _first(value: float, exponent: float, offset: float) -> Callable[[Any], Any]:
     """Returns the power schedule that starts at ``value``."""
     return power(value * offset**-exponent, exponent, offset)
@@ -109,7 +114,7 @@ def f2sa_schedules(
       noise: ``"none"``, ``"upper"`` or ``"both"``.
       alpha0: Scale of the step in ``y``; ``None`` for a first step of 0.014 (0.003 with noise).
       gamma0: Scale of the step in ``z``, which must stay below the inverse smoothness of the lower
-        level; ``None`` for a first step of 0.1.
+        level; ``None`` for a first step of 0.1 (0.15 with noise).
       offset: :math:`k_0`; ``None`` for 10 (1000 with noise).
 
     Returns:
@@ -138,7 +143,8 @@ def _steps(noise, a, c, alpha0, gamma0, offset):
     offset = (10.0 if noise == "none" else 1000.0) if offset is None else offset
     first = 0.014 if noise == "none" else 0.003
     alpha = _first(first, -a, offset) if alpha0 is None else power(alpha0, -a, offset)
-    gamma = _first(0.1, -c, offset) if gamma0 is None else power(gamma0, -c, offset)
+    lower = 0.1 if noise == "none" else 0.15  # With noise it falls: to about a half in 5000 steps.
+    gamma = _first(lower, -c, offset) if gamma0 is None else power(gamma0, -c, offset)
     return alpha, gamma, offset
 
 
@@ -161,7 +167,7 @@ def f3sa_schedules(
     Args:
       noise: ``"none"``, ``"upper"`` or ``"both"``.
       alpha0: Scale of the step in ``y``; ``None`` for a first step of 0.014 (0.003 with noise).
-      gamma0: Scale of the step in ``z``; ``None`` for a first step of 0.1.
+      gamma0: Scale of the step in ``z``; ``None`` for a first step of 0.1 (0.15 with noise).
       eta0: Scale of the momentum's weight on a new gradient; ``None`` for a first weight of 1.
       offset: :math:`k_0`; ``None`` for 10 (1000 with noise).
 
@@ -176,6 +182,10 @@ def f3sa_schedules(
       >>> alpha, gamma, eta = bilevel.f3sa_schedules("both")
       >>> round(float(eta(0)), 4), float(gamma(0)) > float(gamma(1))
       (1.0, True)
+
+      With another multiplier than the paper's, y and z follow x at one rate:
+
+      >>> solver = bilevel.f3sa(alpha, gamma, eta, multiplier=lambda k: gamma(k) / alpha(k))
 
     References:
       Kwon, Kwon, Wright, Nowak, `A Fully First-Order Method for Stochastic Bilevel Optimization
@@ -214,12 +224,13 @@ def penalty_schedules(
 
     Args:
       noise: ``"none"`` or ``"both"``.
-      alpha0: Scale of the step in ``x``; ``None`` for :func:`adaptive_step` (with noise of 0.015),
-        ``prox=10`` and, without noise, five inner steps, which suit hyperparameters.
+      alpha0: Scale of the step in ``x``; ``None`` for :func:`adaptive_step` (with noise, for the
+        single loop, ``adaptive_step(0.004, 1000)``), ``prox=10`` and, without noise, five inner
+        steps, which suit hyperparameters.
       beta0: Scale of the averaging weight, cut to 1; ``None`` for a first weight of 0.8.
-      gamma0: Scale of the inner step; ``None`` for a first step of 0.1.
+      gamma0: Scale of the inner step; ``None`` for a first step of 0.1 (0.15 with noise).
       sigma0: :math:`\sigma_0`, the first weight of the upper function; ``None`` for 0.5 without
-        noise and 0.3 with noise, or 1 where ``alpha0`` is given.
+        noise and 0.1 with noise, or 1 where ``alpha0`` is given.
       eta0: Scale of the momentum's weight on a new gradient; ``None`` for a first weight of 1.
       offset: :math:`k_0`.
 
@@ -239,7 +250,7 @@ def penalty_schedules(
     """
     _checks.choice("noise", noise, ("none", "both"))
     if sigma0 is None:
-        sigma0 = 1.0 if alpha0 is not None else (0.5 if noise == "none" else 0.3)
+        sigma0 = 1.0 if alpha0 is not None else (0.5 if noise == "none" else 0.1)
     if noise == "none":
         beta0 = 0.8 if beta0 is None else beta0
         steps = {
@@ -253,9 +264,9 @@ def penalty_schedules(
     beta = _first(0.8, p, offset) if beta0 is None else power(beta0, p, offset)
     eta = _first(1.0, q, offset) if eta0 is None else power(eta0, q, offset)
     steps = {
-        "upper_step": adaptive_step(0.015) if alpha0 is None else power(alpha0, p, offset),
+        "upper_step": slow_step() if alpha0 is None else power(alpha0, p, offset),
         "averaging": lambda k: jnp.minimum(1.0, beta(k)),
-        "lower_step": _first(0.1, p, offset) if gamma0 is None else power(gamma0, p, offset),
+        "lower_step": _first(0.15, p, offset) if gamma0 is None else power(gamma0, p, offset),
         "upper_weight": power(sigma0, -1 / 5),
         "momentum": lambda k: jnp.minimum(1.0, eta(k)),
     }

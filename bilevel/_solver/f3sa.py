@@ -22,7 +22,7 @@ from bilevel._common import (
 from bilevel._solver import _kwon
 from bilevel._solver._storm import storm, zero_estimates
 from bilevel.problem import Gradients, Problem, Samples, Solver
-from bilevel.schedules import adaptive_step, f3sa_schedules
+from bilevel.schedules import f3sa_schedules, slow_step
 from optim import _checks
 
 __all__ = ["F3SAState", "f3sa"]
@@ -81,11 +81,14 @@ def f3sa(
       lower_step: Step size :math:`\gamma_k` of ``z``, likewise.
       momentum: :math:`\eta_k \in (0, 1]`, the weight of the newest gradient: a number or a
         schedule; 1 is no momentum.
-      multiplier: :math:`\lambda_k`; ``None`` for the paper's :math:`\gamma_k / (2\alpha_k)`.
+      multiplier: :math:`\lambda_k`, a number or a schedule; ``None`` for the paper's
+        :math:`\gamma_k / (2\alpha_k)`. Where neither ``penalized_step`` nor ``lower_step`` is given
+        it is :math:`\gamma_k / \alpha_k` instead, a choice of this implementation: ``y`` and ``z``
+        then follow x at one rate, and what both lag behind cancels in the step of x.
       step_ratio: Ratio :math:`\xi > 0` of the step of ``x`` to that of ``y``, for the paper's step
         :math:`\xi \alpha_k`.
       upper_step: Step size of ``x`` in place of :math:`\xi \alpha_k`, or an optax transform;
-        without it and ``step_ratio``, ``bilevel.adaptive_step(0.01)``.
+        without it and ``step_ratio``, ``bilevel.adaptive_step(0.004, 1000)``.
       axis_name: Mapped axis over which gradients and metrics are averaged.
 
     Returns:
@@ -115,6 +118,8 @@ def f3sa(
       <https://arxiv.org/abs/2301.10945>`_, 2023
     """
     shipped = f3sa_schedules("none")
+    if multiplier is None and penalized_step is None and lower_step is None:
+        multiplier = lambda k: shipped[1](k) / shipped[0](k)  # noqa: E731
     penalized_step = shipped[0] if penalized_step is None else penalized_step
     lower_step = shipped[1] if lower_step is None else lower_step
     momentum = shipped[2] if momentum is None else momentum
@@ -123,7 +128,7 @@ def f3sa(
     _checks.number("momentum", momentum, 0, 1, open_low=True, schedule=True)
     if multiplier is not None:
         _checks.number("multiplier", multiplier, 0, open_low=True, schedule=True)
-    move_x = _kwon.upper_mover(upper_step, step_ratio, penalized_step, adaptive_step(0.01))
+    move_x = _kwon.upper_mover(upper_step, step_ratio, penalized_step, slow_step())
     lam_at = _kwon.multiplier(multiplier, penalized_step, lower_step)
 
     def init(problem, x0, y0, z0=None):

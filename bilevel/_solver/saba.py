@@ -18,7 +18,7 @@ from bilevel._common import (
 from bilevel._solver._dagreou import moved
 from bilevel._solver._hessian import hessian_products
 from bilevel.problem import Gradients, Problem, Solver
-from bilevel.schedules import adaptive_step
+from bilevel.schedules import slow_step
 from optim import _checks, parallel
 
 __all__ = ["SABAState", "SABATable", "saba"]
@@ -98,7 +98,7 @@ def saba(
       lower_samples: Number n >= 1 of components of the lower function.
       lower_step: Step :math:`\rho` of ``y`` and ``v``: a number or a schedule.
       upper_step: Step :math:`\gamma` of ``x``: a number, a schedule or an optax transform; ``None``
-        for ``bilevel.adaptive_step(0.03)``, which gives up the linear rate.
+        for ``bilevel.adaptive_step(0.004, 1000)``, which gives up the linear rate.
       axis_name: Mapped axis over which the batch is split; the tables are whole on every device.
 
     Returns:
@@ -131,7 +131,7 @@ def saba(
     _checks.count("upper_samples", upper_samples)
     _checks.count("lower_samples", lower_samples)
     _checks.number("lower_step", lower_step, 0, open_low=True, schedule=True)
-    upper_step = adaptive_step(0.03) if upper_step is None else upper_step
+    upper_step = slow_step() if upper_step is None else upper_step
     move_x = mover(upper_step, "upper_step")
 
     def init(problem, x0, y0):

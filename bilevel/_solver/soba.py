@@ -18,7 +18,7 @@ from bilevel._common import (
 from bilevel._solver._dagreou import moved
 from bilevel._solver._hessian import hessian_products
 from bilevel.problem import Gradients, Problem, Solver
-from bilevel.schedules import adaptive_step
+from bilevel.schedules import slow_step
 from optim import _checks
 
 __all__ = ["SOBAState", "soba"]
@@ -67,7 +67,7 @@ def soba(
       lower_step: Step :math:`\rho_t > 0` of ``y`` and ``v``: a number or a schedule. The
         paper's schedule falls as :math:`(t + 1)^{-1/2}`: ``bilevel.power(0.1, -0.5)``.
       upper_step: Step :math:`\gamma_t` of ``x``: a number, a schedule or an optax transform;
-        ``None`` for ``bilevel.adaptive_step(0.03)``.
+        ``None`` for ``bilevel.adaptive_step(0.004, 1000)``.
       axis_name: Mapped axis to average gradients over.
 
     Returns:
@@ -96,7 +96,7 @@ def soba(
       Dagréou, Ablin, Vaiter, Moreau, `A framework for bilevel optimization that enables stochastic
       and global variance reduction algorithms <https://arxiv.org/abs/2201.13409>`_, 2022
     """
-    upper_step = adaptive_step(0.03) if upper_step is None else upper_step
+    upper_step = slow_step() if upper_step is None else upper_step
     _checks.number("lower_step", lower_step, 0, open_low=True, schedule=True)
     move_x = mover(upper_step, "upper_step")
 
