@@ -131,14 +131,14 @@ def check_hypergradient(
         def both(x, y, lam):
             scales = level.scales(x, y)
             near = level.descend(x, y, lam, scales)
-            u = level.newton(x, near, scales, 40)
+            u = level.newton(x, near, scales)
             r_x, r_u = jax.jacfwd(level.residual, (0, 1))(x, u, scales)
             value, (F_x, F_y) = jax.value_and_grad(upper, (0, 1))(x, u[: y.size])
             cotangent = jnp.concatenate([F_y, jnp.zeros_like(lam)])
             w = jnp.linalg.lstsq(r_u.T, cotangent, rcond=1e-10)[0]
 
             def psi(x):
-                v = level.newton(x, u, scales, 12)
+                v = level.newton(x, u, scales)
                 return upper(x, v[: y.size]), jnp.linalg.norm(level.residual(x, v, scales))
 
             h = epsilon * jnp.maximum(1.0, jnp.linalg.norm(x))
@@ -307,7 +307,7 @@ class _Flat:
         lowest = jnp.minimum(augmented(near[: self.n]), augmented(again[: self.n]))
         return augmented(y) - lowest
 
-    def newton(self, x, u, scales, steps):
+    def newton(self, x, u, scales):
         """Newton's method on the residual; of several step lengths the best, or none."""
         lengths = jnp.array([1.0, 0.5, 0.2, 0.05, 0.0])
 
@@ -317,4 +317,4 @@ class _Flat:
             sizes = jax.vmap(lambda a: jnp.linalg.norm(self.residual(x, u + a * move, scales)))
             return u + lengths[jnp.nanargmin(sizes(lengths))] * move
 
-        return jax.lax.fori_loop(0, steps, body, u)
+        return jax.lax.fori_loop(0, 12, body, u)
