@@ -8,7 +8,13 @@ one for each feature, chosen on as many validation samples. Each solver makes 50
 iterations from the penalty 1 with the steps that it has by default, or from a named schedule of
 ``bilevel.schedules``: nothing is tuned to the problem. The measure is
 (psi(x) - best) / (psi(x0) - best), where psi is the validation loss at the exact lower solution
-(Newton's method), and best its minimum in the box by L-BFGS-B. Seeds 0 to 2 are other splits.
+(Newton's method), and best its minimum in the box by L-BFGS-B.
+
+What stays above .01: with a penalty for each feature of the logistic regression the curvature of
+the lower level falls to exp(-8), so that strong convexity hardly holds for methods that follow it
+by single steps; and psi has several local minima (a share below zero is a better one than that of
+L-BFGS-B). With the paper's multiplier F3SA's y follows x at half the rate of z, and the difference
+of what they lag behind is multiplied by lambda; with gamma / alpha it cancels.
 """
 
 import argparse
@@ -148,7 +154,7 @@ def left(solver: bilevel.Solver, case: Case) -> float:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=1, help="Splits; the worst is shown.")
     parser.add_argument("--only", default="", help="Part of a solver's name.")
     parser.add_argument("--out", type=Path, help="Markdown file.")
     args = parser.parse_args()
@@ -167,10 +173,8 @@ def main():
     if args.out:
         title = "# Every solver as shipped: the share of the validation gap that is left"
         command = "`python -m benchmarks.which_solver --out=results/bilevel/which_solver.md`"
-        about = (
-            f"{command}, float64, the worst of seeds 0 to {args.seeds - 1}, {provenance.machine()}."
-        )
-        text = "\n".join(__doc__.strip().split("\n\n")[2:])
+        about = f"{command}, float64, {args.seeds} split(s), the worst, {provenance.machine()}."
+        text = "\n\n".join(__doc__.strip().split("\n\n")[2:])
         files.write(args.out, "\n".join([title, "", about, "", text, "", *lines, ""]))
 
 

@@ -114,7 +114,7 @@ def f2sa_schedules(
       noise: ``"none"``, ``"upper"`` or ``"both"``.
       alpha0: Scale of the step in ``y``; ``None`` for a first step of 0.014 (0.003 with noise).
       gamma0: Scale of the step in ``z``, which must stay below the inverse smoothness of the lower
-        level; ``None`` for a first step of 0.1 (0.15 with noise).
+        level; ``None`` for a first step of 0.1.
       offset: :math:`k_0`; ``None`` for 10 (1000 with noise).
 
     Returns:
@@ -139,11 +139,10 @@ def f2sa_schedules(
     return alpha, gamma
 
 
-def _steps(noise, a, c, alpha0, gamma0, offset):
+def _steps(noise, a, c, alpha0, gamma0, offset, lower=0.1):
     offset = (10.0 if noise == "none" else 1000.0) if offset is None else offset
     first = 0.014 if noise == "none" else 0.003
     alpha = _first(first, -a, offset) if alpha0 is None else power(alpha0, -a, offset)
-    lower = 0.1 if noise == "none" else 0.15  # With noise it falls: to about a half in 5000 steps.
     gamma = _first(lower, -c, offset) if gamma0 is None else power(gamma0, -c, offset)
     return alpha, gamma, offset
 
@@ -194,7 +193,8 @@ def f3sa_schedules(
     a, c = _exponents(
         {"none": (1 / 3, 0.0), "upper": (1 / 2, 1 / 4), "both": (3 / 5, 2 / 5)}, noise
     )
-    alpha, gamma, offset = _steps(noise, a, c, alpha0, gamma0, offset)
+    lower = 0.1 if noise == "none" else 0.15  # With noise it falls: to about a half in 5000 steps.
+    alpha, gamma, offset = _steps(noise, a, c, alpha0, gamma0, offset, lower)
     eta = _first(1.0, -2 * c, offset) if eta0 is None else power(eta0, -2 * c, offset)
     return alpha, gamma, lambda k: jnp.minimum(1.0, eta(k))
 
