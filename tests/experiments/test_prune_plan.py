@@ -42,7 +42,7 @@ PLANS = {
     "imp_finetune_lr2": [(ROUND, [(3, T + i * (T - REWIND))]) for i in range(3)],
     "imp_reinit": [(ROUND, [(3, T + i * (T - REWIND))]) for i in range(3)],
     "omp": [(ROUND, [(3, T)])],
-    "gmp": [((0, 3 * T, 1), [(3, T)])],
+    **{m: [((0, 3 * T, 1), [(3, T)])] for m in ("gmp", "granet")},
     "hydra": [((0, T, 1), [(3, T)]), ((0, T, 1), [(3, 2 * T)])],
     **{m: [((0, T, 1), [(3, 0)])] for m in ("random", "snip", "grasp", "synflow")},
 }
