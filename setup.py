@@ -14,7 +14,7 @@ EXPERIMENTS = [
     "absl-py>=2.3.1",
     "flax>=0.12.8",
     "grain>=0.2.18",
-    "matplotlib>=3.9.2",
+    "matplotlib>=3.10.7",
     "ml_collections>=1.0",
     "orbax-checkpoint>=0.12.8",
     "scikit-learn>=1.5.1",
@@ -22,7 +22,7 @@ EXPERIMENTS = [
     "tensorboardX>=2.6.2.2",
     "tqdm>=4.66",
 ]
-TEST = [*EXPERIMENTS, "equinox>=0.13", "hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6.1"]
+TEST = [*EXPERIMENTS, "equinox>=0.13.2", "hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6.1"]
 LINT = ["pyrefly==1.4.1", "ruff==0.17.5"]
 
 setup(
