@@ -13,6 +13,12 @@ from experiments.common import launch
 from experiments.pruning import methods, pictures, saved_model
 
 
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    # The main spreads a run over all devices; here they are virtual and only cost time.
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+
+
 def config(method, **changes):
     c = digits.get_config("smoke")
     c.model.options = {"widths": (16, 8)}
@@ -60,6 +66,14 @@ def test_a_memo_keeps_what_was_used_last_within_its_bytes():
     memo.put(("large",), {"w": np.zeros(100)}, {})
     assert memo.get(("large",)) is None
     assert memo.nbytes == 240
+
+
+def test_eight_devices_prune_as_one(monkeypatch):
+    one = prune.run(config("hydra", density=0.5), quiet=True).final
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    eight = prune.run(config("hydra", density=0.5), quiet=True).final
+    assert eight["density"] == one["density"]
+    np.testing.assert_allclose(eight["test/loss"], one["test/loss"], rtol=1e-4)
 
 
 def test_lottery_tickets_and_their_control(memo):

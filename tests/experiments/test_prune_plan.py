@@ -83,7 +83,7 @@ def test_stages_steps_and_order_of_examples(method):
 def at_step(opt, step):
     """An optimizer's state with its counters at a step, and its moments as they were."""
     counter = lambda x: jnp.issubdtype(x.dtype, jnp.integer) and x.ndim == 0  # noqa: E731
-    return jax.tree.map(lambda x: jnp.full_like(x, step) if counter(x) else x, opt)
+    return jax.tree.map(lambda x: np.full_like(x, step) if counter(x) else x, opt)
 
 
 def first_batch(job, dataset, stage):
@@ -101,7 +101,7 @@ def cosine(step, steps):
 
 
 def change(stage, state, batch, leaf):
-    new, _ = stage.solver.step(state, batch)
+    new, _ = jax.jit(stage.solver.step)(state, batch)
     return np.asarray(leaf(new) - leaf(state))
 
 
@@ -121,7 +121,7 @@ def test_learning_rates_of_the_weights(method, factor, steps):
     assert float(state.rate) == factor
     batch = first_batch(job, dataset, stage)
     bias = lambda s: s.y["layers_1"]["bias"]  # noqa: E731
-    g = jax.grad(lambda p: loss(job, p, state.stats, batch))(state.y)
+    g = jax.jit(jax.grad(lambda p: loss(job, p, state.stats, batch)))(state.y)
     g = np.asarray(g["layers_1"]["bias"] + 5e-4 * bias(state))
     for at in (0, steps // 2, steps - 1):
         opt = state.opt._replace(inner_state=at_step(state.opt.inner_state, at))
@@ -149,9 +149,9 @@ def test_rates_of_bips_levels():
     for i, at in ((1, T // 2), (2, T * 3 // 4)):
         np.testing.assert_allclose(weights[i], cosine(at, T) * weights[0], rtol=1e-3, atol=1e-7)
     # The first step of the scores: beta times the hypergradient at the weights after the lower one.
-    new, _ = stage.solver.step(state, batch)
+    new, _ = jax.jit(stage.solver.step)(state, batch)
     z = bilevel.masks.apply(state.masks, new.y)
-    g = jax.grad(lambda p: loss(job, p, new.stats, batch[0]))(z)["layers_1"]["kernel"]
+    g = jax.jit(jax.grad(lambda p: loss(job, p, new.stats, batch[0])))(z)["layers_1"]["kernel"]
     theta, m = weight(new), state.masks["layers_1"]["kernel"]
     h = np.sign(score(state)) * (theta - 1e-4 * m * g) * g
     np.testing.assert_allclose(scores[0], -10.0 * h, rtol=1e-3, atol=1e-7)
