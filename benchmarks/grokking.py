@@ -102,8 +102,8 @@ def page(results: dict) -> str:
             "",
             f"`{results['command']}`, float32, {results['machine']}.",
             "",
-            f"Accuracy in each of the seeds ({results['seeds']}) on 40 % of all pairs (train) and on "
-            "the others.",
+            f"Accuracy in each of the seeds ({results['seeds']}) on 40 % of all pairs (train) and "
+            "on the others.",
             "",
             *markdown.table(head, rows, "ll" + "r" * len(shown)),
             "",
