@@ -213,15 +213,15 @@ def test_scores_at_the_start(method):
         return losses.mean()
 
     if method == "snip":
-        g = jax.grad(scoring)(params, batch, 1.0)
+        g = jax.jit(jax.grad(scoring))(params, batch, 1.0)
         scores = jax.tree.map(lambda w, g: abs(w * g), params, g)
     else:
         # The two halves hold different classes; the logits are divided by 200.
         order = np.argsort(y, kind="stable")
         halves = [jax.tree.map(lambda v, i=i: v[i], batch) for i in (order[:64], order[64:])]
         full = jax.grad(lambda p: sum(scoring(p, b, 200.0) for b in halves))
-        g = full(params)
-        hg = jax.jvp(full, (params,), (g,))[1]
+        g = jax.jit(full)(params)
+        hg = jax.jit(lambda p, t: jax.jvp(full, (p,), (t,))[1])(params, g)
         scores = jax.tree.map(jnp.multiply, params, hg)
     scores = bilevel.masks.map_leaves(lambda m, s: None if m is None else s, state.masks, scores)
     want = bilevel.masks.from_scores(scores, 0.512, absolute=method == "snip")

@@ -22,6 +22,12 @@ CONFIGS = Path(__file__).parents[2] / "configs" / "bilevel"
 SHARED = ("__init__", "common")
 
 
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    # The main spreads a run over all devices; here they are virtual and only cost time.
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+
+
 def module_of(name):
     spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
@@ -69,8 +75,11 @@ def test_problems_and_solvers_of_the_configs_fit(name, arg):
 @pytest.mark.parametrize(
     ("name", "arg"), [("closed_form", "p1,noisy,saba"), ("loss_tuning", "f2sa")]
 )
-def test_smoke_runs_of_the_configs(name, arg):
+def test_smoke_runs_of_the_configs(name, arg, monkeypatch):
     config = config_of(name, f"{arg},smoke")
+    if name == "loss_tuning":
+        monkeypatch.setattr(jax, "device_count", lambda: 8)
+        assert config.batch_size % 8 == 0
     result = solve.run(config, quiet=True)
     assert result.final["steps"] == 4
     assert all(np.isfinite(v) for v in result.final.values())
