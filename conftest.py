@@ -19,8 +19,11 @@ os.environ["XLA_FLAGS"] = " ".join(
     ]
 )
 
+import functools
+
 import jax
 import pytest
+from jax._src.interpreters import mlir
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
@@ -30,6 +33,11 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 # Source lines in a program are a sixth of its tracing and lowering, and nothing here reads them.
 jax.config.update("jax_traceback_in_locations_limit", 0)
+
+# A context of MLIR takes more than half of the lowering of a small program; one serves them all.
+mlir.make_ir_context = functools.cache(mlir.make_ir_context)
+# What a worker keeps is alive to its end: looking through it rarely is enough.
+gc.set_threshold(100_000, 20, 50)
 
 
 def pytest_collection_finish():
