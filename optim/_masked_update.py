@@ -8,7 +8,7 @@ import optax
 
 from optim import _paths
 
-__all__ = ["MaskedUpdateState", "masked_update"]
+__all__ = ["MaskedUpdateState", "clean", "masked_update"]
 
 
 class MaskedUpdateState(NamedTuple):
@@ -64,7 +64,7 @@ def _owners(masks: Any, params: Any) -> list[tuple[tuple[Any, ...], Any]]:
     return sorted(pairs, key=lambda pair: -len(pair[0]))
 
 
-def _clean(masks: Any, params: Any, state: Any) -> Any:
+def clean(masks: Any, params: Any, state: Any) -> Any:
     """Zeroes what belongs to a pruned weight: whatever lies at the end of its path in the state.
 
     Factored moments and the slots of a subspace have another shape than the weights; they are sums
@@ -135,11 +135,11 @@ def masked_update(
         if params is None:
             raise ValueError("masked_update needs params: pass them to update")
         masks = state.masks if masks is None else _check(masks, params)
-        inner_state = _clean(masks, params, state.inner_state)
+        inner_state = clean(masks, params, state.inner_state)
         updates, inner_state = inner.update(
             _apply(masks, updates), inner_state, _apply(masks, params), **extra_args
         )
-        inner_state = _clean(masks, params, inner_state)
+        inner_state = clean(masks, params, inner_state)
 
         def hold(mask, u, p):
             if mask is None or u is None:

@@ -9,10 +9,10 @@ import jax.extend
 
 from bilevel.pruning import masks as masks_lib
 
-__all__ = ["output_positions"]
+__all__ = ["SAME", "output_positions"]
 
 # What a kernel may pass through and still be the same numbers.
-_SAME = {
+SAME = {
     "reshape", "transpose", "convert_element_type", "copy", "squeeze", "expand_dims", "rev",
     "sharding_constraint", "stop_gradient", "optimization_barrier",
 }  # fmt: skip
@@ -74,7 +74,7 @@ def _walk(jaxpr: Any, known: list[str | None], times: int, work: dict[str, int])
             for kernel in kernels:
                 if kernel is not None:
                     work[kernel] += times * size
-        elif name in _SAME and kernels:
+        elif name in SAME and kernels:
             owner[eqn.outvars[0]] = kernels[0]
         else:
             for inner in _inside(eqn.params):

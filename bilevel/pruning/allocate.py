@@ -8,9 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel.pruning import masks as masks_lib
+from bilevel.pruning._search import evolve, rate_distortion
 from optim import _checks
 
-__all__ = ["erk", "lamp", "lottery", "min_threshold", "uniform", "uniform_plus"]
+__all__ = [
+    "erk",
+    "evolve",
+    "lamp",
+    "lottery",
+    "min_threshold",
+    "rate_distortion",
+    "uniform",
+    "uniform_plus",
+]
 
 
 def _leaves(params: Any) -> tuple[list[Any], list[str], Any]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from optim import _checks
 
 __all__ = [
+    "cosine_fraction",
     "cubic",
     "cubic_rounds",
     "exponential",
@@ -147,6 +148,30 @@ def n_of_m(
         stages = [(n * k if kind == "fine" else n, m * k) for k in (8, 4, 2, 1)]
     span = epochs - dense - finetune
     return [(dense + i * span // len(stages), *stage) for i, stage in enumerate(stages)]
+
+
+def cosine_fraction(step: Any, steps: int, first: float = 0.5, last: float = 0.005) -> Any:
+    r"""The share of a layer that dynamic sparse training exchanges, from ``first`` to ``last``.
+
+    .. math::
+      p_t = p_T + \tfrac12 (p_0 - p_T) \left(1 + \cos \frac{\pi t}{T}\right)
+
+    Args:
+      step: Step :math:`t`, a number or an array; after :math:`T` it counts as :math:`T`.
+      steps: :math:`T`, >= 1.
+      first: :math:`p_0` in [0, 1].
+      last: :math:`p_T` in [0, 1].
+
+    Example:
+      >>> import bilevel
+      >>> [round(float(bilevel.density.cosine_fraction(t, 10)), 4) for t in (0, 5, 10)]
+      [0.5, 0.2525, 0.005]
+    """
+    _checks.count("steps", steps)
+    _checks.number("first", first, 0, 1)
+    _checks.number("last", last, 0, 1)
+    turn = (jnp.pi / steps) * jnp.minimum(jnp.asarray(step), steps)
+    return last + 0.5 * (first - last) * (1 + jnp.cos(turn))
 
 
 def cubic(

@@ -1,0 +1,401 @@
+"""Calibrated pruning of one matrix: Wanda, GBLM, SparseGPT, DSnoT and FLAP.
+
+A matrix is (outputs, inputs), as in the papers; a kernel of Flax is its transpose.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bilevel.pruning import masks as masks_lib
+from optim import _checks
+
+__all__ = ["Stats", "dsnot", "flap", "gblm", "row_masks", "sparsegpt", "stats_of", "wanda"]
+
+
+class Stats(NamedTuple):
+    r"""What a layer was fed: sums over S examples of T tokens each.
+
+    Attributes:
+      norm: :math:`\sqrt{\sum x^2 / S}` of each input, of shape (inputs,).
+      mean: Mean over examples and tokens, of shape (inputs,).
+      var: Variance over examples and tokens, of shape (inputs,).
+      tokens: T, which is 1 without a sequence.
+      gram: :math:`\tfrac{2}{S} \sum x x^\top`, of shape (inputs, inputs), or None.
+    """
+
+    norm: jax.Array
+    mean: jax.Array
+    var: jax.Array
+    tokens: jax.Array
+    gram: jax.Array | None = None
+
+
+def stats_of(x: jax.Array, *, gram: bool = True) -> Stats:
+    """Returns the statistics of inputs given by hand.
+
+    Args:
+      x: Inputs of a layer, of shape (examples, ..., inputs).
+      gram: Whether the Gram matrix is made, for SparseGPT.
+
+    Raises:
+      ValueError: On fewer than two axes.
+
+    Example:
+      >>> import jax.numpy as jnp, bilevel
+      >>> bilevel.calibrated.stats_of(jnp.array([[3.0, 1.0], [4.0, 1.0]])).mean
+      Array([3.5, 1. ], dtype=float32)
+    """
+    if jnp.ndim(x) < 2:
+        raise ValueError(f"x must be (examples, ..., inputs), got shape {jnp.shape(x)}")
+    flat = jnp.asarray(x).reshape(-1, x.shape[-1])
+    gram_sum = flat.T @ flat if gram else None
+    sums = (flat.sum(0), (flat**2).sum(0), gram_sum)
+    return of_sums(sums, len(x), len(flat))
+
+
+def of_sums(sums: Any, examples: int, count: int) -> Stats:
+    """Returns the statistics of the sums of x, of its squares and of its outer products."""
+    first, second, gram = sums
+    mean = first / count
+    var = jnp.maximum(second / count - mean**2, 0)
+    norm = jnp.sqrt(second / examples)
+    gram = None if gram is None else 2 / examples * gram
+    return Stats(norm, mean, var, jnp.asarray(count / examples), gram)
+
+
+def row_masks(
+    scores: jax.Array, density: float | None = None, structure: str | None = None
+) -> jax.Array:
+    """Returns masks of the largest scores of each row, or of each M consecutive ones of a row.
+
+    Args:
+      scores: Of shape (outputs, inputs).
+      density: Share that each row keeps, in (0, 1].
+      structure: ``"N:M"``: N are kept of each M. (The authors' programs count the zeros: their
+        1:4 is 3:4 here.)
+
+    Raises:
+      ValueError: Unless exactly one of density and structure is given and fits.
+
+    Example:
+      >>> import jax.numpy as jnp, bilevel
+      >>> bilevel.calibrated.row_masks(jnp.array([[1.0, 4.0, 2.0, 3.0]]), structure="1:2")
+      Array([[False,  True, False,  True]], dtype=bool)
+    """
+    m, drop = _pattern(scores.shape[-1], density, structure)
+    groups = scores.reshape(*scores.shape[:-1], -1, m)
+    rank = jnp.argsort(jnp.argsort(groups, axis=-1, stable=True), axis=-1, stable=True)
+    return (rank >= drop).reshape(scores.shape)
+
+
+def _pattern(inputs: int, density: float | None, structure: str | None) -> tuple[int, int]:
+    """Returns the size of a group and how many of it are dropped."""
+    if (density is None) == (structure is None):
+        raise ValueError(f"one of density and structure is needed, got {density} and {structure!r}")
+    if structure is None:
+        _checks.number("density", density, 0, 1, open_low=True)
+        return inputs, int((1 - float(density or 1)) * inputs)
+    pair = masks_lib.Cut(structure=structure).n_of_m
+    if pair is None:
+        raise ValueError(f"structure must be 'N:M' (such as '2:4'), got {structure!r}")
+    if inputs % pair[1]:
+        raise ValueError(f"structure {structure!r} needs a multiple of {pair[1]} inputs: {inputs}")
+    return pair[1], pair[1] - pair[0]
+
+
+def wanda(w: jax.Array, norm: jax.Array) -> jax.Array:
+    r"""Wanda's scores, :math:`|W_{ij}|\, n_j`, which are compared within a row.
+
+    Args:
+      w: Of shape (outputs, inputs).
+      norm: Norms of the inputs, of shape (inputs,).
+
+    Example:
+      >>> import jax.numpy as jnp, bilevel
+      >>> bilevel.calibrated.wanda(jnp.array([[2.0, -1.0]]), jnp.array([1.0, 3.0]))
+      Array([[2., 3.]], dtype=float32)
+
+    References:
+      Sun et al., A Simple and Effective Pruning Approach for Large Language Models, ICLR 2024.
+    """
+    return jnp.abs(w) * norm[None]
+
+
+def gblm(
+    w: jax.Array, norm: jax.Array, grad: jax.Array, *, alpha: float = 100.0, inverse: bool = False
+) -> jax.Array:
+    r"""GBLM's scores, Wanda's with the size of the gradient.
+
+    .. math::
+      |W_{ij}| \left(n_j + \alpha\, G_{ij}\right), \qquad
+      G = \frac1S \sum_s |g_s| \text{ or } \sqrt{\tfrac1S \textstyle\sum_s g_s^2}
+
+    The authors take the sum over samples of :math:`100\,|g_s|`, so that the weight of the gradient
+    grows with their number: that is :math:`\alpha = 100\,S` here (:math:`100 \sqrt S` for the
+    second).
+
+    Args:
+      w: Of shape (outputs, inputs).
+      norm: Norms of the inputs, of shape (inputs,).
+      grad: :math:`G`, shaped like ``w``.
+      alpha: :math:`\alpha >= 0`.
+      inverse: The authors' other score, :math:`|W_{ij}| n_j / (\alpha G_{ij} + 10^{-8})`.
+
+    Example:
+      >>> import jax.numpy as jnp, bilevel
+      >>> w, norm, grad = jnp.array([[2.0, -1.0]]), jnp.array([1.0, 3.0]), jnp.array([[0.1, 0.0]])
+      >>> bilevel.calibrated.gblm(w, norm, grad, alpha=10.0)
+      Array([[4., 3.]], dtype=float32)
+
+    References:
+      Das et al., Beyond Size: How Gradients Shape Pruning Decisions in Large Language Models, 2023.
+    """
+    _checks.number("alpha", alpha, 0)
+    if inverse:
+        return wanda(w, norm) / (alpha * grad + 1e-8)
+    return wanda(w, norm) + jnp.abs(w) * (alpha * grad)
+
+
+def sparsegpt(
+    w: jax.Array,
+    gram: jax.Array,
+    density: float | None = None,
+    structure: str | None = None,
+    *,
+    block: int = 128,
+    damp: float = 0.01,
+    strict: bool = True,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    r"""SparseGPT: prunes column by column, and what is left makes up for it.
+
+    .. math::
+      U^\top U = (H + \lambda \bar h I)^{-1}, \qquad
+      e = \frac{w_j - q_j}{U_{jj}}, \qquad w_{k} \leftarrow w_{k} - e\, U_{jk} \quad (k > j)
+
+    with :math:`q_j` the column under its mask, and :math:`\bar h` the mean of the diagonal. In each
+    block of columns the smallest :math:`w^2 / U_{jj}^2` are dropped. An input that is always
+    zero loses its column.
+
+    Args:
+      w: Of shape (outputs, inputs).
+      gram: :math:`H`, the Gram matrix of the inputs.
+      density: Share that is kept, in (0, 1].
+      structure: ``"N:M"`` instead: N are kept of each M consecutive inputs.
+      block: Columns in a block, >= 1.
+      damp: :math:`\lambda >= 0`.
+      strict: Whether the count is exact. False, as in the authors' code: all up to the n-th,
+        counted from 0, which is one more in each block.
+
+    Returns:
+      The new weights, their mask, and the error :math:`\tfrac12 \sum e^2`.
+
+    Raises:
+      ValueError: On an argument outside its range, a Gram matrix of another size, or one that is
+        not positive definite with this damping.
+
+    Example:
+      >>> import jax.numpy as jnp, bilevel
+      >>> w, gram = jnp.array([[2.0, 1.0]]), jnp.array([[1.0, 0.5], [0.5, 1.0]])
+      >>> new, mask, error = bilevel.calibrated.sparsegpt(w, gram, 0.5, damp=0.0)
+      >>> mask, new.round(3)
+      (Array([[ True, False]], dtype=bool), Array([[2., 0.]], dtype=float32))
+
+    References:
+      Frantar and Alistarh, SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot,
+      ICML 2023.
+    """
+    _checks.count("block", block)
+    _checks.number("damp", damp, 0)
+    n = w.shape[-1]
+    if gram.shape != (n, n):
+        raise ValueError(f"gram of shape {gram.shape} for weights of shape {w.shape}")
+    m, drop = _pattern(n, density, structure)
+    if structure is None:
+        spans = [(i, min(i + block, n)) for i in range(0, n, block)]
+        sizes = [len(w) * (b - a) for a, b in spans]
+        if strict:  # Exact in all: what rounding leaves goes to the next block.
+            ends = [int((1 - float(density or 1)) * len(w) * b) for _, b in spans]
+            drops = [b - a for a, b in zip([0, *ends], ends, strict=False)]
+        else:
+            drops = [min(int((1 - float(density or 1)) * k) + 1, k) for k in sizes]
+    else:
+        spans, drops = [(i, i + m) for i in range(0, n, m)], [drop] * (n // m)
+    found = _sparsegpt(w, gram, tuple(spans), tuple(drops), float(damp), structure is not None)
+    if not isinstance(found[2], jax.core.Tracer) and not bool(jnp.isfinite(found[2])):
+        raise ValueError(f"gram is not positive definite with damp={damp}: raise damp")
+    return found
+
+
+@functools.partial(jax.jit, static_argnames=("spans", "drops", "damp", "by_row"))
+def _sparsegpt(w, gram, spans, drops, damp, by_row):
+    dead = jnp.diag(gram) == 0
+    gram = gram + jnp.diag(jnp.where(dead, 1, 0).astype(gram.dtype))
+    w = jnp.where(dead[None], 0, w)
+    gram = gram + damp * jnp.diag(gram).mean() * jnp.eye(len(gram), dtype=gram.dtype)
+    # The inverse's upper Cholesky factor.
+    inverse = jnp.linalg.inv(gram)
+    u = jnp.linalg.cholesky((inverse + inverse.T) / 2).T
+    diagonal = jnp.diag(u)
+    masks, error = [], jnp.zeros((), w.dtype)
+    for (a, b), drop in zip(spans, drops, strict=True):
+        scores = (w[:, a:b] / diagonal[None, a:b]) ** 2
+        flat = scores if by_row else scores.reshape(1, -1)
+        rank = jnp.argsort(jnp.argsort(flat, axis=-1, stable=True), axis=-1, stable=True)
+        mask = (rank >= drop).reshape(scores.shape)
+
+        def column(carry, j, a=a, mask=mask):
+            w, error = carry
+            e = jnp.where(mask[:, j - a], 0, w[:, j]) / diagonal[j]
+            row = jnp.where(jnp.arange(len(u)) > j, u[j], 0)
+            w = w.at[:, j].multiply(mask[:, j - a]) - e[:, None] * row[None]
+            return (w, error + 0.5 * (e**2).sum()), None
+
+        (w, error), _ = jax.lax.scan(column, (w, error), jnp.arange(a, b))
+        masks.append(mask)
+    mask = jnp.concatenate(masks, axis=1)
+    return jnp.where(mask, w, 0), mask, error
+
+
+def dsnot(
+    w: jax.Array,
+    mask: jax.Array,
+    norm: jax.Array,
+    mean: jax.Array,
+    var: jax.Array,
+    *,
+    cycles: int = 50,
+    threshold: float = 0.1,
+    power: float = 1.0,
+    same_sign: bool = True,
+    structure: str | None = None,
+) -> jax.Array:
+    r"""DSnoT: exchanges weights of each row until the mean of its output is kept.
+
+    .. math::
+      D = W \odot \mu, \qquad e = \textstyle\sum_{\text{dropped}} D
+
+    While :math:`|e|` is above the threshold, the dropped weight enters whose
+    :math:`D / \sigma^{2 p}` has the sign of e and is largest, and of the kept ones whose D has the
+    other sign the one with the smallest Wanda score leaves. On small nets it lowers the error of
+    the mean and raises that of the outputs: see both before it is used.
+
+    Args:
+      w: Of shape (outputs, inputs).
+      mask: The start, of any criterion.
+      norm: See :class:`Stats`.
+      mean: Mean of the inputs; the authors take the sum over the tokens of an example.
+      var: Variance of the inputs; the authors take the mean over examples of that over
+        tokens, with T - 1 in its denominator.
+      cycles: Most exchanges of a row, >= 1.
+      threshold: >= 0.
+      power: :math:`p >= 0`.
+      same_sign: Whether a row ends before its error would change sign, as the paper has it; the
+        authors' program has this off.
+      structure: ``"N:M"``: what leaves is of the group of what enters, so that groups stay exact.
+        (The authors' program can leave a group short.)
+
+    Returns:
+      The new mask; each row keeps its count.
+
+    Raises:
+      ValueError: On an argument outside its range.
+
+    Example:
+      >>> import jax.numpy as jnp, bilevel
+      >>> w = jnp.array([[1.0, 0.9, -1.1, 0.1]])
+      >>> mask, one = jnp.array([[True, False, True, False]]), jnp.ones(4)
+      >>> bilevel.calibrated.dsnot(w, mask, one, one, one, cycles=1, same_sign=False)
+      Array([[ True,  True, False, False]], dtype=bool)
+
+    References:
+      Zhang et al., Dynamic Sparse No Training: Training-Free Fine-tuning for Sparse LLMs, ICLR
+      2024.
+    """
+    _checks.count("cycles", cycles)
+    _checks.number("threshold", threshold, 0)
+    _checks.number("power", power, 0)
+    _checks.flag("same_sign", same_sign)
+    m = 0 if structure is None else _pattern(w.shape[-1], None, structure)[0]
+    args = (jnp.asarray(w), jnp.asarray(mask, bool), norm, mean, var)
+    return _dsnot(*args, cycles, threshold, power, same_sign, m)
+
+
+@functools.partial(jax.jit, static_argnames=("cycles", "threshold", "power", "same_sign", "m"))
+def _dsnot(w, mask, norm, mean, var, cycles, threshold, power, same_sign, m):
+    d = w * mean[None]
+    order = d / jnp.where(var > 0, var, 1)[None] ** power
+    cost = wanda(w, norm)
+    rows = jnp.arange(len(w))
+    start = jnp.where(mask, 0, d).sum(-1)
+
+    def cycle(carry, _):
+        mask, may_enter, may_leave, error, active = carry
+        sign = jnp.where(error > 0, 1.0, -1.0)[:, None]
+        toward = jnp.where(may_enter & (sign * d > 0), sign * order, -jnp.inf)
+        # Of equal ones the last enters where the error is positive, as at the end of a sort.
+        enter = jnp.where(
+            error > 0, toward.shape[-1] - 1 - jnp.argmax(toward[:, ::-1], -1), toward.argmax(-1)
+        )
+        if m:
+            group = jnp.arange(d.shape[-1])[None] // m == enter[:, None] // m
+            leaving = may_leave & group
+        else:
+            leaving = may_leave & jnp.where(error[:, None] < 0, d > 0, d < 0)
+        price = jnp.where(leaving, cost, jnp.inf)
+        leave = price.argmin(-1)
+        found = jnp.isfinite(toward[rows, enter]) & jnp.isfinite(price[rows, leave])
+        after = error + d[rows, leave] - d[rows, enter]
+        active = active & found & (jnp.abs(error) > threshold)
+        if same_sign:
+            active = active & (jnp.sign(after) == jnp.sign(start))
+        mask = mask.at[rows, enter].set(mask[rows, enter] | active)
+        mask = mask.at[rows, leave].set(mask[rows, leave] & ~active)
+        # What has moved once stays where it is.
+        may_enter = may_enter.at[rows, enter].set(may_enter[rows, enter] & ~active)
+        may_leave = may_leave.at[rows, leave].set(may_leave[rows, leave] & ~active)
+        return (mask, may_enter, may_leave, jnp.where(active, after, error), active), None
+
+    carry = (mask, ~mask, mask, start, jnp.ones(len(w), bool))
+    (mask, *_), _ = jax.lax.scan(cycle, carry, None, cycles)
+    return mask
+
+
+def flap(w: jax.Array, stats: Stats, metric: str = "wifv") -> jax.Array:
+    r"""FLAP's scores of inputs, which leave whole: how much the output moves without one.
+
+    .. math::
+      \text{ifv: } \sigma_j^2, \qquad \text{wifv: } \sigma_j^2 \textstyle\sum_i W_{ij}^2, \qquad
+      \text{wifn: } \frac1n \textstyle\sum_i |W_{ij}|\, n_j
+
+    A dropped input is replaced by its mean: :math:`b \leftarrow b + W (\mu \odot (1 - m))`.
+
+    Args:
+      w: Of shape (outputs, inputs).
+      stats: See :class:`Stats`. (The authors' running variance is right for one sample per call
+        only.)
+      metric: One of the above.
+
+    Returns:
+      Scores of shape (inputs,).
+
+    Raises:
+      ValueError: On an unknown metric.
+
+    Example:
+      >>> import jax.numpy as jnp, bilevel
+      >>> stats = bilevel.calibrated.stats_of(jnp.array([[1.0, 5.0], [3.0, 5.0]]))
+      >>> bilevel.calibrated.flap(jnp.array([[2.0, 9.0]]), stats)
+      Array([4., 0.], dtype=float32)
+
+    References:
+      An et al., Fluctuation-based Adaptive Structured Pruning for Large Language Models, AAAI 2024.
+    """
+    _checks.choice("metric", metric, ["ifv", "wifv", "wifn"])
+    if metric == "ifv":
+        return stats.var
+    if metric == "wifv":
+        return stats.var * (w**2).sum(0)
+    return wanda(w, stats.norm).mean(0)
