@@ -36,3 +36,26 @@ def pruning() -> ConfigDict:
         "split_by_seed": True,  # Another split of training and test data for each seed.
     }
     return config
+
+
+def sparse() -> ConfigDict:
+    """Returns the config of sparse training and calibrated pruning: RigL at a tenth.
+
+    Methods that train once from the start: static, rigl, set, granet_sparse, itop, momentum; with
+    ``structure`` N:M ste, sr_ste, mdgf_linear, mdgf_exponential, sdgf. Rounds of a trained model:
+    global, lamp, uniform_plus, sap. Without training, from some examples: wanda, gblm, sparsegpt,
+    dsnot, flap. All methods of ``pruning()`` too.
+    """
+    config = pruning()
+    config.prune.method = "rigl"
+    # Of dynamic masks and static: erk or uniform (global is erk). Of sap: global, layer or neuron.
+    config.prune.allocator = "global"
+    # How long the method trains, in times of dense training; None: 1, of calibrated methods 0.
+    config.prune.length = config_dict.placeholder(int)
+    config.prune.rounds = 1  # Of global, lamp, uniform_plus and sap.
+    config.prune.min_keep = 0  # Of global: weights that each layer keeps at least.
+    config.prune.initial_density = 0.5  # Of granet_sparse.
+    config.prune.every_epochs = 0.5  # Between exchanges.
+    config.prune.fraction = config_dict.placeholder(float)  # That is exchanged; None: its own.
+    config.prune.calibration = 256  # Examples that calibrated methods look at.
+    return config

@@ -48,7 +48,7 @@ PLANS = {
 }
 
 
-@pytest.mark.parametrize("method", methods.METHODS)
+@pytest.mark.parametrize("method", [*methods.AFTER_TRAINING, *methods.AT_INIT])
 def test_stages_steps_and_order_of_examples(method):
     _, job, dataset, _, stages = planned(method)
     assert (job.epoch, job.steps) == (EPOCH, T)

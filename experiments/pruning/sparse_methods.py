@@ -1,0 +1,258 @@
+"""Sparse training and calibrated pruning as stages: dynamic masks, N:M, SAP, one-shot cuts.
+
+Each entry of ``METHODS`` takes a start and the stages of dense training, and returns the first
+state and the stages. ``prune.length`` is how long what follows is trained, in times of the dense
+training.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+import bilevel
+from bilevel import calibrated
+from bilevel.pruning import sap_masks
+from experiments.common import config_files
+from experiments.pruning.stages import Job, Stage, Start
+from experiments.supervised import training
+from optim import _checks
+
+__all__ = ["METHODS", "NM", "check"]
+
+_Planned = tuple[Any, list[Stage]]
+
+
+def _length(start: Start, default: int) -> int:
+    length = start.prune.length
+    if length is None:
+        return default
+    _checks.count("prune.length", length, 0)
+    return length
+
+
+def _once(
+    start: Start, solver: bilevel.Solver, length: int, masks: Any = None, **options: Any
+) -> _Planned:
+    """One stage from the initial parameters."""
+    _checks.count("prune.length", length)
+    state = solver.init(start.job.problem, masks, start.params, stats=start.stats, **options)
+    steps = length * start.job.steps
+    return state, [Stage(start.setting, _same, solver, start.batches("data"), 0, steps)]
+
+
+def _same(state: Any) -> Any:
+    return state
+
+
+def _dynamic(start: Start, dense: list[Stage]) -> _Planned:
+    length = _length(start, 1)
+    names = ("method", "density", "allocator", "initial_density", "every_epochs", "fraction")
+    solver = _dynamic_solver(start.options(*names), start.job, max(length, 1))
+    return _once(start, solver, length, key=start.to_masks)
+
+
+@config_files.cached(maxsize=64)
+def _dynamic_solver(prune, job, length):
+    steps = length * job.steps
+    _checks.choice("prune.allocator", prune.allocator, ["global", "erk", "uniform"])
+    every = max(round(prune.every_epochs * job.epoch), 1)
+    options: dict[str, Any] = {
+        "every": min(every, steps),
+        "steps": steps,
+        "distribution": "uniform" if prune.allocator == "uniform" else "erk",
+    }
+    if prune.fraction is not None:
+        options["fraction"] = prune.fraction
+    if prune.method == "granet_sparse":
+        options["initial"] = prune.initial_density
+    return _DYNAMIC[prune.method](job.optimizer(length), prune.density, **options)
+
+
+_DYNAMIC: dict[str, Callable[..., bilevel.Solver]] = {
+    "rigl": bilevel.dynamic.rigl,
+    "set": bilevel.dynamic.set_,
+    # The method granet starts dense, from a trained model.
+    "granet_sparse": bilevel.dynamic.granet,
+    "itop": functools.partial(bilevel.dynamic_sparse, grow="unfired"),
+    "momentum": functools.partial(bilevel.dynamic_sparse, grow="momentum"),
+}
+
+
+def _static(start: Start, dense: list[Stage]) -> _Planned:
+    distribution = "uniform" if start.prune.allocator == "uniform" else "erk"
+    masks = bilevel.dynamic.start_masks(
+        start.to_masks, start.params, start.prune.density, distribution
+    )
+    length = _length(start, 1)
+    return _once(start, _plain_solver(start.job, length), length, masks)
+
+
+@functools.lru_cache(maxsize=64)
+def _plain_solver(job: Job, length: int) -> bilevel.Solver:
+    """Training under fixed masks; one program for all that train as long."""
+    return job.solver if length <= 1 else bilevel.sparse_training(job.optimizer(length))
+
+
+# Rules of bilevel.nm_training by the names of their methods.
+NM = {"ste": "ste", "sr_ste": "sr_ste", "mdgf_linear": "linear",
+       "mdgf_exponential": "exponential", "sdgf": "structure"}  # fmt: skip
+
+
+def _nm(start: Start, dense: list[Stage]) -> _Planned:
+    length = _length(start, 1)
+    names = ("method", "structure", "length")
+    return _once(start, _nm_solver(start.options(*names), start.job, max(length, 1)), length)
+
+
+@config_files.cached(maxsize=64)
+def _nm_solver(prune, job, length):
+    steps = length * job.steps
+    # Dense for the first tenth, the last masks for the last one, as in the recipes.
+    tenth = steps // 10
+    return bilevel.nm_training(
+        job.optimizer(length),
+        prune.structure,
+        NM[prune.method],
+        steps=steps,
+        dense=tenth,
+        finetune=tenth,
+    )
+
+
+def _retrained(start: Start, masks_of: Callable[[Any], Any], key: str, round_: int, length: int):
+    """A stage that enters with the weights and masks of ``masks_of(state)``."""
+    job = start.job
+    solver = _plain_solver(job, length)
+
+    def enter(state):
+        params, masks = masks_of(state)
+        return solver.init(job.problem, masks, params, stats=state.stats)
+
+    steps = length * job.steps
+    # Each round goes on in the order of the data where the one before stopped.
+    batches = start.batches("data", job.steps + round_ * steps)
+    return Stage(f"{key} {round_}", enter, solver, batches, 0, steps)
+
+
+def _trained(start: Start) -> Any:
+    """The first state of dense training."""
+    return start.job.solver.init(start.job.problem, None, start.params, stats=start.stats)
+
+
+def _rounds(start: Start) -> int:
+    _checks.count("prune.rounds", start.prune.rounds)
+    return start.prune.rounds
+
+
+def _magnitude(start: Start, dense: list[Stage]) -> _Planned:
+    """Cuts a trained model in one round or more, each followed by training."""
+    rounds, length, prune = _rounds(start), _length(start, 1), start.prune
+    densities = bilevel.density.exponential(prune.density, rounds)
+
+    def masks_at(state, density):
+        chosen = bilevel.masks.prunable(state.y)
+        alive = bilevel.masks.apply(state.masks, chosen)
+        masks = _magnitude_masks(alive, density, prune)
+        return state.y, jax.tree.map(lambda a, b: a & b, masks, state.masks)
+
+    stages = [
+        _retrained(start, functools.partial(masks_at, density=d), start.setting, i, length)
+        for i, d in enumerate(densities)
+    ]
+    return _trained(start), dense + stages
+
+
+def _magnitude_masks(chosen: Any, density: float, prune: Any) -> Any:
+    if prune.method == "lamp":
+        return bilevel.masks.from_scores(bilevel.allocate.lamp(chosen), density)
+    if prune.method == "uniform_plus":
+        flat = jax.tree_util.tree_flatten_with_path(chosen)[0]
+        names = [bilevel.masks.path_name(path) for path, _ in flat]
+        # Only a convolution stays dense: the first layer of an MLP holds most of its weights.
+        first = f"^{names[0]}$" if np.ndim(flat[0][1]) > 2 else None
+        densities = bilevel.allocate.uniform_plus(
+            chosen, density, dense=first, last=f"^{names[-1]}$"
+        )
+        return bilevel.masks.from_scores(chosen, densities, scope="layer")
+    if not prune.min_keep:
+        return bilevel.masks.from_scores(chosen, density)
+    cut = bilevel.masks.from_counts(chosen, bilevel.masks.drop_counts(chosen, density))
+    shares = jax.tree.map(lambda m: float(m.mean()), cut)
+    densities = bilevel.allocate.min_threshold(chosen, shares, density, prune.min_keep)
+    return bilevel.masks.from_scores(chosen, densities, scope="layer")
+
+
+def _sap(start: Start, dense: list[Stage]) -> _Planned:
+    """Rounds of rewinding and training, each pruned by the PQ index of the one before."""
+    job, prune = start.job, start.prune
+    scope = "global" if prune.allocator == "lottery" else prune.allocator
+    _checks.choice("prune.allocator", scope, ["global", "layer", "neuron"])
+
+    def enter(state):
+        new = sap_masks(state.masks, state.y, scope=scope)
+        total = sum(m.size for m in jax.tree.leaves(new))
+        drop = np.int32(total - int(bilevel.masks.count(state.masks)))
+        state = bilevel.next_round(state, drop)  # Goes back to the anchor; drops none.
+        opt = state.opt._replace(masks=new)
+        return state._replace(y=bilevel.masks.apply(new, state.y), opt=opt)
+
+    stages = []
+    span = job.steps - start.rewind
+    for i in range(_rounds(start)):
+        batches = start.batches("data", (i + 1) * span)
+        key = f"sap {scope} {prune.rewind_epochs} {i}"
+        stages.append(Stage(key, enter, job.solver, batches, start.rewind, job.steps))
+    return _trained(start), dense + stages
+
+
+def _calibrated(start: Start, dense: list[Stage]) -> _Planned:
+    """A trained model, pruned from some examples of its training set."""
+    job, prune = start.job, start.prune
+    _checks.count("prune.calibration", prune.calibration)
+    size = len(jax.tree.leaves(start.dataset.train)[0])
+    index = np.sort(np.random.default_rng(start.config.seed).permutation(size))
+    index = np.sort(index[: min(prune.calibration, size)])
+    nm = ":" in prune.structure
+
+    def cut(state):
+        batch = job.prepare(start.dataset.train, index, start.to_masks)
+
+        def forward(params, batch):
+            return job.model.apply(params, state.stats, batch["x"], train=False)[0]
+
+        def loss(params, batch):
+            return training.cross_entropy(forward(params, batch), batch["label"])[0].mean()
+
+        return calibrated.prune(
+            forward,
+            state.y,
+            [batch],
+            None if nm else prune.density,
+            prune.method,
+            structure=prune.structure if nm else None,
+            loss=loss if prune.method == "gblm" else None,
+        )
+
+    return _trained(start), [*dense, _retrained(start, cut, start.setting, 0, _length(start, 0))]
+
+
+METHODS: dict[str, Callable[[Start, list[Stage]], _Planned]] = {
+    "static": _static,
+    **dict.fromkeys(_DYNAMIC, _dynamic),
+    **dict.fromkeys(NM, _nm),
+    **dict.fromkeys(("global", "lamp", "uniform_plus"), _magnitude),
+    "sap": _sap,
+    **dict.fromkeys(("wanda", "gblm", "sparsegpt", "dsnot", "flap"), _calibrated),
+}
+
+
+def check(prune: Any) -> None:
+    """Raises unless the config has the keys that the methods here read."""
+    if "length" not in prune:
+        raise ValueError(
+            f"prune.method {prune.method} needs the keys of configs.pruning.common.sparse(), as in "
+            "configs/pruning/sparse_digits.py"
+        )

@@ -1,0 +1,78 @@
+"""The pruning main on sparse training and calibrated pruning: every method ends where it should."""
+
+import pytest
+
+import bilevel
+from configs.pruning import digits, sparse_digits
+from experiments import prune
+from experiments.pruning import methods, sparse_methods
+
+FROM_START = {"static", "rigl", "set", "granet_sparse", "itop", "momentum"}
+CALIBRATED = {"wanda", "gblm", "sparsegpt", "dsnot", "flap"}
+
+
+def config(method, **changes):
+    c = sparse_digits.get_config("smoke")
+    c.model.options = {"widths": (16, 8)}
+    c.epochs, c.batch_size, c.log_every = 0.5, 128, 3
+    c.prune.rewind_epochs, c.prune.method, c.prune.every_epochs = 0.2, method, 0.1
+    for key, value in changes.items():
+        c.prune[key] = value
+    return c
+
+
+@pytest.fixture(scope="module")
+def memo():
+    return prune.Memo()
+
+
+@pytest.mark.parametrize("method", sparse_methods.METHODS)
+def test_every_method_has_a_plan(method):
+    c = config(method, structure="2:4" if method in sparse_methods.NM else "weight", rounds=2)
+    job = methods.job_of(c, None)
+    dataset, _ = methods.data_of(c, None)
+    state, stages = methods.plan(job, c, dataset)
+    one = method in FROM_START or method in sparse_methods.NM
+    after = [s for s in stages if s.method]
+    steps = {True: job.steps, False: 0}[method not in CALIBRATED]
+    assert [s.steps for s in after] == [steps] * (1 if one or method in CALIBRATED else 2)
+    assert len(stages) - len(after) == (0 if one else 2)
+    assert len({s.key for s in stages}) == len(stages)
+    if method in FROM_START:
+        want = 0.5 * (64 * 16 + 16 * 8 + 8 * 10)
+        assert abs(int(bilevel.masks.count(state.masks)) - want) < 1
+
+
+@pytest.mark.parametrize(("method", "changes", "density"), [
+    ("granet_sparse", {"density": 0.2}, 0.2), ("itop", {}, 0.5),
+    ("sdgf", {"structure": "2:4"}, 0.5), ("global", {"min_keep": 60, "density": 0.2}, 0.2),
+    ("lamp", {"rounds": 2}, 0.5), ("uniform_plus", {"length": 0}, 0.5), ("sap", {}, None),
+    ("wanda", {"structure": "2:4"}, 0.5), ("gblm", {}, 0.5), ("flap", {"length": 1}, None),
+])  # fmt: skip
+def test_runs_end_at_their_density(method, changes, density, memo):
+    result = prune.run(config(method, **changes), quiet=True, memo=memo)
+    total = 64 * 16 + 16 * 8 + 8 * 10
+    if density is None:
+        assert 0.3 < result.final["density"] < 1
+    else:
+        assert abs(result.final["density"] - density) <= 3 / total
+    assert 0 <= result.final["test/accuracy"] <= 1
+    if "min_keep" in changes:
+        assert result.final["density/layers_2/kernel"] * 80 >= 60 - 1e-3
+    steps = {"gblm": 0, "wanda": 0, "uniform_plus": 0, "lamp": 12, "sap": 4}
+    assert result.final["gradients"] == steps.get(method, 6)
+
+
+def test_what_a_config_must_have():
+    c = digits.get_config("smoke")
+    c.prune.method = "rigl"
+    with pytest.raises(ValueError, match=r"needs the keys of configs\.pruning\.common\.sparse"):
+        prune.run(c, quiet=True)
+    for method, changes, text in (
+        ("rigl", {"allocator": "layer"}, "prune.allocator must be one of global, erk, uniform"),
+        ("rigl", {"length": 0}, "prune.length must be an integer >= 1"),
+        ("ste", {}, "structure must be 'N:M'"), ("sap", {"rounds": 0}, "prune.rounds must"),
+        ("wanda", {"calibration": 0}, "prune.calibration must"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=text):
+            prune.run(config(method, **changes), quiet=True)
