@@ -196,7 +196,10 @@ def _flax(path: str, model: Any, inputs: np.ndarray) -> models.Model:
         return models.from_linen(model, input_shape=inputs.shape[1:], dtype=inputs.dtype)
     if isinstance(model, nnx.Module):
         return models.from_nnx(lambda rngs: nnx.clone(model))
-    if callable(model) and "rngs" in inspect.signature(model).parameters:
+    written: Any = (
+        model.__init__ if isinstance(model, type) else model
+    )  # NNX hides that of a class.
+    if callable(model) and "rngs" in inspect.signature(written).parameters:
         return models.from_nnx(lambda rngs: model(rngs=rngs))
     raise ValueError(
         f"--model: `model` of {path} must be a Linen module, an NNX module or a function of rngs, "

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ import optim
 from experiments import compare
 from experiments.comparing import halving, methods, own_model, training, verdict
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 QUADRATIC = """
 import jax, jax.numpy as jnp, numpy as np
 steps = 36
@@ -266,6 +268,15 @@ def test_modules_with_arrays(tmp_path):
     outputs = valid["inputs"] @ np.asarray(params["kernel"]) + np.asarray(params["bias"])
     expected = np.square(outputs - valid["targets"]).mean()
     np.testing.assert_allclose(made.evaluate(params, stats, valid), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["functions", "nnx", "linen"])
+def test_the_examples_are_models(name):
+    own_model.build.cache_clear()
+    made = own_model.build(f"{EXAMPLES}/own_model_{name}.py")
+    first, second = (made.init(jax.random.key(seed))[0] for seed in (0, 1))
+    differ = jax.tree.map(lambda a, b: bool(np.any(a != b)), first, second)
+    assert any(jax.tree.leaves(differ))
 
 
 def test_without_evaluate_later_batches_decide_and_larger_can_be_better(tmp_path):
