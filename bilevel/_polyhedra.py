@@ -19,10 +19,12 @@ Projection = Callable[[Any], Any]
 
 
 def at_least_float32(a: Any) -> jax.Array:
+    """Returns an array in its own dtype, or in float32 if that is narrower."""
     return jnp.asarray(a, jnp.promote_types(jnp.result_type(a), jnp.float32))
 
 
 def finite(name: str, value: Any) -> np.ndarray:
+    """Returns a float64 array; raises ``ValueError``, with its name, if an entry is not finite."""
     array = np.asarray(value, np.float64)
     if not np.all(np.isfinite(array)):
         raise ValueError(f"{name} must be finite, got {array[~np.isfinite(array)].flat[0]}")
@@ -30,6 +32,7 @@ def finite(name: str, value: Any) -> np.ndarray:
 
 
 def matrix_of(matrix: Any) -> np.ndarray:
+    """Returns a finite float64 matrix; raises ``ValueError`` if it does not have two axes."""
     a = finite("matrix", matrix)
     if a.ndim != 2:
         raise ValueError(f"matrix must have two axes, got shape {a.shape}")

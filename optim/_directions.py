@@ -75,4 +75,5 @@ def with_float32(inner: Transform) -> Transform:
 
 
 def cast(tree: Any, like: Any) -> Any:
+    """Returns the leaves of a tree in the dtypes of those of another of the same structure."""
     return jax.tree.map(lambda x, y: jnp.asarray(x, jnp.result_type(y)), tree, like)
