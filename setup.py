@@ -23,6 +23,13 @@ EXPERIMENTS = [
     "tqdm>=4.66",
 ]
 TEST = [*EXPERIMENTS, "equinox>=0.13.2", "hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6.1"]
+DOCS = [
+    "furo>=2025.9",
+    "myst-parser>=4.0",
+    "sphinx>=8.2",
+    "sphinx-gallery>=0.19",
+    "sphinx-mathjax-offline>=0.0.2",  # The site needs no network.
+]
 LINT = ["pyrefly==1.4.1", "ruff==0.17.5"]
 
 setup(
@@ -47,6 +54,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10.2"],
         "experiments": EXPERIMENTS,
         "test": TEST,
+        "docs": [*EXPERIMENTS, *DOCS],
         "dev": [*TEST, *LINT],
     },
 )

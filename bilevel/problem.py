@@ -173,7 +173,7 @@ class Gradients(NamedTuple):
 
     @property
     def total(self) -> int:
-        """All of them in units of a gradient: a Hessian-vector product counts as two."""
+        """Their number in units of a gradient; a Hessian-vector product counts as two."""
         return self.upper + self.lower + 2 * self.products + self.constraint
 
 

@@ -106,7 +106,8 @@ def masked_update(
         a function ``params -> masks``. Default: nothing is pruned until ``update`` is given masks.
 
     Returns:
-      The transformation; its state is a :class:`MaskedUpdateState`. ``update`` needs ``params``.
+      The transformation; its state is a :class:`optim.MaskedUpdateState`. ``update`` needs
+      ``params``.
 
     Raises:
       ValueError: At ``init`` or at trace time, when a mask does not fit its leaf (named by its

@@ -2,14 +2,14 @@ r"""Compressed gradients for :func:`optim.error_feedback`: fewer numbers, or few
 
 A compressor :math:`C` is contractive: :math:`\mathbb E\|C(x) - x\|^2 \le (1 - \alpha)\|x\|^2`.
 
-====================  ==========================================  =============  ==================
+====================  ==========================================  ==============  ==============
 compressor            what is sent of d numbers                   :math:`\alpha`  32-bit words
-====================  ==========================================  =============  ==================
-``top_k(k)``          the k largest, with their places            k / d          2 k
-``rand_k(k)``         k at random, with their places              k / d          2 k
-``natural()``         sign and exponent of the nearest power of   8 / 9          9 / 32 d
+====================  ==========================================  ==============  ==============
+``top_k(k)``          the k largest, with their places            k / d           2 k
+``rand_k(k)``         k at random, with their places              k / d           2 k
+``natural()``         sign and exponent of the nearest power of   8 / 9           9 / 32 d
                       two, or of one at random
-====================  ==========================================  =============  ==================
+====================  ==========================================  ==============  ==============
 
 Each leaf is compressed by itself.
 """

@@ -33,7 +33,8 @@ __all__ = [
     "vary",
 ]
 
-LARGEST = "largest"  # A rule's choice: split the largest axis that divides.
+#: The choice of a rule to split the largest axis that the number of devices divides.
+LARGEST = "largest"
 # Smaller leaves stay whole: a gather costs more than they take.
 _SMALL = 1024
 

@@ -141,7 +141,7 @@ class Cut:
 
     @property
     def n_of_m(self) -> tuple[int, int] | None:
-        """N and M of the structure N:M, None of the others."""
+        """N and M where the structure is one of N of M weights, ``None`` elsewhere."""
         n, colon, m = self.structure.partition(":")
         return (int(n), int(m)) if colon else None
 

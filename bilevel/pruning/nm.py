@@ -222,13 +222,13 @@ def nm_training(
     ``finetune`` ones :math:`\delta = 0`. Between them, by ``rule``, with :math:`t` counted from the
     end of the dense steps:
 
-    ==============  ================================================================
-    ``ste``         :math:`\delta = 0`: straight-through
-    ``sr_ste``      :math:`\delta = 0`, :math:`\lambda` = ``decay``
-    ``linear``      :math:`\delta = \max(0, 1 - \beta t)`, :math:`\beta` = ``fade``
-    ``exponential`` :math:`\delta = e^{-\beta t}`
-    ``structure``   :math:`\delta = 0`; M-1:M, M/2:M, M/4:M, ..., N:M in equal parts
-    ==============  ================================================================
+    ===============  ================================================================
+    ``ste``          :math:`\delta = 0`: straight-through
+    ``sr_ste``       :math:`\delta = 0`, :math:`\lambda` = ``decay``
+    ``linear``       :math:`\delta = \max(0, 1 - \beta t)`, :math:`\beta` = ``fade``
+    ``exponential``  :math:`\delta = e^{-\beta t}`
+    ``structure``    :math:`\delta = 0`; M-1:M, M/2:M, M/4:M, ..., N:M in equal parts
+    ===============  ================================================================
 
     The authors' code begins to fade inside of the dense steps (an offset is divided by 100 twice)
     and takes the last mask one epoch late; a function as ``rule`` gives any :math:`\delta`, a list

@@ -136,7 +136,7 @@ def sparsity_report(params: Any, masks: Any, *, positions: dict[str, int] | None
     width of its output) is in ``positions``, one where it is not given.
 
     Bytes count a kept weight once, as a mask packed into the storage would; the CSR and BCSR
-    forms of :mod:`bilevel.pruning.export` state their own index bytes.
+    forms of :mod:`bilevel.export` state their own index bytes.
 
     Args:
       params: Parameters.

@@ -1,4 +1,4 @@
-"""Data sets by name, read from the files users have; see :class:`Dataset`."""
+"""Data sets by name, read from the files users have, as :class:`experiments.data.Dataset`."""
 
 import functools
 from collections.abc import Callable
@@ -39,7 +39,7 @@ __all__ = [
     "window_batches",
 ]
 
-# How each data set is loaded: load(data_dir, **options). Add your own here.
+#: How each data set is loaded, by name, as ``load(data_dir, **options)``. Add your own here.
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "digits": lambda data_dir, **options: digits.load(**options),
     **{name: functools.partial(idx.load, name) for name in idx.SETS},

@@ -1,4 +1,4 @@
-"""Models by name, each a pair of pure functions over plain dicts (see :class:`Model`)."""
+"""Models by name, each a pair of pure functions, :class:`experiments.models.Model`."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -17,6 +17,7 @@ from optim import _checks
 
 __all__ = ["MODELS", "Model", "build", "count", "from_linen", "from_nnx"]
 
+#: How each model is built, by name. Add your own here.
 MODELS: dict[str, Callable[..., nnx.Module]] = {
     "cnn": CNN,
     "lenet5": LeNet5,

@@ -15,6 +15,7 @@ from optim import _checks
 
 __all__ = ["PROBLEMS", "Level", "Task", "build"]
 
+#: How each problem is built, by name.
 PROBLEMS: dict[str, Callable[..., Task]] = {
     **{name: closed_form.task(name) for name in closed_form.PROBLEMS},
     "llc": constrained.llc,

@@ -14,8 +14,8 @@ import optim
 from experiments.supervised import averages, combinations
 from optim import _checks
 
-# Every optimizer by name: functions of a learning rate and further arguments. Ours stand before
-# those of optax that have the same name. Add your own here.
+#: Every optimizer by name, as a function of a learning rate and further arguments. Ours stand
+#: before those of optax that have the same name. Add your own here.
 OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "acprop": contrib.acprop,
     "adabelief": optax.adabelief,
@@ -81,7 +81,7 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "yogi": optax.yogi,
 }
 
-# Every schedule but the profiles by name, which stands without "_schedule" too.
+#: Every schedule but the profiles by name, which stands without "_schedule" too.
 SCHEDULES: dict[str, Callable[..., Any]] = {
     "constant_schedule": optax.constant_schedule,
     "cosine_decay_schedule": optax.cosine_decay_schedule,
@@ -106,7 +106,7 @@ SCHEDULES: dict[str, Callable[..., Any]] = {
     "wsd_schedule": optim.wsd_schedule,
 }
 
-# The profiles of optim.profiles, and the functions that make one from arguments.
+#: The profiles of optim.profiles, and the functions that make one from arguments.
 PROFILES: dict[str, Callable[..., Any]] = {
     "constant": lambda: optim.profiles.constant,
     "cosine": lambda: optim.profiles.cosine,

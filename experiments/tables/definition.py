@@ -45,9 +45,9 @@ class Table:
       columns: Settings: label to a point.
       setting: What the columns are, with the unit: ``"sparsity (% of the weights)"``.
       base: One point that all runs share.
-      grid: The hyperparameters tuned for each cell, as :func:`sweep.read` takes them: axes whose
-        product is tried, or a list of points. One grid for all rows, or a dict with one for each
-        row, with equal numbers of points.
+      grid: The hyperparameters tuned for each cell, as :func:`experiments.tables.sweep.read` takes
+        them: axes whose product is tried, or a list of points. One grid for all rows, or a dict
+        with one for each row, with equal numbers of points.
       seeds: Seeds of the reported runs.
       tune_seeds: Seeds of the runs that choose hyperparameters; all ``seeds`` if empty.
       seed_key: Config key of the seed.
@@ -60,7 +60,7 @@ class Table:
       paper: Published numbers of the same setting: row to column to number or text.
       source: Where they are published, and how the setting compares.
       notes: Sentences under the table: what the numbers say, and what they do not.
-      notes_of: Fingerprint of the runs that the notes were written about (:func:`cells.print_of`).
+      notes_of: Fingerprint of the runs that the notes were written about (``cells.print_of``).
         Under other runs they are not printed.
       plots: Panels of the picture. ``"points"``: seeds, mean, interval; ``"columns"``: lines over
         the settings; ``"zoom"``: the same, cut to the better half of the methods;
