@@ -1,0 +1,1 @@
+"""Claims of papers as data, a file per family; the fields are those of experiments.ledger."""
