@@ -17,8 +17,8 @@ RESULTS = Path(__file__).parents[2] / "results"
 FILES = [
     file
     for file in sorted(RESULTS.rglob("*.json"))
-    if "cache" not in file.relative_to(RESULTS).parts
-    and {"table", "runs", "environments"} <= json.loads(file.read_text(encoding="utf-8")).keys()
+    if not {"cache", "claims"} & set(file.relative_to(RESULTS).parts)
+    and {"table", "runs", "environments"} <= set(json.loads(file.read_text(encoding="utf-8")))
 ]
 each_file = pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
 
