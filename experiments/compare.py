@@ -120,10 +120,15 @@ def compare(
         f"{len(runs)} runs = {len(compared)} methods x {len(names)} workloads x {studies} studies "
         f"x {trials} trials (one for methods that claim to need no tuning); {todo} to make"
     )
+
+    def pack_of(run):
+        study = run.row, run.column, run.point["study"]
+        together = workloads.build(run.column, data_dir).side_by_side
+        return study if together else (*study, run.point["trial"])
+
     with execution.progress("compare", todo) as bar:
         # The trials of a study are one population. Packs depend on the plan alone.
-        packs = itertools.groupby(mine, lambda r: (r.row, r.column, r.point["study"]))
-        packs = [list(pack) for _, pack in packs]
+        packs = [list(pack) for _, pack in itertools.groupby(mine, pack_of)]
         execution.make(training, packs, folder, known, own, bar, data_dir=data_dir, metric="best")
     known = execution.load(folder, runs, own, say)
     missing = sum(r.digest not in known for r in runs)

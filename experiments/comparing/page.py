@@ -17,6 +17,7 @@ from experiments.tables.execution import Records
 __all__ = ["markdown", "picture", "read", "results", "times", "write"]
 
 STEM = "compare"
+LIGHT, SLOW = 0.6, 1.5  # State and time of a step over the baseline's, worth a word.
 Results = Mapping[str, Any]
 
 
@@ -178,7 +179,10 @@ def markdown(content: Results) -> str:
         "## How often a setting reaches the target",
         "",
     ]
-    lines += [*_sensitivity(content, in_steps, order), ""]
+    share = _shares(content, in_steps)
+    table = [[rows[m], *(f"{100 * x:.0f} %" for x in share[m])] for m in order]
+    lines += [*md.table(["", *columns], table, "l" + "r" * len(columns)), ""]
+    lines += [*_for_whom(content, at, share.mean(1), test, order), ""]
     lines += _against_published(content["prediction"], dict(zip(rows, score, strict=True)))
     lines += ["## Targets", ""]
     table = [
@@ -239,15 +243,62 @@ def _steps(own: float, all_of_them: np.ndarray) -> str:
     return f"**{own:.0f}**" if own == all_of_them.min() else f"{own:.0f}"
 
 
-def _sensitivity(content, in_steps, order) -> list[str]:
+def _shares(content, in_steps) -> np.ndarray:
+    """The share of the settings that reach the target, by method and workload."""
     rows, columns = list(content["methods"]), list(content["workloads"])
     made = np.zeros(in_steps.shape, bool)
     for r in content["runs"]:
         place = rows.index(r["method"]), columns.index(r["workload"])
         made[(*place, r["study"], r["trial"])] = True
-    share = np.isfinite(in_steps).sum((2, 3)) / np.maximum(made.sum((2, 3)), 1)
-    table = [[rows[m], *(f"{100 * x:.0f} %" for x in share[m])] for m in order]
-    return md.table(["", *columns], table, "l" + "r" * len(columns))
+    return np.isfinite(in_steps).sum((2, 3)) / np.maximum(made.sum((2, 3)), 1)
+
+
+def _for_whom(content, at, share, test, order) -> list[str]:
+    """What speaks for each method and what against it, by fixed rules from the tables above."""
+    rows, columns = list(content["methods"]), list(content["workloads"])
+    state = np.median([[content["state"][c][m] for c in columns] for m in rows], 1)
+    clock = np.median(
+        [[content["clock"][c][m] / content["clock"][c][rows[0]] for c in columns] for m in rows], 1
+    )
+    forgiving = np.sort(share)[-min(3, len(rows))]
+    table = []
+    for m in order:
+        fastest = [
+            c for w, c in enumerate(columns) if np.isfinite(at[m, w]) and at[m, w] == at[:, w].min()
+        ]
+        missed = [c for w, c in enumerate(columns) if not np.isfinite(at[m, w])]
+        takes, minds = [], []
+        if test is not None and test.p < render.LEVEL:
+            far = test.ranks[m] > test.ranks.min() + test.critical_difference
+            (minds if far else takes).append(
+                "ranks behind the best" if far else "not told apart from the best rank"
+            )
+        if fastest:
+            takes.append(f"first on {', '.join(fastest)}")
+        if content["methods"][rows[m]]["self_tuning"]:
+            takes.append("nothing is tuned")
+        elif share[m] >= forgiving:
+            takes.append(f"forgives its setting: {100 * share[m]:.0f} % of all reach a target")
+        if state[m] <= LIGHT * state[0]:
+            takes.append(f"holds {state[m]:.3g} bytes per parameter, {rows[0]} {state[0]:.3g}")
+        if share[m] < share.max() / 2:
+            minds.append(f"only {100 * share[m]:.0f} % of its settings reach a target")
+        if missed:
+            minds.append(f"misses {', '.join(missed)}")
+        if clock[m] >= SLOW:
+            minds.append(f"a step takes {clock[m]:.2f} of {rows[0]}'s")
+        table.append([rows[m], "; ".join(takes) or "–", "; ".join(minds) or "–"])
+    return [
+        "## For whom each is",
+        "",
+        *md.table(["", "for it", "against it"], table, "lll"),
+        "",
+        "By fixed rules from the tables above. The three methods of which the largest share of"
+        " settings reaches the targets are called forgiving; less than half of the largest share is"
+        f" held against a method, as is a step of {SLOW} times {rows[0]}'s; state counts as small"
+        f" up to {100 * LIGHT:.0f} % of {rows[0]}'s. These are small problems: what differs in"
+        " memory, in the time of a step or by a missed target carries further than an order.",
+    ]
 
 
 def _against_published(prediction, scores) -> list[str]:

@@ -47,6 +47,8 @@ class Workload(NamedTuple):
       evaluations: How often within these steps the metric is taken.
       prepare: ``prepare(data["train"], inputs, key) -> {"examples", "key"}``, a part of the step.
       feed: ``feed(seed)`` returns the inputs for the loop; ``None``: indices of random batches.
+      side_by_side: Whether several runs are quicker as one population. Large products are not: with
+        weights of its own for each run they take more time than one after another.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Workload(NamedTuple):
     evaluations: int = 20
     prepare: Callable[..., Arrays] = gather
     feed: Callable[[int], Any] | None = None
+    side_by_side: bool = True
 
     @property
     def budget(self) -> int:
@@ -334,7 +337,15 @@ def _fashion_cnn(name: str, data_dir: str | None) -> Workload:
         return _cross_entropy(out, examples["label"])
 
     return Workload(
-        name, init, loss, evaluate, arrays, metric="valid loss", batch_size=64, steps=400
+        name,
+        init,
+        loss,
+        evaluate,
+        arrays,
+        metric="valid loss",
+        batch_size=64,
+        steps=400,
+        side_by_side=False,
     )
 
 

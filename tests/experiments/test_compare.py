@@ -126,6 +126,21 @@ def test_a_second_run_repeats_nothing_and_shards_give_the_same_page(tiny, tmp_pa
     assert pages[0] == pages[1]
 
 
+def test_packs_are_studies_or_single_runs(tiny, tmp_path, monkeypatch):
+    def alone(name, data_dir):
+        return _tiny(name, data_dir)._replace(side_by_side=name == "tiny")
+
+    packs = []
+    monkeypatch.setattr(workloads, "_WORKLOADS", dict.fromkeys(tiny, alone))
+    monkeypatch.setattr(compare.execution, "make", lambda job, runs, *_, **__: packs.extend(runs))
+    workloads._built.cache_clear()
+    _run(tiny, tmp_path)
+    workloads._built.cache_clear()
+    many = [(pack[0].column, len(pack), len({r.point["study"] for r in pack})) for pack in packs]
+    assert sorted(set(many)) == [("other", 1, 1), ("tiny", 3, 1)]
+    assert sum(n for _, n, _ in many) == 24
+
+
 def test_killed_in_the_middle_it_goes_on(tiny, tmp_path, monkeypatch):
     _run(tiny, tmp_path / "whole")
     run, made = training.run_population, []
@@ -357,6 +372,14 @@ def test_the_page_says_what_it_cannot_tell(tiny, tmp_path):
     assert "| slow | 0.000 |" in text
     assert "| slow | – | – |" in text
     assert "| slow | 0 % | 0 % |" in text
+    whom = text[text.index("## For whom each is") :]
+    rows = {name: whom[whom.index(f"| {name} |") :].split("\n")[0] for name in three["methods"]}
+    assert "holds 4 bytes per parameter, AdamW 8" in rows["slow"]
+    assert "only 0 % of its settings reach a target; misses tiny, other" in rows["slow"]
+    at = page.scoring.of_workloads(page.times(three))
+    for m, name in enumerate(three["methods"]):
+        first = [c for w, c in enumerate(tiny) if at[m, w] == at[:, w].min() < np.inf]
+        assert (f"first on {', '.join(first)}" in rows[name]) == bool(first)
 
 
 def test_published_rankings_are_held_against_the_scores(tiny, tmp_path):
