@@ -374,18 +374,19 @@ def _windows(data_dir: str | None, length: int, train: int, other: int):
 
 
 def _characters_transformer(name: str, data_dir: str | None) -> Workload:
-    """A character transformer of two blocks, width 64, on windows of 32 of tinyshakespeare."""
-    arrays, vocabulary = _windows(data_dir, 32, 30_000, 500)
+    """A character transformer of two blocks, width 48, on windows of 32 of tinyshakespeare."""
+    width = 48
+    arrays, vocabulary = _windows(data_dir, 32, 30_000, 200)
 
     def init(key):
         keys = jax.random.split(key, 5)
         return {
-            "embedding": 0.1 * jax.random.normal(keys[0], (vocabulary, 64)),
-            "positions": 0.1 * jax.random.normal(keys[1], (32, 64)),
-            "block_0": _attention_block(keys[2], 64),
-            "block_1": _attention_block(keys[3], 64),
-            "norm": _norm(64),
-            "head": _dense(keys[4], 64, vocabulary),
+            "embedding": 0.1 * jax.random.normal(keys[0], (vocabulary, width)),
+            "positions": 0.1 * jax.random.normal(keys[1], (32, width)),
+            "block_0": _attention_block(keys[2], width),
+            "block_1": _attention_block(keys[3], width),
+            "norm": _norm(width),
+            "head": _dense(keys[4], width, vocabulary),
         }
 
     def logits(params, x):
@@ -395,7 +396,7 @@ def _characters_transformer(name: str, data_dir: str | None) -> Workload:
             x = _attend(params[block], x, heads=4, causal=True)
         return _affine(params["head"], _normed(params["norm"], x))
 
-    return _classifier(name, arrays, init, logits, metric="loss", batch_size=16, steps=500)
+    return _classifier(name, arrays, init, logits, metric="loss", batch_size=16, steps=400)
 
 
 def _characters_gru(name: str, data_dir: str | None) -> Workload:
