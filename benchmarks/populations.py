@@ -42,7 +42,8 @@ def main(argv) -> None:
         "# Five settings of a method as one population",
         "",
         f"{flags.FLAGS.machine or provenance.machine()}; jax {jax.__version__}.",
-        f"`python -m benchmarks.populations --data_dir=DATA`, medians of {flags.FLAGS.rounds} turns.",
+        "`python -m benchmarks.populations --data_dir=DATA`,"
+        f" medians of {flags.FLAGS.rounds} turns.",
         "",
         *md.table(head, rows, "llrrr"),
     ]
