@@ -19,7 +19,12 @@ def sign_of(tx: optax.GradientTransformationExtraArgs) -> int:
     """
     try:
         # Operation by operation: they are few, and compiled once for all transformations.
-        with jax.ensure_compile_time_eval(), jax.disable_jit(), warnings.catch_warnings():
+        with (
+            jax.ensure_compile_time_eval(),
+            jax.disable_jit(),
+            jax.numpy_dtype_promotion("standard"),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")
             x, gradient = jnp.zeros((2, 2)), jnp.ones((2, 2))
             state, updates = tx.init(x), []
@@ -51,8 +56,13 @@ def with_float32(inner: Transform) -> Transform:
     """``inner`` with its arithmetic in float32 where the leaves are of 16 bits.
 
     Its state keeps the dtype of the parameters, but for float16 it is float32: the square of a
-    small gradient is zero in float16.
+    small gradient is zero in float16. Its dtypes promote as they do by default even where a user
+    has set ``jax_numpy_dtype_promotion`` to strict, which optax's Adam does not obey.
     """
+
+    def run(*args, **extra):
+        with jax.numpy_dtype_promotion("standard"):
+            return inner.update(*args, **extra)
 
     def widen(tree, dtypes):
         def wide(x):
@@ -66,9 +76,9 @@ def with_float32(inner: Transform) -> Transform:
     def update_fn(updates, state, params=None, **extra):
         small = (jnp.float16, jnp.bfloat16)
         if not any(jnp.result_type(g) in small for g in jax.tree.leaves(updates)):
-            return inner.update(updates, state, params, **extra)
+            return run(updates, state, params, **extra)
         wide = [widen(tree, small) for tree in (updates, state, params)]
-        directions, new_state = inner.update(*wide, **extra)
+        directions, new_state = run(*wide, **extra)
         return cast(directions, updates), cast(new_state, state)
 
     return Transform(init_fn, update_fn)

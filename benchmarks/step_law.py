@@ -1,0 +1,120 @@
+r"""How far from the best of their grid are the runs nearest to the point that the Step Law names?
+
+    python -m benchmarks.step_law --data=dense_lr_bs_loss.csv --out=results/small/step_law.json
+
+The authors released the final losses of their dense models, a grid of about twelve learning rates
+and ten batch sizes for each of 17 pairs of size and tokens, in the folder ``data/`` of
+https://github.com/step-law/steplaw. Runs are as far apart as their logarithms of learning rate and
+batch tokens are.
+
+Two numbers for each pair, both as a share of the lowest loss of its grid: the excess of the
+**nearest** run, and that of a **plane** of second degree in the two logarithms, fitted to the runs
+within 2 % of the best and taken at the named point and at its own minimum.
+
+The claim: the named point is within .09 % of the best loss. Held to be shown if the mean excess of
+the nearest runs over the pairs is at most .1 % and none exceeds .5 %; refuted if the mean is above
+.3 %.
+"""
+
+import csv
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+import optim
+from benchmarks import _report
+from experiments.common import markdown
+
+LENGTH = 2048  # Tokens of a sequence; batch sizes are numbers of sequences.
+
+
+def read(path: Path) -> dict[tuple[float, float], np.ndarray]:
+    """Rows (learning rate, batch tokens, loss) by (parameters, tokens)."""
+    grids = defaultdict(list)
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            loss = float(row["smooth loss"])
+            if np.isfinite(loss):
+                point = float(row["lr"]), LENGTH * float(row["bs"]), loss
+                grids[float(row["N"]), float(row["D"])].append(point)
+    return {size: np.array(rows) for size, rows in sorted(grids.items())}
+
+
+def excess(size: tuple[float, float], rows: np.ndarray) -> dict[str, float]:
+    """What the law's point costs on one grid."""
+    # The largest models are at the edge of the range that it was fitted to.
+    law = optim.scaling.step_law(min(size[0], 1e9), size[1])
+    rate = law.learning_rate * (size[0] / min(size[0], 1e9)) ** -0.713
+    named = np.log([rate, law.batch_tokens])
+    points, loss = np.log(rows[:, :2]), rows[:, 2]
+    best = loss.min()
+    nearest = int(np.argmin(np.sum((points - named) ** 2, 1)))
+    good = loss < 1.02 * best
+    plane = quadratic(points[good] - named, loss[good])
+    lowest = min(plane(points[good] - named))
+    return {
+        "learning rate": float(rate),
+        "batch tokens": float(law.batch_tokens),
+        "runs": len(loss),
+        "best": float(best),
+        "nearest learning rate": float(rows[nearest, 0]),
+        "nearest batch tokens": float(rows[nearest, 1]),
+        "nearest": float(loss[nearest] / best - 1),
+        "plane": float((plane(np.zeros((1, 2)))[0] - lowest) / best),
+    }
+
+
+def quadratic(x: np.ndarray, y: np.ndarray):
+    """The least-squares polynomial of second degree in two variables."""
+
+    def terms(x):
+        a, b = x.T
+        return np.stack([np.ones_like(a), a, b, a * a, a * b, b * b], 1)
+
+    weights = np.linalg.lstsq(terms(x), y, rcond=None)[0]
+    return lambda x: terms(x) @ weights
+
+
+def page(results: dict) -> str:
+    """The Markdown of the results."""
+    rows = []
+    for n, d, found in zip(*(results[k] for k in ("parameters", "tokens", "grids")), strict=True):
+        ours = [f"{found['learning rate']:.2e}", f"{found['batch tokens']:.2e}"]
+        run = [f"{found['nearest learning rate']:.2e}", f"{found['nearest batch tokens']:.2e}"]
+        shares = [f"{100 * found[k]:.3f}" for k in ("nearest", "plane")]
+        rows.append([f"{n:.2e}", f"{d:.2e}", found["runs"], *ours, *run, *shares])
+    head = ["parameters", "tokens", "runs", "rate of the law", "batch tokens of the law"]
+    head += ["nearest run's rate", "its batch tokens", "its excess, %", "excess of the plane, %"]
+    worst, mean = (100 * f(results["nearest"]) for f in (np.max, np.mean))
+    return "\n".join(
+        [
+            "# The Step Law's point against the best of a grid",
+            "",
+            f"`{results['command']}`, the authors' losses of {sum(r[2] for r in rows)} dense "
+            "models.",
+            "",
+            *markdown.table(head, rows, "r" * len(head)),
+            "",
+            f"Claim: within .09 % of the best loss. Measured: the nearest run is {mean:.3f} % "
+            f"above the best of its grid in the mean, {worst:.3f} % at most; the fitted plane says "
+            f"{100 * np.mean(results['plane']):.3f} %.",
+            "",
+        ]
+    )
+
+
+def main():
+    parser = _report.parser(__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="dense_lr_bs_loss.csv.")
+    args = parser.parse_args()
+    grids = read(args.data)
+    found = [excess(size, rows) for size, rows in grids.items()]
+    results = _report.found_with(f"python -m benchmarks.step_law --data={args.data.name}")
+    results |= {"parameters": [n for n, _ in grids], "tokens": [d for _, d in grids]}
+    results |= {"nearest": [f["nearest"] for f in found], "plane": [f["plane"] for f in found]}
+    _report.write(results | {"grids": found}, page, args.out)
+
+
+if __name__ == "__main__":
+    main()
