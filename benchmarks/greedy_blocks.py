@@ -17,8 +17,6 @@ many iterations do the zeros of x stay those of the solution?
 Steps are 1/L of the block, or the inverse of the block of a bound of the Hessian. Float64.
 """
 
-import argparse
-import json
 import math
 from pathlib import Path
 
@@ -27,7 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import optim
-from experiments.common import files, markdown, provenance
+from benchmarks import _report
+from experiments.common import markdown
 from experiments.data import libsvm
 
 # Order, step and norm by the name in the table.
@@ -212,16 +211,14 @@ def verdict(gap, column: str) -> str:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, help="JSON file; a Markdown file is written beside it.")
+    parser = _report.parser(__doc__)
     parser.add_argument("--data_dir", type=Path, help="Folder with libsvm/.")
     parser.add_argument("--sets", default="a1a:123", help="LIBSVM files with their features.")
     parser.add_argument("--steps", type=int, default=500, help="Iterations on these.")
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     command = f"python -m benchmarks.greedy_blocks --data_dir=DATA --sets={args.sets}"
-    results = {"command": f"{command} --steps={args.steps}", "machine": provenance.machine()}
-    results["versions"] = provenance.versions()
+    results = _report.found_with(f"{command} --steps={args.steps}")
     for deviation in (0.0, 0.5, 1.0):
         gap = least_squares(10, 100, deviation)
         results[f"least squares {deviation:g}"] = {"steps": 100, "seeds": 10, "gap": gap}
@@ -234,11 +231,7 @@ def main():
             column = f"{name} sorted" if kind else name
             results[column] = {"steps": args.steps, "gap": gap}
         results["lasso"][name] = identified(path, int(features), 100_000)
-    print(page(results))
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        files.write(args.out, json.dumps(results, indent=1) + "\n")
-        files.write(args.out.with_suffix(".md"), page(results))
+    _report.write(results, page, args.out)
 
 
 if __name__ == "__main__":

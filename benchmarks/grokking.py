@@ -8,9 +8,7 @@ training pairs and learns nothing about the others; the claim is that ``optim.or
 learns the rule within 150 steps, in every seed.
 """
 
-import argparse
 import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +16,8 @@ import numpy as np
 import optax
 
 import optim
-from experiments.common import files, markdown, provenance
+from benchmarks import _report
+from experiments.common import files, markdown
 
 MODULUS, WIDTH, SHARE, RATE, EVERY = 113, 200, 0.4, 0.01, 10
 METHODS = {"AdamW": lambda tx: tx, "OrthoGrad AdamW": optim.orthograd}
@@ -116,8 +115,7 @@ def page(results: dict) -> str:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, help="JSON file; a Markdown file is written beside it.")
+    parser = _report.parser(__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=300)
     args = parser.parse_args()
@@ -138,10 +136,9 @@ def main():
     at = min(150, args.steps) // EVERY - 1
     ours = [r["test"][at] for r in runs["OrthoGrad AdamW"]]
     theirs = [r["test"][-1] for r in runs["AdamW"]]
+    flags = f"--seeds={args.seeds} --steps={args.steps}"
     results = {
-        "command": f"python -m benchmarks.grokking --seeds={args.seeds} --steps={args.steps}",
-        "machine": provenance.machine(),
-        "versions": provenance.versions(),
+        **_report.found_with(f"python -m benchmarks.grokking {flags}"),
         "seeds": args.seeds,
         "steps": args.steps,
         "every": EVERY,
@@ -149,10 +146,7 @@ def main():
         f"{', '.join(f'{x:.3f}' for x in theirs)} at step {args.steps}",
         "runs": runs,
     }
-    print(page(results))
-    if args.out:
-        files.write(args.out, json.dumps(results) + "\n")
-        files.write(args.out.with_suffix(".md"), page(results))
+    _report.write(results, page, args.out)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,7 @@ and one with 100, Top-1 of five numbers: step sizes of both forms, and the gradi
 steps. **Decay** of .3 on |x - c|^2 / 2: where plain and cautious decay end. Float64, no seeds.
 """
 
-import argparse
-import json
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +16,8 @@ import numpy as np
 import optax
 
 import optim
-from experiments.common import files, markdown, provenance
+from benchmarks import _report
+from experiments.common import markdown
 
 
 def separation(n: int) -> dict[str, int]:
@@ -111,15 +109,12 @@ def page(results: dict) -> str:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, help="JSON file; a Markdown file is written beside it.")
+    parser = _report.parser(__doc__)
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     plain = optax.chain(optax.add_decayed_weights(0.3), optax.sgd(0.1))
     results = {
-        "command": "python -m benchmarks.small_claims",
-        "machine": provenance.machine(),
-        "versions": provenance.versions(),
+        **_report.found_with("python -m benchmarks.small_claims"),
         "separation": {str(n): separation(n) for n in (100, 1000, 10_000)},
         "error feedback": error_feedback(),
         "decay": {
@@ -127,11 +122,7 @@ def main():
             "cautious": ends(optim.cautious_decay(optax.sgd(0.1), 0.1, 0.3)),
         },
     }
-    print(page(results))
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        files.write(args.out, json.dumps(results, indent=1) + "\n")
-        files.write(args.out.with_suffix(".md"), page(results))
+    _report.write(results, page, args.out)
 
 
 if __name__ == "__main__":
