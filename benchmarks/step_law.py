@@ -98,8 +98,8 @@ def page(results: dict) -> str:
             *markdown.table(head, rows, "r" * len(head)),
             "",
             f"Claim: within .09 % of the best loss. Measured: the nearest run is {mean:.3f} % "
-            f"above the best of its grid in the mean, {worst:.3f} % at most; the fitted surface says "
-            f"{100 * np.mean(results['surface']):.3f} %.",
+            f"above the best of its grid in the mean, {worst:.3f} % at most; the fitted surface "
+            f"says {100 * np.mean(results['surface']):.3f} %.",
             "",
         ]
     )
