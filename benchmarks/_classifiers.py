@@ -70,20 +70,18 @@ def runner(
       normalize: As in :func:`logits`.
       watch: A number of (gradients, parameters), whose mean over the steps is returned.
     """
-    x, y = task.train
-    sizes, per_epoch = (x.shape[1], *widths, 10), len(x) // batch
+    n, features = task.train[0].shape
+    sizes, per_epoch = (features, *widths, 10), n // batch
 
     def accuracy(params, part):
         found = jnp.argmax(logits(params, part[0], normalize), -1)
         return 100 * jnp.mean(found == part[1])
 
-    def loss(params, rows):
-        of_each = optax.softmax_cross_entropy_with_integer_labels(
-            logits(params, jnp.asarray(x)[rows], normalize), jnp.asarray(y)[rows]
-        )
+    def loss(params, x, y):
+        of_each = optax.softmax_cross_entropy_with_integer_labels(logits(params, x, normalize), y)
         return of_each.mean()
 
-    def run(setting, seed):
+    def run(setting, seed, train, valid, test):
         tx = make(setting, epochs * per_epoch)
         start, order = jax.random.split(jax.random.key(seed))
         params = initial(start, sizes)
@@ -91,25 +89,25 @@ def runner(
 
         def step(carry, rows):
             params, state = carry
-            grads = jax.grad(loss)(params, rows)
+            grads = jax.grad(loss)(params, *(x[rows] for x in train))
             updates, state = tx.update(grads, state, params)
             seen = watch(grads, params) if watch else jnp.zeros([])
             return (optax.apply_updates(params, updates), state), seen
 
         def epoch(carry, key):
-            rows = jax.random.permutation(key, len(x))[: per_epoch * batch]
+            rows = jax.random.permutation(key, n)[: per_epoch * batch]
             return jax.lax.scan(step, carry, rows.reshape(per_epoch, batch))
 
         carry = params, tx.init(params)
         (params, _), seen = jax.lax.scan(epoch, carry, jax.random.split(order, epochs))
-        found = {"valid": accuracy(params, task.valid), "test": accuracy(params, task.test)}
+        found = {"valid": accuracy(params, valid), "test": accuracy(params, test)}
         found["growth"] = optax.tree.norm(params[:-1]) / before
         return found | ({"watched": seen.mean()} if watch else {})
 
-    population = jax.jit(jax.vmap(run, (None, 0)))
+    population = jax.jit(jax.vmap(run, (None, 0, None, None, None)))
 
     def runs(setting, seeds):
-        found = population(dict(setting), jnp.asarray(seeds))
+        found = population(dict(setting), jnp.asarray(seeds), *task[1:])
         return {name: np.asarray(values, float).tolist() for name, values in found.items()}
 
     return runs

@@ -25,14 +25,13 @@ EPOCHS = {"digits": 20, "fashion_mnist": 10}
 
 def study(task: _classifiers.Task, tuning: int, seeds: int) -> dict:
     """Chosen peaks and test accuracies by power."""
-    found, grid = {}, [{"peak": p} for p in PEAKS]
+
+    def make(setting, steps):
+        return optax.sgd(optim.cosine_power_schedule(**setting, decay_steps=steps), 0.9)
+
+    runs, found = _classifiers.runner(task, make, widths=(64,), epochs=EPOCHS[task.name]), {}
     for power in POWERS:
-
-        def make(setting, steps, power=power):
-            schedule = optim.cosine_power_schedule(setting["peak"], steps, power=power)
-            return optax.sgd(schedule, 0.9)
-
-        runs = _classifiers.runner(task, make, widths=(64,), epochs=EPOCHS[task.name])
+        grid = [{"peak_value": peak, "power": power} for peak in PEAKS]
         tuned = _classifiers.tune(runs, grid, range(tuning))
         final = runs(tuned["setting"], range(100, 100 + seeds))
         found[f"power {power:g}"] = tuned | final
@@ -51,7 +50,7 @@ def page(results: dict) -> str:
                 d = study["against cosine"][power]
                 cell += [f"{d['mean']:+.2f} [{d['low']:+.2f}, {d['high']:+.2f}]"]
                 cell += [f"{d['p']:.3f}", f"{d['holm']:.3f}"]
-            peak = f"{run['setting']['peak']:g}{' (edge)' if run['edge'] else ''}"
+            peak = f"{run['setting']['peak_value']:g}{' (edge)' if run['edge'] else ''}"
             rows.append([name, power, peak, *cell, *[""] * (4 - len(cell))])
     head = ["data", "schedule", "chosen peak", "test accuracy, % (std)"]
     head += ["difference from power 1 [95 %]", "p", "p after Holm"]

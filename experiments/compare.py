@@ -223,10 +223,11 @@ def listing() -> str:
         target = f"target {frozen[name]['target']:.4g}" if name in frozen else "no target yet"
         data = ", needs --data_dir" if workloads.needs_data(name) else ""
         lines.append(f"  {name}: {workloads.about(name)} ({target}{data})")
-    lines.append("methods:")
-    for method in methods.find(None):
-        tuned = ", ".join(method.space) or "nothing"
-        lines.append(f"  {method.name}: {method.optimizer}, tunes {tuned}")
+    for title, more in (("methods:", False), ("methods that are compared where named:", True)):
+        lines.append(title)
+        for method in methods.declared_methods(more):
+            tuned = ", ".join(method.space) or "nothing"
+            lines.append(f"  {method.name}: {method.optimizer}, tunes {tuned}")
     return "\n".join([*lines, "  and any optimizer of experiments.train, or FILE.py:FUNCTION"])
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "Tuned",
     "build",
     "code",
+    "declared_methods",
     "factor",
     "find",
     "function",
@@ -95,7 +96,7 @@ def find(names: str | None) -> list[Method]:
         without the function.
     """
     if names is None:
-        return [_declared(name) for name in declared.METHODS]
+        return declared_methods()
     found = [_one(name.strip()) for name in names.split(",") if name.strip()]
     if not found:
         raise ValueError("--optimizers must name at least one method")
@@ -105,6 +106,11 @@ def find(names: str | None) -> list[Method]:
             raise ValueError(f"--optimizers names two methods {method.name!r}")
         seen.add(method.name)
     return found
+
+
+def declared_methods(more: bool = False) -> list[Method]:
+    """Returns the methods of ``configs/compare/common.py``, or the further ones of its ``MORE``."""
+    return [_declared(name) for name in (declared.MORE if more else declared.METHODS)]
 
 
 def _one(name: str) -> Method:

@@ -8,6 +8,7 @@ import numpy as np
 from experiments.common import figures, markdown
 
 FAR = 1.3  # The largest ratio of the picture.
+ZERO = 1e-6  # A loss up to it is none.
 
 # Names in the reference file.
 REFERENCE_NAMES = {
@@ -135,21 +136,26 @@ def _refined_gap(results, leave_out):
 def draw(results: dict[str, Any], path: Path) -> None:
     """Draws each schedule's loss relative to linear decay, a panel an optimizer."""
     found = _split(results)
-    title = f"Logistic regression: ratios above {FAR:g} are open, at the edge"
+    title = f"Logistic regression, means of the seeds; ratios above {FAR:g} are open, at the edge"
     figure, axes = figures.figure(len(found), width=5.5, height=3.8, title=title)
     for axis, (optimizer, sets) in zip(axes, found.items(), strict=True):
         names = [s for s in next(iter(sets.values()))["schedules"] if s != "linear"]
+        # Where linear decay separates the classes a ratio of losses says nothing.
+        none = [s for s, e in sets.items() if e["schedules"]["linear"]["loss_mean"] <= ZERO]
+        sets = {name: entry for name, entry in sets.items() if name not in none}
+        without = f"\nwithout {', '.join(none)}, where linear decay ends below {ZERO:g}"
         base = np.array([e["schedules"]["linear"]["loss_mean"] for e in sets.values()])
         for i, (schedule, (color, marker, _)) in enumerate(figures.looks(names).items()):
             loss = np.array([e["schedules"][schedule]["loss_mean"] for e in sets.values()])
-            ratio = np.divide(loss, base, out=np.full_like(loss, np.nan), where=base > 1e-6)
+            ratio = loss / base
             at = np.arange(len(sets)) + 0.8 * ((i + 0.5) / len(names) - 0.5)
             # The worst schedules do not set the scale: they stand at the edge, open.
             far = ratio > FAR
             axis.plot(at[~far], ratio[~far], marker, color=color, ms=4, label=schedule)
             axis.plot(at[far], np.full(far.sum(), FAR), marker, color=color, ms=4, mfc="none")
         axis.axhline(1.0, color="gray", lw=1, label="linear")
-        axis.set(title=optimizer, ylabel="loss / loss of linear decay")
+        axis.set_title(optimizer + without * bool(none), fontsize=10)
+        axis.set(xlabel="data set", ylabel="loss / that of linear decay")
         axis.set_xticks(range(len(sets)), list(sets), rotation=60, ha="right", fontsize=8)
     figures.legend(figure, axes[0])
     figures.save(figure, path)

@@ -409,3 +409,7 @@ def test_list():
     for name in workloads.NAMES:
         assert f"  {name}: {workloads.about(name)}" in text
     assert "  Prodigy: prodigy, tunes nothing" in text
+    usual, more = text.split("methods that are compared where named:\n")
+    for name, method in methods.declared.MORE.items():
+        assert f"  {name}: {method['optimizer']}, tunes {', '.join(method['space'])}\n" in more
+        assert f"  {name}:" not in usual

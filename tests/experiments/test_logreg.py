@@ -74,7 +74,10 @@ def test_the_worst_schedules_do_not_set_the_scale(tmp_path, monkeypatch):
     entry = {"schedules": {k: {"loss_mean": x} for k, x in losses.items()}}
     drawn = []
     monkeypatch.setattr(figures, "save", lambda figure, path: drawn.append(figure))
-    logreg_report.draw({"a|sgd": entry}, tmp_path / "losses.png")
+    separated = {"schedules": {k: {"loss_mean": 1e-9} for k in losses}}
+    logreg_report.draw({"a|sgd": entry, "b|sgd": separated}, tmp_path / "losses.png")
     (axis,) = drawn[0].axes
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["a"]
+    assert "without b, where linear decay ends below 1e-06" in axis.get_title()
     assert axis.get_ylim()[1] < 1.1 * logreg_report.FAR
     assert {line.get_linestyle() for line in axis.lines} == {"None", "-"}  # Dots, and linear.
