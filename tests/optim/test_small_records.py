@@ -56,7 +56,7 @@ def close(found, wanted, tolerance=1e-12):
 
 
 def single(tree):
-    return jax.tree.map(np.float32, tree)
+    return jax.tree.map(lambda x: np.asarray(x, np.float32), tree)
 
 
 def base_of(hyper):
@@ -99,6 +99,9 @@ def test_orthograd_at_the_edge():
         close({k: x for k, x in found.items() if k not in guarded}, trees["p"])
     for k in guarded:
         np.testing.assert_array_equal(ours[k], np.broadcast_to(trees["p0"][k], ours[k].shape))
+    with jax.enable_x64(False):
+        start, gradients = single(trees["p0"]), single(trees["g"])
+        close(replay(optim.orthograd(base_of(hyper)), start, gradients)[0], ours, 4e-5)
     # Theirs are rounding errors as long as the gradient.
     assert np.abs(trees["p"]["parallel"][-1] - trees["p0"]["parallel"]).max() > 0.01
 
@@ -152,6 +155,11 @@ def test_logistic_regression(name):
         key = f"normalized/{gamma:g}"
         scale = np.abs(z[f"theta/{key}"]).max()
         np.testing.assert_allclose(theta, z[f"theta/{key}"], rtol=1e-6, atol=1e-6 * scale)
+        with jax.enable_x64(False):
+            before = np.concatenate([np.zeros((1, x.shape[1])), theta[:-1]])
+            steps = jax.vmap(lambda t: optim.normalized_logistic_gradient(t, single(x), single(y)))
+            moved = before - gamma * steps(single(before))
+            np.testing.assert_allclose(moved, theta, rtol=0, atol=4e-5 * scale)
         np.testing.assert_allclose(metrics["loss"], z[f"loss/{key}"], rtol=1e-6, atol=1e-9)
         np.testing.assert_array_equal(metrics["errors"], z[f"errors/{key}"])
         # The plain gradient is the normalized one times the mean weight of the examples.
@@ -210,6 +218,10 @@ def test_rules_of_cautious_decay():
     tx = optim.cautious_decay(optax.sgd(rate), rate, decay, decay_power=2)
     updates, _ = tx.update(u, tx.init(p), p)
     np.testing.assert_allclose(p + updates, z["normuon_step_equation"], atol=4e-7)
+    with jax.enable_x64(False):
+        updates, _ = tx.update(single(u), tx.init(single(p)), single(p))
+        assert updates.dtype == np.float32
+        np.testing.assert_allclose(p + updates, z["normuon_step_equation"], atol=4e-7)
 
 
 def test_gradient_noise_scale():
@@ -236,6 +248,10 @@ def test_gradient_noise_scale():
     states = tx.init(None), authors.init(None)
     _, (columns, ratio, raw) = jax.lax.scan(step, states, parts)
     np.testing.assert_allclose(columns, z["kdiffusion"], rtol=1e-12, atol=1e-12)
+    with jax.enable_x64(False):
+        states = tx.init(None), authors.init(None)
+        _, (columns, _, _) = jax.lax.scan(step, states, single(parts))
+        np.testing.assert_allclose(columns, z["kdiffusion"], rtol=4e-5, atol=4e-5)
     np.testing.assert_allclose(raw, z["neox"][:, 1:], rtol=2e-6)
     np.testing.assert_allclose(ratio[:, 0], z["neox"][:, 0], rtol=4e-6)
 
@@ -262,6 +278,11 @@ def test_batch_size():
         g = trees[f"g{case}"]
         for name, result in tests(g).items():
             np.testing.assert_allclose(row(result), z[f"out{case}/{name}"], rtol=1e-12)
+        with jax.enable_x64(False):
+            for name, result in tests(single(g)).items():
+                size, *numbers = z[f"out{case}/{name}"]
+                np.testing.assert_allclose(row(result)[1:], numbers, rtol=4e-5)
+                assert abs(int(result.size) - size) <= 1 + 4e-5 * size
         parts = jax.tree.map(lambda x: x.reshape(hyper["parts"], -1, *x.shape[1:]), g)
         merged = jax.vmap(lambda g: tests(g, **named), axis_name="workers")(parts)
         merged = jax.tree.map(lambda x: x[0], merged)
@@ -278,6 +299,9 @@ def test_adagrad_norm_as_coded():
     lists = [[trees[kind][k] for k in names] for kind in ("p0", "g", "p")]
     after, _ = replay(tx, *lists[:2])
     close(dict(enumerate(after)), lists[2])
+    with jax.enable_x64(False):
+        after, _ = replay(tx, *single(lists[:2]))
+        close(dict(enumerate(after)), lists[2], 4e-5)
 
 
 @pytest.mark.parametrize("compressor", ["topk", "randk", "natural", "natural_stochastic"])
@@ -321,18 +345,22 @@ def test_error_feedback(method, compressor):
 
     update = jax.vmap(worker, axis_name="workers", out_axes=(None, 0))
 
-    def step(carry, draws):
-        x, state = carry
-        mean, state = update(a @ x - b, state, *draws)
-        x = x - gamma * mean
-        return (x, state), x
+    def run(a, b, x, u):
+        def step(carry, draws):
+            x, state = carry
+            mean, state = update(a @ x - b, state, *draws)
+            x = x - jnp.asarray(gamma, x.dtype) * mean
+            return (x, state), x
 
-    index, u = z["randk_idx"], z["u"].astype(float)
-    # The first message is whole; the draws belong to those that follow.
-    draws = tuple(np.concatenate([k[:1], k[:-1]]) for k in (index, u))
-    state = jax.vmap(optim.error_feedback(make).init)(jnp.zeros((n, len(x))))
-    (_, state), xs = jax.lax.scan(step, (x, state), draws)
-    key = f"{method}/{compressor}"
+        # The first message is whole; the draws belong to those that follow.
+        draws = tuple(np.concatenate([k[:1], k[:-1]]) for k in (z["randk_idx"], u))
+        state = jax.vmap(optim.error_feedback(make).init)(jnp.zeros((n, len(x))))
+        return jax.lax.scan(step, (jnp.asarray(x), state), draws)[1]
+
+    u, key = z["u"].astype(float), f"{method}/{compressor}"
+    xs = run(a, b, x, u)
     np.testing.assert_allclose(xs, z[f"x/{key}"], rtol=0, atol=1e-12)
+    with jax.enable_x64(False):
+        np.testing.assert_allclose(run(*single((a, b, x, u))), z[f"x/{key}"], atol=4e-5)
     norms = np.linalg.norm(xs @ a.mean(0).T - b.mean(0)[None], axis=1)
     np.testing.assert_allclose(norms, z[f"gnorm/{key}"], atol=1e-12)
