@@ -129,7 +129,8 @@ def gradient_noise_scale(beta: float = 0.99) -> optax.GradientTransformationExtr
       beta: Decay of the averages, in [0, 1).
 
     Returns:
-      The transformation; its state is a :class:`GradientNoiseScaleState`, four scalars.
+      The transformation; its state is a :class:`GradientNoiseScaleState`, four scalars
+      of 4 bytes.
 
     Raises:
       ValueError: If ``beta`` is out of its range, or ``micro`` is missing.

@@ -45,7 +45,8 @@ def orthograd(
         :func:`optim.is_hidden_matrix`. All of them if ``None``.
 
     Returns:
-      The transformation; its state is that of ``inner``. ``update`` needs ``params``.
+      The transformation; its state is that of ``inner``, none without it. ``update`` needs
+      ``params``.
 
     Raises:
       ValueError: If an argument is out of its range, a leaf is complex or ``params`` is missing.

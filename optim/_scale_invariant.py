@@ -84,7 +84,8 @@ def project_scale_invariant(
         that returns one, or one of (path, leaf), such as :func:`optim.is_hidden_matrix`.
 
     Returns:
-      The transformation. ``update`` needs ``params``.
+      The transformation; no state but that of ``inner`` and 4 bytes for a schedule. ``update``
+      needs ``params``.
 
     Raises:
       ValueError: If an argument is out of its range, ``inner`` is a whole optimizer,

@@ -454,6 +454,46 @@ def test_adagrad_norm_is_one_step_size():
         assert updates["b"] is None
 
 
+# State and compilations.
+
+LABELLED = np.float32([[1.0, 0.5], [-0.5, 0.1]]), np.float32([1.0, -1.0])
+DIRECTION = optim.project_scale_invariant(optax.identity(), weight_decay=optax.constant_schedule(1))
+STATES = {  # Bytes beside the two float32 parameters of a solver.
+    "orthograd": (optim.orthograd(), 0),
+    "cautious_weight_decay": (optim.cautious_weight_decay(0.1), 0),
+    "cautious_weight_decay, schedule": (optim.cautious_weight_decay(lambda _: 0.1), 4),
+    "cautious_decay": (optim.cautious_decay(optax.sgd(1.0), 1.0, 0.1), 0),
+    "project_scale_invariant, schedule": (DIRECTION, 4),
+    "adagrad_norm": (optim.adagrad_norm(0.1), 4),
+    "gradient_noise_scale": (optim.gradient_noise_scale(), 16),
+    "error_feedback": (optim.error_feedback(optim.compressors.top_k(1), start="zeros"), 8),
+    "normalized_gradient_descent": (optim.normalized_gradient_descent(0.1), 8),
+    "greedy_bcd": (optim.greedy_bcd(lambda x, _: x @ x, 1, np.eye(2)), 8 + 4),
+    "greedy_bcd, adaptive": (optim.greedy_bcd(lambda x, _: x @ x, 1, step="adaptive"), 16 + 4),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_state_bytes_and_one_compilation(name):
+    made, wanted = STATES[name]
+    params, traces = jnp.float32([1.0, -2.0]), []
+
+    @jax.jit
+    def step(state, x):
+        traces.append(1)
+        if isinstance(made, optim.Solver):
+            return made.step(state, LABELLED)[0]
+        micro = optim.MicroGradients(jnp.sum(2 * x * x), jnp.float32(2), jnp.float32(4))
+        tx = optax.with_extra_args_support(made)
+        return tx.update(x, state, params, micro=micro)[1]
+
+    state = jax.jit(made.init)(params)
+    assert sum(x.nbytes for x in jax.tree.leaves(state)) == wanted
+    for scale in (1.0, 2.0, 3.0):
+        state = step(state, scale * params)
+    assert len(traces) == 1
+
+
 # Bad input.
 
 TOP = optim.compressors.top_k(1)
