@@ -47,7 +47,10 @@ def test_the_extra_of_the_mains_is_what_they_import():
 
 
 def test_a_source_distribution_has_every_folder_of_code_and_tests():
-    grafted = set(re.findall(r"^graft (\w+)", (ROOT / "MANIFEST.in").read_text(), re.MULTILINE))
+    manifest = (ROOT / "MANIFEST.in").read_text()
+    grafted = set(re.findall(r"^graft (\w+)", manifest, re.MULTILINE))
     packaged = {"optim", "bilevel"}
     folders = {f.name for f in ROOT.iterdir() if f.is_dir() and any(f.glob("*.py"))}
     assert folders - {"build", "dist", "runs"} <= grafted | packaged
+    files = {f.name for f in ROOT.iterdir() if f.suffix in {".md", ".toml"}}
+    assert files | {"LICENSE", "conftest.py"} <= set(re.findall(r"[\w.]+", manifest))
