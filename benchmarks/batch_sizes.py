@@ -26,7 +26,7 @@ from benchmarks import _report
 from experiments import data
 from experiments.common import markdown
 
-RATES = {"AdaGrad-Norm": (2.0, 8.0, 32.0), "Adam": (3e-4, 1e-3, 3e-3)}
+RATES = {"AdaGrad-Norm": (0.5, 2.0, 8.0), "Adam": (3e-4, 1e-3, 3e-3)}
 MAKE = {"AdaGrad-Norm": optim.adagrad_norm, "Adam": optax.adam}
 FIXED = {"64": 64, "256": 256, "1024": 1024}
 GROWING = {"norm test, .1": 0.1, "norm test, .25": 0.25, "norm test, .5": 0.5}
