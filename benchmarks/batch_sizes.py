@@ -107,7 +107,8 @@ def page(results: dict) -> str:
         for plan, run in plans.items():
             cell = f"{np.mean(run['accuracy']):.2f} ± {np.std(run['accuracy'], ddof=1):.2f}"
             means = [f"{np.mean(run[k]):.0f}" for k in ("steps", "last size")]
-            rows.append([optimizer, plan, f"{run['rate']:g}", *means, cell])
+            edge = " (edge)" if run["rate"] in (RATES[optimizer][0], RATES[optimizer][-1]) else ""
+            rows.append([optimizer, plan, f"{run['rate']:g}{edge}", *means, cell])
         small, fewer = plans["64"], []
         for plan in GROWING:
             share = np.mean(plans[plan]["steps"]) / np.mean(small["steps"])
