@@ -62,8 +62,8 @@ def error_feedback(
       estimate_dtype: dtype of the estimate; ``None`` is that of the parameters.
 
     Returns:
-      The transformation; its state is an :class:`ErrorFeedbackState`, 4 bytes per float32
-      parameter for each worker.
+      The transformation; its state is an :class:`ErrorFeedbackState`, for each worker 4 bytes per
+      float32 parameter and 4 for the count.
 
     Raises:
       ValueError: If an argument is out of its range, the weights are not as many as the workers,

@@ -466,7 +466,7 @@ STATES = {  # Bytes beside the two float32 parameters of a solver.
     "project_scale_invariant, schedule": (DIRECTION, 4),
     "adagrad_norm": (optim.adagrad_norm(0.1), 4),
     "gradient_noise_scale": (optim.gradient_noise_scale(), 16),
-    "error_feedback": (optim.error_feedback(optim.compressors.top_k(1), start="zeros"), 8),
+    "error_feedback": (optim.error_feedback(optim.compressors.top_k(1), start="zeros"), 8 + 4),
     "normalized_gradient_descent": (optim.normalized_gradient_descent(0.1), 8),
     "greedy_bcd": (optim.greedy_bcd(lambda x, _: x @ x, 1, np.eye(2)), 8 + 4),
     "greedy_bcd, adaptive": (optim.greedy_bcd(lambda x, _: x @ x, 1, step="adaptive"), 16 + 4),
