@@ -36,7 +36,8 @@ def test_greedy_descent_replays_the_authors(kind, run):
     hyper = json.loads(str(z["hyper"]))
     with jax.enable_x64(True):
         x, chosen, value = replayed(z, kind, run, np.float64)
-        np.testing.assert_allclose(optim_constants(z["A"].astype(float), kind), z["lipschitz"], rtol=1e-12)
+        constants = optim_constants(z["A"].astype(float), kind)
+        np.testing.assert_allclose(constants, z["lipschitz"], rtol=1e-12)
     np.testing.assert_array_equal(chosen, z[f"blocks/{run}"])
     newton = run == "GS/LS" and kind == "lg"  # Ends in rounding errors.
     every = slice(hyper["every"] - 1, None, hyper["every"])
