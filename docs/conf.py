@@ -3,8 +3,11 @@
 import sys
 from pathlib import Path
 
+import jax
+
 import optim
 
+jax.config.update("jax_num_cpu_devices", 8)  # For the example of sharding.
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 project = "optim-bilevel"
@@ -19,6 +22,7 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx-mathjax-offline",  # The formulas need no network either.
     "myst_parser",
+    "sphinx_gallery.gen_gallery",
     "results",
 ]
 exclude_patterns = ["_build", "_ext", "_templates", "examples", "gallery/**/*.ipynb"]
