@@ -1,6 +1,7 @@
 """Bilevel solvers and pruning as jitted, data-parallel steps."""
 
 from bilevel import projections
+from bilevel import pruning as pruning
 from bilevel._check_hypergradient import HypergradientCheck, check_hypergradient
 from bilevel._diagnose import Diagnosis, diagnose
 from bilevel._recommend import Advice, Facts, Recommendation, recommend
