@@ -20,9 +20,9 @@ from bilevel.pruning import (
 )
 from bilevel.pruning._bip import bip
 from bilevel.pruning._common import ScoreState, problem
-from bilevel.pruning._exchange import exchange
 from bilevel.pruning._granet import granet
 from bilevel.pruning._hydra import hydra
+from bilevel.pruning._mask_updates import exchange
 from bilevel.pruning._positions import output_positions
 from bilevel.pruning._sap import sap_masks
 from bilevel.pruning._sparse_training import (

@@ -1,6 +1,7 @@
 """What the pruning solvers share: their problem, the state of scores, the gradient at a mask."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,11 +10,21 @@ import jax.numpy as jnp
 import optax
 
 import optim
-from bilevel.problem import Problem
+from bilevel.problem import Gradients, Problem, Solver
 from bilevel.pruning import masks as masks_lib
 from optim import _checks
 
-__all__ = ["ScoreState", "check_problem", "copy", "flips", "gradient", "problem", "start", "step"]
+__all__ = [
+    "ScoreState",
+    "check_problem",
+    "copy",
+    "flips",
+    "gradient",
+    "mask_solver",
+    "problem",
+    "start",
+    "step",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +78,11 @@ def check_problem(given: Any) -> None:
         )
 
 
+# Of states of methods that train weights under masks.
+MASKS_OF_OPT = property(lambda state: state.opt.masks, doc="The masks in force.")
+PARAMS = property(lambda state: state.y, doc="The weights, ``y``.")
+
+
 class ScoreState(NamedTuple):
     """State of the methods that learn scores, :func:`bilevel.bip` and :func:`bilevel.hydra`.
 
@@ -95,10 +111,7 @@ class ScoreState(NamedTuple):
         """The scores, ``x``."""
         return self.x
 
-    @property
-    def params(self) -> Any:
-        """The weights, ``y``."""
-        return self.y
+    params = PARAMS
 
 
 def copy(tree: Any) -> Any:
@@ -166,3 +179,25 @@ def step(name: str, given: Any) -> optax.GradientTransformation:
     """Returns the optimizer of a step size: a number, a schedule or an optax transform."""
     _checks.number(name, given, 0, schedule=True, transform=True)
     return given if isinstance(given, optax.GradientTransformation) else optax.sgd(given)
+
+
+def mask_solver(
+    name: str,
+    init: Callable[..., Any],
+    step: Callable[..., Any],
+    doubts: Callable[[Any], tuple[str, ...]],
+    axis_name: str | None,
+    masks_of: Callable[[Any], Any] = lambda state: state.masks,
+) -> Solver:
+    """Returns a solver of one gradient a step whose result is ``(params, masks)``."""
+
+    def export(state: Any) -> tuple[Any, Any]:
+        for text in doubts(state):
+            warnings.warn(text, stacklevel=2)
+        masks = masks_of(state)
+        return copy((masks_lib.apply(masks, state.y), masks))
+
+    return Solver(
+        init, step, axis_name, name=name, gradients=Gradients(lower=1), batch="one",
+        step_names=("lower_step",), residuals=(), export=export, doubts=doubts,
+    )  # fmt: skip

@@ -6,7 +6,6 @@ between rounds is data in the state, so that no round recompiles.
 """
 
 import functools
-import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 import optim
-from bilevel.problem import Gradients, Problem, Solver
+from bilevel.problem import Problem, Solver
 from bilevel.pruning import _common
 from bilevel.pruning import density as density_lib
 from bilevel.pruning import masks as masks_lib
@@ -55,20 +54,8 @@ class SparseState(NamedTuple):
     anchor: Any
     start: Static
 
-    @property
-    def x(self) -> Any:
-        """The masks in force."""
-        return self.opt.masks
-
-    @property
-    def masks(self) -> Any:
-        """The masks in force."""
-        return self.opt.masks
-
-    @property
-    def params(self) -> Any:
-        """The weights, ``y``."""
-        return self.y
+    x = masks = _common.MASKS_OF_OPT
+    params = _common.PARAMS
 
 
 class Gradual(NamedTuple):
@@ -352,20 +339,4 @@ def sparse_training(
         layers = len(jax.tree.leaves(state.masks))
         return masks_lib.doubts(state.masks, gradual.final, slack=layers)
 
-    def export(state: SparseState) -> tuple[Any, Any]:
-        for text in doubts(state):
-            warnings.warn(text, stacklevel=2)
-        return _common.copy((masks_lib.apply(state.masks, state.y), state.masks))
-
-    return Solver(
-        init,
-        step,
-        axis_name,
-        name="sparse_training",
-        gradients=Gradients(lower=1),
-        batch="one",
-        step_names=("lower_step",),
-        residuals=(),
-        export=export,
-        doubts=doubts,
-    )
+    return _common.mask_solver("sparse_training", init, step, doubts, axis_name)

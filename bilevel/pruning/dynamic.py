@@ -1,6 +1,5 @@
 """Dynamic sparse training: RigL, SET, GraNet, ITOP, sparse momentum and GMP as one solver."""
 
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,12 +8,11 @@ import jax.numpy as jnp
 import optax
 
 import optim
-from bilevel.problem import Gradients, Problem, Solver
+from bilevel.problem import Problem, Solver
 from bilevel.pruning import _common
 from bilevel.pruning import density as density_lib
 from bilevel.pruning import masks as masks_lib
-from bilevel.pruning._exchange import DROPS, exchange, uniforms
-from bilevel.pruning._mask_updates import magnitude_masks
+from bilevel.pruning._mask_updates import DROPS, exchange, magnitude_masks, uniforms
 from bilevel.pruning._start_masks import start_masks
 from optim import _checks
 from optim._masked_update import clean
@@ -56,20 +54,8 @@ class DynamicState(NamedTuple):
     fired: Any
     key: jax.Array
 
-    @property
-    def x(self) -> Any:
-        """The masks in force."""
-        return self.opt.masks
-
-    @property
-    def masks(self) -> Any:
-        """The masks in force."""
-        return self.opt.masks
-
-    @property
-    def params(self) -> Any:
-        """The weights, ``y``."""
-        return self.y
+    x = masks = _common.MASKS_OF_OPT
+    params = _common.PARAMS
 
 
 def _momentum(inner: Any) -> Any:
@@ -302,23 +288,7 @@ def dynamic_sparse(
             )
         return masks_lib.doubts(state.masks, density if exact else None)
 
-    def export(state: DynamicState) -> tuple[Any, Any]:
-        for text in doubts(state):
-            warnings.warn(text, stacklevel=2)
-        return _common.copy((masks_lib.apply(state.masks, state.y), state.masks))
-
-    return Solver(
-        init,
-        step,
-        axis_name,
-        name="dynamic_sparse",
-        gradients=Gradients(lower=1),
-        batch="one",
-        step_names=("lower_step",),
-        residuals=(),
-        export=export,
-        doubts=doubts,
-    )
+    return _common.mask_solver("dynamic_sparse", init, step, doubts, axis_name)
 
 
 def _on_masks(fun: Callable[..., Any], masks: Any, *trees: Any) -> Any:

@@ -1,7 +1,6 @@
 """Training of N:M masks: the N largest of each M weights, and gradients that pass the mask."""
 
 import functools
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bilevel.problem import Gradients, Problem, Solver
+from bilevel.problem import Problem, Solver
 from bilevel.pruning import _common
 from bilevel.pruning import density as density_lib
 from bilevel.pruning import masks as masks_lib
@@ -190,10 +189,7 @@ class NMState(NamedTuple):
         """The masks of the last step."""
         return self.masks
 
-    @property
-    def params(self) -> Any:
-        """The dense weights, ``y``."""
-        return self.y
+    params = _common.PARAMS
 
 
 def nm_training(
@@ -364,21 +360,7 @@ def nm_training(
             return ()
         return (f"the last of {made} steps was not made with {structure} masks alone",)
 
-    def export(state: NMState) -> tuple[Any, Any]:
-        for text in doubts(state):
-            warnings.warn(text, stacklevel=2)
-        masks = masks_of(state.y, n)
-        return _common.copy((masks_lib.apply(masks, state.y), masks))
+    def last_masks(state: NMState) -> Any:
+        return masks_of(state.y, n)
 
-    return Solver(
-        init,
-        step,
-        axis_name,
-        name="nm_training",
-        gradients=Gradients(lower=1),
-        batch="one",
-        step_names=("lower_step",),
-        residuals=(),
-        export=export,
-        doubts=doubts,
-    )
+    return _common.mask_solver("nm_training", init, step, doubts, axis_name, last_masks)
