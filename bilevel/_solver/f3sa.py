@@ -82,9 +82,9 @@ def f3sa(
       momentum: :math:`\eta_k \in (0, 1]`, the weight of the newest gradient: a number or a
         schedule; 1 is no momentum.
       multiplier: :math:`\lambda_k`, a number or a schedule; ``None`` for the paper's
-        :math:`\gamma_k / (2\alpha_k)`. Where neither ``penalized_step`` nor ``lower_step`` is given
-        it is :math:`\gamma_k / \alpha_k` instead, a choice of this implementation: ``y`` and ``z``
-        then follow x at one rate, and what both lag behind cancels in the step of x.
+        :math:`\gamma_k / (2\alpha_k)`, or for the :math:`\gamma_k / \alpha_k` of
+        :func:`bilevel.f3sa_schedules`, which says why, where neither ``penalized_step`` nor
+        ``lower_step`` is given.
       step_ratio: Ratio :math:`\xi > 0` of the step of ``x`` to that of ``y``, for the paper's step
         :math:`\xi \alpha_k`.
       upper_step: Step size of ``x`` in place of :math:`\xi \alpha_k`, or an optax transform;
@@ -119,7 +119,7 @@ def f3sa(
     """
     shipped = f3sa_schedules("none")
     if multiplier is None and penalized_step is None and lower_step is None:
-        multiplier = lambda k: shipped[1](k) / shipped[0](k)  # noqa: E731
+        multiplier = shipped[3]
     penalized_step = shipped[0] if penalized_step is None else penalized_step
     lower_step = shipped[1] if lower_step is None else lower_step
     momentum = shipped[2] if momentum is None else momentum

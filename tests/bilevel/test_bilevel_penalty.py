@@ -61,7 +61,7 @@ def test_f3sa_replays():
         r = records.load("penalty_stoch_s0")
         ca, cg, ce, k0 = (float(r[k]) for k in ("ca", "cg", "ce", "k0"))
         solver = bilevel.f3sa(
-            *bilevel.f3sa_schedules("both", ca, cg, ce, k0), step_ratio=float(r["xi"])
+            *bilevel.f3sa_schedules("both", ca, cg, ce, k0, authors=True), step_ratio=float(r["xi"])
         )
         state = solver.init(records.closed_form_problem("P1", r), r["x0"], r["y0"], r["z0"])
         batches = records.samples(r, "f3sa_")
@@ -147,7 +147,7 @@ def test_without_noise_momentum_changes_nothing():
     with jax.enable_x64(True):
         r = records.load("penalty_P1_s0")
         problem = records.closed_form_problem("P1", r)
-        alpha, gamma, eta = bilevel.f3sa_schedules("both")
+        alpha, gamma, eta, _ = bilevel.f3sa_schedules("both")
         steps = bilevel.penalty_schedules("both")
         pairs = [
             (
