@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.flatten_util import ravel_pytree
 
 from bilevel._common import batches, onto_lower, scalar, start
@@ -19,7 +20,13 @@ from bilevel._solver.penalty import penalty
 from bilevel._solver.soba import soba
 from bilevel._solver.unrolled import unrolled
 from bilevel.problem import Problem, Solver
-from bilevel.schedules import f2sa_schedules, f3sa_schedules, lv_hba_steps, penalty_schedules, power
+from bilevel.schedules import (
+    f2sa_schedules,
+    f3sa_schedules,
+    lv_hba_schedule,
+    lv_hba_steps,
+    penalty_schedules,
+)
 
 __all__ = ["Advice", "Facts", "Recommendation", "recommend"]
 
@@ -32,7 +39,8 @@ class Facts(NamedTuple):
     Attributes:
       x_size: Numbers in x.
       y_size: Numbers in y.
-      largest: Largest eigenvalue of the lower Hessian, at the start and where descent led.
+      largest: Largest eigenvalue of the lower Hessian: at the start, where descent led, and at the
+        ends of X where it is bounded.
       smallest: Smallest one; of more than 40 numbers an estimate from above.
       lower: ``"strongly convex"``, ``"convex"``, ``"nonconvex"`` or ``"linear"``, there.
       twice_differentiable: Whether the lower gradient has derivatives in forward mode.
@@ -103,9 +111,11 @@ def recommend(
     r"""Looks at a problem, and says which solvers' assumptions hold, with what steps, and why.
 
     It finds the extreme eigenvalues of the lower Hessian :math:`f_{yy}` by Lanczos' method on
-    Hessian-vector products, at ``y`` and after 200 steps of projected gradient descent from there;
-    the spread of the lower gradient between batches; the sets and constraints of the problem.
-    Lower steps are :math:`1 / L`, and of constant upper steps it says which are locally stable, as
+    Hessian-vector products, at ``y`` and after 200 steps of projected gradient descent from there,
+    the largest one at the ends of a bounded X too, since x moves and may take it along; the spread
+    of the lower gradient between batches; the sets and constraints of the problem.
+    Lower steps are :math:`1 / L`; :func:`bilevel.implicit` takes them with Nesterov's momentum for
+    the condition number. Of constant upper steps it says which are locally stable, as
     :func:`bilevel.diagnose` does. All this is local: a lower level that is convex here may not be
     elsewhere.
 
@@ -158,15 +168,15 @@ def _facts(problem, x, y, batch, more_batches, rng) -> Facts:
     n = y_flat.size
 
     @jax.jit
-    def gradient(y, b):
+    def gradient(y, b, x=x):
         return ravel_pytree(jax.grad(f, 1)(x, unravel(y), b))[0]
 
     @jax.jit
-    def product(y, v):
-        return jax.jvp(lambda y: gradient(y, lower_batch), (y,), (v,))[1]
+    def product(y, v, x):
+        return jax.jvp(lambda y: gradient(y, lower_batch, x), (y,), (v,))[1]
 
-    def extremes(y):
-        return _lanczos(lambda v: product(y, jnp.asarray(v, y.dtype)), n, rng)
+    def extremes(y, x=x):
+        return _lanczos(lambda v: product(y, jnp.asarray(v, y.dtype), x), n, rng)
 
     try:
         low, high = extremes(y_flat)
@@ -189,6 +199,7 @@ def _facts(problem, x, y, batch, more_batches, rng) -> Facts:
             again = extremes(settled)
             low, high = min(low, again[0]), max(high, again[1])
             y_flat = settled
+        high = max([high, *(extremes(y_flat, end)[1] for end in _ends(problem, x))])
     kind = "nonconvex"
     slope = float(jnp.linalg.norm(gradient(y_flat, lower_batch)))
     rounding = 10 * n**0.5 * float(jnp.finfo(y_flat.dtype).eps)
@@ -218,6 +229,19 @@ def _facts(problem, x, y, batch, more_batches, rng) -> Facts:
     )
 
 
+def _ends(problem: Problem, x: Any) -> list[Any]:
+    """Returns x with the entries that X bounds moved to where it ends, up and down."""
+    if problem.project_x is None:
+        return []
+    far = 1e6
+
+    def end(way):
+        moved = problem.project_x(jax.tree.map(lambda a: a + jnp.asarray(way, a.dtype), x))
+        return jax.tree.map(lambda e, a: jnp.where(jnp.abs(e - a) < far / 2, e, a), moved, x)
+
+    return [end(far), end(-far)]
+
+
 def _lanczos(matvec: Callable[[Any], Any], n: int, rng, steps: int = 40) -> tuple[float, float]:
     """Returns the smallest and the largest Ritz value of a symmetric matrix of size n."""
     basis, products = np.zeros((0, n)), np.zeros((0, n))
@@ -245,7 +269,7 @@ def _candidates(problem: Problem, facts: Facts) -> list[Solver]:
     step = 1 / curvature
     linear = "cg" if problem.project_y is None else "normal_cg"
     exact = [
-        implicit(linear, lower_step=step, linear_step=step),
+        implicit(linear, lower_step=_lower_step(facts, step), linear_step=step),
         unrolled(lower_step=step),
     ]
     if facts.noise > 0.01:
@@ -255,7 +279,7 @@ def _candidates(problem: Problem, facts: Facts) -> list[Solver]:
         first = [
             soba(lower_step=step),
             penalty(**single),
-            _at_one_rate(momentum),
+            f3sa(*momentum),
             f2sa(alpha, gamma),
         ]
         order = first + exact
@@ -264,24 +288,27 @@ def _candidates(problem: Problem, facts: Facts) -> list[Solver]:
         momentum = f3sa_schedules("none", 0.14 * step * 10 ** (1 / 3), step)
         double = penalty_schedules("none", gamma0=0.5 * step)
         order = [*exact, penalty(**double), f2sa(alpha, gamma), soba(lower_step=step)]
-        order.append(_at_one_rate(momentum))
+        order.append(f3sa(*momentum))
     if problem.constraint is not None:
         return [_joint(facts, 1.0), *order]
     return [*order, lv_hba(**(lv_hba_steps() | {"lower_step": 0.5 / (curvature + 0.1)}))]
 
 
-def _at_one_rate(schedules: Any) -> Solver:
-    """Returns F3SA with the multiplier by which y and z follow x alike."""
-    alpha, gamma, eta = schedules
-    return f3sa(alpha, gamma, eta, multiplier=lambda k: gamma(k) / alpha(k))
+def _lower_step(facts: Facts, step: float) -> Any:
+    """Returns Nesterov's step for the lower level's condition number; a plain one with noise."""
+    if facts.lower != "strongly convex" or facts.noise > 0.01:
+        return step
+    root = (facts.largest / facts.smallest) ** 0.5
+    return optax.sgd(step, momentum=(root - 1) / (root + 1), nesterov=True)
 
 
 def _joint(facts: Facts, scale: Any) -> Solver:
     """Returns LV-HBA for a constraint, with steps for the curvature, times ``scale``."""
     curvature = abs(facts.largest) + 1  # With that of the proximal term.
     step = scale / (curvature + 0.3 * facts.coupling)
-    # A large c_k keeps a steep upper function from pulling the pair away before theta follows.
-    return lv_hba(0.1 * scale / curvature, 0.02, step, 10.0, 0.3, power(40.0, 0.4))
+    # The pair must not move faster than theta and the multipliers follow.
+    both = jnp.minimum(0.1 * scale / curvature, step)
+    return lv_hba(both, 0.02, step, 10.0, 0.3, lv_hba_schedule(3.0))
 
 
 def _joint_scale(problem: Problem, facts: Facts, x: Any, y: Any, batch: Any) -> float:
@@ -334,7 +361,10 @@ def _stable_steps(problem, solver, facts, x, y, batch, rng) -> dict[float, float
     """Returns the spectral radius of the recommended iteration with constant upper steps."""
     made = {
         "implicit": lambda s, step: implicit(
-            "cg" if problem.project_y is None else "normal_cg", s, step, linear_step=step
+            "cg" if problem.project_y is None else "normal_cg",
+            s,
+            _lower_step(facts, step),
+            linear_step=step,
         ),
         "unrolled": lambda s, step: unrolled(20, s, step),
         "penalty": lambda s, step: penalty(s / 0.1, 0.8, 0.5 * step, 0.1, prox=1.0, inner_steps=5),

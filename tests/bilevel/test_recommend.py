@@ -64,6 +64,48 @@ def test_problems_that_no_solver_fits_and_those_that_one_must_not_take():
     assert {a.solver.name for a in found.advice if not a.fits} == {"f2sa", "soba", "f3sa"}
 
 
+@pytest.mark.filterwarnings("ignore:(x0, y0) is infeasible")
+def test_steps_under_a_coupling_constraint():
+    with jax.enable_x64(True):
+        task = constrained.llc(n=100)
+        found = bilevel.recommend(task.problem, task.x0, task.y0)
+        assert found.solver.name == "lv_hba"
+        end = bilevel.minimize(
+            task.problem, found.solver, task.x0, task.y0, tol=1e-9, max_steps=20_000
+        )
+        assert float(task.evaluate(None, end.x, end.y)["error"]) <= 0.01
+
+
+def test_curvature_where_x_may_go():
+    """The lower curvature rises with x from 2 to 1 + e^3; what fits at the start alone diverges."""
+
+    def lower(x, y, batch):
+        return 0.5 * jnp.sum(jnp.exp(x) * (y - 1) ** 2) + 0.5 * jnp.sum(y**2)
+
+    problem = bilevel.Problem(
+        lambda x, y, b: jnp.sum((y - 1) ** 2), lower, project_x=projections.box(-3, 3)
+    )
+    zero = np.zeros(2, np.float32)
+    found = bilevel.recommend(problem, zero, zero)
+    np.testing.assert_allclose(found.facts.largest, 1 + np.exp(3), rtol=1e-5)
+    end = bilevel.minimize(problem, found.solver, zero, zero, tol=1e-5, max_steps=2000)
+    np.testing.assert_allclose(end.x, 3, atol=1e-6)
+    np.testing.assert_allclose(end.y, 1 / (1 + np.exp(-3)), rtol=1e-4)
+
+
+def test_momentum_for_a_lower_level_of_large_condition_number():
+    scales = np.geomspace(1e-3, 1, 6).astype(np.float32)
+    problem = bilevel.Problem(
+        upper, lambda x, y, b: 0.5 * jnp.sum(scales * (y - x) ** 2),
+        project_x=projections.box(0.5, 0.5),
+    )  # fmt: skip
+    x0, y0 = np.full(6, 0.5, np.float32), np.zeros(6, np.float32)
+    found = bilevel.recommend(problem, x0, y0)
+    # 400 steps of 1 / L leave exp(-0.4) of the slowest entry.
+    end = bilevel.minimize(problem, found.solver, x0, y0, tol=1e-12, max_steps=40)
+    np.testing.assert_allclose(end.y, 0.5, atol=0.01)
+
+
 def test_noise_between_batches_turns_to_single_loops():
     problem = bilevel.Problem(upper, lambda x, y, b: jnp.sum((y - x - b) ** 2))
     batches = [(None, np.float32(b)) for b in (0.5, 1.0, 1.5)]
