@@ -175,6 +175,19 @@ def test_statistics_with_a_batch_for_each_inner_step():
     assert float(state.stats) == 5  # The batch of the lower level that the x step sees.
 
 
+def test_statistics_are_averaged_over_a_mapped_axis():
+    problem = bilevel.Problem(
+        lambda x, y, stats, b: jnp.sum((y - 1) ** 2),
+        lambda x, y, stats, b: (jnp.sum((y - x) ** 2), stats + b),
+        has_stats=True,
+    )
+    solver = bilevel.with_stats(bilevel.unrolled(2, axis_name="devices"))
+    state = solver.init(problem, np.zeros(2), np.zeros(2), stats=np.float32(0))
+    batch = jnp.zeros(2), jnp.array([1.0, 3.0])
+    each = jax.jit(jax.vmap(solver.step, (None, 0), axis_name="devices"))
+    np.testing.assert_array_equal(each(state, batch)[0].stats, [2.0, 2.0])
+
+
 def test_statistics_need_a_solver_that_carries_them():
     with pytest.raises(ValueError, match=r"make the solver by bilevel.with_stats\(solver\)"):
         bilevel.implicit().init(BATCHNORM, np.float32(-3), PARAMS)

@@ -49,9 +49,11 @@ def test_a_run_says_what_ended_it():
     assert (ended.ended_by, int(ended.state.count)) == ("stop", 5)
 
     again = bilevel.solve(
-        PROBLEM, SOLVER, None, None, state=called.state, max_steps=4, history=False
-    )
+        PROBLEM, SOLVER, None, None, state=called.state, max_steps=4, history=False,
+        steps_per_call=3,
+    )  # fmt: skip
     assert int(again.state.count) == 18  # Counted from where it starts.
+    assert len(again.metrics["upper"]) == 3  # Those of the last call.
     with pytest.warns(UserWarning, match=r"tol=1e-12 was not reached: {'residual'"):
         bilevel.solve(PROBLEM, SOLVER, ZERO, ZERO, tol=1e-12, max_steps=3)
 
