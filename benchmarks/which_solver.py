@@ -35,7 +35,7 @@ BOX = (-8.0, 2.0)
 def shipped() -> dict[str, tuple[bilevel.Solver, Any]]:
     """Returns each solver with what it was called as, without an argument of the problem's."""
     f2sa = {noise: bilevel.f2sa(*bilevel.f2sa_schedules(noise)) for noise in ("none", "both")}
-    f3sa = bilevel.f3sa_schedules("both")
+    f3sa = bilevel.f3sa_schedules
     penalty = {
         noise: bilevel.penalty(**bilevel.penalty_schedules(noise)) for noise in ("none", "both")
     }
@@ -47,10 +47,8 @@ def shipped() -> dict[str, tuple[bilevel.Solver, Any]]:
         "f2sa()": bilevel.f2sa(),
         'f2sa(*f2sa_schedules("both"))': f2sa["both"],
         "f3sa()": bilevel.f3sa(),
-        'f3sa(*f3sa_schedules("both"))': bilevel.f3sa(*f3sa),
-        'f3sa(*f3sa_schedules("both"), multiplier=gamma/alpha)': bilevel.f3sa(
-            *f3sa, multiplier=lambda k: f3sa[1](k) / f3sa[0](k)
-        ),
+        'f3sa(*f3sa_schedules("both"))': bilevel.f3sa(*f3sa("both")),
+        'f3sa(*f3sa_schedules("both", authors=True))': bilevel.f3sa(*f3sa("both", authors=True)),
         "penalty()": bilevel.penalty(),
         'penalty(**penalty_schedules("none"))': penalty["none"],
         'penalty(**penalty_schedules("both"))': penalty["both"],
