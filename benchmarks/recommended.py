@@ -1,6 +1,6 @@
 """What ``bilevel.recommend`` names on the problems of this repository, and whether it converges.
 
-    python -m benchmarks.recommended --out=results/bilevel/recommended.md
+    python -m benchmarks.recommended --out=results/bilevel/recommended.json
 
 Each problem is small and full-batch. The solver named makes 5000 iterations (LV-HBA 40000) with the
 steps that ``recommend`` gave it. Where the lower level has no constraint, the measure is the
@@ -8,9 +8,12 @@ projected hypergradient |x - P(x - grad psi(x))| at the end over that at the sta
 known in closed form for p1 to p5, and otherwise found by L-BFGS-B to the lower solution and a dense
 linear system, none of it by this package. LLC: the relative error of (x, y). The toy: |psi'(x)| at
 the end over that at the start. Converged means a tenth or less, of LLC an error of a hundredth.
+
+``--only`` runs some problems and keeps the other rows of the file.
 """
 
 import argparse
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -45,12 +48,12 @@ def batch_of(task: problems.Task) -> Any:
     return task.upper.take(task.data, everything), task.lower.take(task.data, everything)
 
 
-def hypergradient(task: problems.Task, batch: Any, y: Any):
-    """Returns ``x -> grad psi(x)`` as flat numpy arrays; the lower level is solved from ``y``."""
+def implicit_function(task: problems.Task, batch: Any, y: Any):
+    """Returns ``x -> (psi(x), grad psi(x))``, flat; the lower level is solved from ``y``."""
     from scipy.optimize import minimize
 
     _, unravel_x = ravel_pytree(task.x0)
-    y0, unravel = ravel_pytree(y)
+    _, unravel = ravel_pytree(y)
     upper_batch, lower_batch = (None, None) if batch is None else batch
 
     def f(x, y):
@@ -60,40 +63,47 @@ def hypergradient(task: problems.Task, batch: Any, y: Any):
         return task.problem.upper(unravel_x(x), unravel(y), upper_batch)
 
     lower = jax.jit(jax.value_and_grad(f, 1))
-    upper = jax.jit(jax.grad(F, (0, 1)))
+    upper = jax.jit(jax.value_and_grad(F, (0, 1)))
     second = jax.jit(lambda x, y: jax.jacfwd(jax.grad(f, 1), 1)(x, y))
     mixed = jax.jit(lambda x, y, v: jax.grad(lambda x: jax.grad(f, 1)(x, y) @ v)(x))
 
-    def gradient(x):
-        x = ravel_pytree(x)[0]
+    def both(x, y):
         found = minimize(
-            lambda y: tuple(map(np.asarray, lower(x, y))), y0, jac=True, method="L-BFGS-B",
+            lambda y: tuple(map(np.asarray, lower(x, y))), y, jac=True, method="L-BFGS-B",
             options={"maxiter": 20_000, "maxfun": 40_000, "gtol": 1e-10, "ftol": 1e-15},
         )  # fmt: skip
-        F_x, F_y = upper(x, found.x)
+        value, (F_x, F_y) = upper(x, found.x)
         v = np.linalg.lstsq(np.asarray(second(x, found.x)), np.asarray(F_y), rcond=1e-12)[0]
-        return np.asarray(F_x) - np.asarray(mixed(x, found.x, v))
+        return float(value), np.asarray(F_x) - np.asarray(mixed(x, found.x, v))
 
-    return gradient
+    return both
 
 
-def residual(task: problems.Task, name: str, batch: Any, x: Any, y: Any) -> float:
-    """Returns how far ``x`` is from stationary."""
+def judge(task: problems.Task, name: str, batch: Any):
+    """Returns ``(x, y) -> (psi(x), how far x is from stationary)``."""
     if name == "llc":
-        return float(task.evaluate(None, x, y)["error"])
+        return lambda x, y: (np.nan, float(task.evaluate(None, x, y)["error"]))
     if name == "toy":
-        slope = jax.grad(lambda x: task.evaluate(None, x, x)["psi"])(jnp.asarray(x))
-        return float(abs(slope))
+        psi = jax.value_and_grad(lambda x: task.evaluate(None, x, x)["psi"])
+        return lambda x, y: tuple(abs(float(a)) for a in psi(jnp.asarray(x)))
     if name in problems.closed_form.PROBLEMS:
         form = problems.closed_form.PROBLEMS[name](*problems.closed_form.random_data(name))
-        gradient = lambda x: np.asarray(form.grad_psi(x))  # noqa: E731
+        both = lambda x, y: (float(form.psi(x)), np.asarray(form.grad_psi(x)))  # noqa: E731
     else:
-        gradient = hypergradient(task, batch, y)
-    flat, unravel = ravel_pytree(x)
-    moved = unravel(flat - gradient(x))
-    if task.problem.project_x is not None:
-        moved = task.problem.project_x(moved)
-    return float(np.linalg.norm(flat - ravel_pytree(moved)[0]))
+        solved = implicit_function(task, batch, task.y0)
+        both = lambda x, y: solved(*(ravel_pytree(a)[0] for a in (x, y)))  # noqa: E731
+
+    def distance(x, y):
+        flat, unravel = ravel_pytree(x)
+        if not np.all(np.isfinite(flat)):
+            return np.nan, np.nan
+        psi, gradient = both(x, y)
+        moved = unravel(flat - gradient)
+        if task.problem.project_x is not None:
+            moved = task.problem.project_x(moved)
+        return psi, float(np.linalg.norm(flat - ravel_pytree(moved)[0]))
+
+    return distance
 
 
 def study(name: str) -> list[str]:
@@ -106,7 +116,7 @@ def study(name: str) -> list[str]:
     solver = found.solver
     if solver is None:
         reason = found.advice[0].why
-        return [name, found.facts.lower, "none", "-", "-", "-", f"refused: {reason}"]
+        return [name, found.facts.lower, "-", "none", *"----", f"refused: {reason}"]
     steps = 40_000 if solver.name == "lv_hba" else 5000
 
     @jax.jit
@@ -117,12 +127,13 @@ def study(name: str) -> list[str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Of an infeasible start.
         end = run(task.x0, task.y0, batch)
-    before = residual(task, name, batch, task.x0, task.y0)
-    after = residual(task, name, batch, end.x, end.y)
+    measure = judge(task, name, batch)
+    (first, before), (last, after) = measure(task.x0, task.y0), measure(end.x, end.y)
     converged = after <= (0.01 if name == "llc" else 0.1 * before)
+    psi = ("-", "-") if name == "llc" else (f"{first:.3g}", f"{last:.3g}")
     curvature = f"{found.facts.smallest:.2g} to {found.facts.largest:.2g}"
     return [
-        name, found.facts.lower, curvature, solver.name, f"{before:.2g}", f"{after:.2g}",
+        name, found.facts.lower, curvature, solver.name, *psi, f"{before:.2g}", f"{after:.2g}",
         "yes" if converged else "no",
     ]  # fmt: skip
 
@@ -130,21 +141,29 @@ def study(name: str) -> list[str]:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", default=list(PROBLEMS), help="Some problems.")
-    parser.add_argument("--out", type=Path, help="Markdown file.")
+    parser.add_argument("--out", type=Path, help="JSON file; the page is written beside it.")
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
-    rows = []
+    kept = json.loads(args.out.read_text()) if args.out and args.out.exists() else {}
     for name in args.only:
-        rows.append(study(name))
-        print(*rows[-1], sep=" | ", flush=True)
-    head = ["problem", "lower level", "curvature", "named", "residual at x0", "at the end"]
-    lines = markdown.table([*head, "converged"], rows)
-    if args.out:
-        title = "# What `recommend` names, and whether it converges"
-        text = " ".join(line.strip() for line in __doc__.split("\n\n")[2].splitlines())
-        command = "`python -m benchmarks.recommended --out=results/bilevel/recommended.md`"
-        about = f"{command}, float64, {provenance.machine()}."
-        files.write(args.out, "\n".join([title, "", about, "", text, "", *lines, ""]))
+        row = study(name)
+        kept[name] = {"row": row, "machine": provenance.machine()}
+        print(*row, sep=" | ", flush=True)
+        if args.out:
+            files.write(args.out, json.dumps(kept, indent=1) + "\n")
+            files.write(args.out.with_suffix(".md"), page(kept))
+
+
+def page(kept: dict[str, Any]) -> str:
+    """Returns the page of the rows."""
+    head = ["problem", "lower level", "curvature", "named", "psi at x0", "at the end"]
+    head += ["residual at x0", "at the end", "converged"]
+    lines = markdown.table(head, [kept[name]["row"] for name in PROBLEMS if name in kept])
+    title = "# What `recommend` names, and whether it converges"
+    text = " ".join(line.strip() for line in __doc__.split("\n\n")[2].splitlines())
+    command = "`python -m benchmarks.recommended --out=results/bilevel/recommended.json`"
+    about = f"{command}, float64, {', '.join({k['machine'] for k in kept.values()})}."
+    return "\n".join([title, "", about, "", text, "", *lines, ""])
 
 
 if __name__ == "__main__":
