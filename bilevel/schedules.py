@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 _NOISE = ("none", "upper", "both")
+_Schedule = Callable[[Any], Any]
 
 
 def power(scale: float, exponent: float, offset: float = 1.0) -> Callable[[Any], Any]:
@@ -154,7 +155,7 @@ def f3sa_schedules(
     eta0: float | None = None,
     offset: float | None = None,
     authors: bool = False,
-) -> tuple[Callable[[Any], Any], ...]:
+) -> tuple[_Schedule, _Schedule, _Schedule, _Schedule]:
     r"""Returns F3SA's :math:`\alpha_k`, :math:`\gamma_k`, :math:`\eta_k` and :math:`\lambda_k`.
 
     .. math::
