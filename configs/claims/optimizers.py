@@ -3,6 +3,7 @@
 TITLE = "Optimizers"
 
 LION = "Lion, arXiv 2302.06675"
+LION_K = "Lion-K, arXiv 2310.05898"
 ADAMP = "AdamP, arXiv 2006.08217"
 DIFFGRAD = "diffGrad, arXiv 1909.11015"
 FRUGAL = "FRUGAL, arXiv 2411.07837"
@@ -12,7 +13,76 @@ DIGITS = "python -m experiments.reproduce --table=digits_optimizers"
 SHAKESPEARE = "python -m experiments.reproduce --table=tinyshakespeare_optimizers --data_dir=DATA"
 FRUGAL_TABLE = "python -m experiments.reproduce --table=frugal_tinyshakespeare --data_dir=DATA"
 
-STUDIES = {}
+STUDIES = {
+    "adamp_steps": {"units": {"steps": 800, "rate": 0.1}, "seeds": 5},
+    "adamp_accuracy": {
+        "units": [
+            {
+                "network": network,
+                "optimizer": optimizer,
+                "rates": rates,
+                "decays": [0.01 if optimizer.startswith("Adam") else 1e-4],
+                "steps": 600,
+            }
+            for network in ("cnn", "mlp")
+            for optimizer, rates in (
+                ("Adam", [3e-3, 1e-2, 3e-2]),
+                ("AdamP", [3e-3, 1e-2, 3e-2]),
+                ("SGDM", [0.03, 0.1, 0.3]),
+                ("SGDP", [0.03, 0.1, 0.3]),
+            )
+        ],
+        "seeds": 5,
+        "data": True,
+    },
+    "lion_batches": {
+        "units": [
+            {"batch": batch, "epochs": 10, "rates": [3e-4, 1e-3, 3e-3, 1e-2]} for batch in (32, 512)
+        ],
+        "seeds": 5,
+        "data": True,
+    },
+    "lion_k_box": {"units": {"rate": 0.01, "decay": 1.0, "steps": 600}, "seeds": 3},
+    "lion_k_solutions": {
+        "units": {"kappa": ["l1", "huber", "l2", "l2_squared"], "size": 20, "steps": 50000},
+        "seeds": 5,
+    },
+    "diffgrad_functions": {
+        "units": {
+            "function": ["parabolas", "waves", "kinks"],
+            "rate": 0.1,
+            "steps": 300,
+            "starts": 201,
+        },
+        "seeds": 1,
+    },
+    "diffgrad_activations": {
+        "units": [
+            {"optimizer": optimizer, "rates": rates, "steps": 400}
+            for optimizer, rates in (
+                ("diffGrad", [3e-3, 1e-2, 3e-2]),
+                ("Adam", [3e-3, 1e-2, 3e-2]),
+                ("AMSGrad", [3e-3, 1e-2, 3e-2]),
+                ("RMSProp", [1e-3, 3e-3, 1e-2]),
+                ("AdaGrad", [0.03, 0.1, 0.3]),
+                ("AdaDelta", [0.3, 1.0, 3.0]),
+                ("SGDM", [0.03, 0.1, 0.3]),
+            )
+        ],
+        "seeds": 5,
+    },
+    "frugal_spectrum": {"units": {"steps": 600, "gap": 50, "density": 0.25}, "seeds": 5},
+}
+
+
+def _study(study, metric, what, side, threshold, against=None, **more):
+    """A part that reads a study; ``minus``, ``over`` and ``where`` go to its reader."""
+    read = {k: more.pop(k) for k in ("where", "minus", "over") if k in more}
+    part = {"what": what, "read": {"study": study, "metric": metric, **read}}
+    return {**part, "side": side, "threshold": threshold, "against": against, **more}
+
+
+POINTS = {"unit": "%", "digits": 2}
 
 CLAIMS = [
     {
@@ -304,6 +374,261 @@ CLAIMS = [
                 "threshold": 0.1,
                 "against": 1.0,
                 "digits": 3,
+            },
+        ],
+    },
+    {
+        "id": "C5",
+        "paper": LION,
+        "title": "Lion gains with the batch size",
+        "claim": "Lion's gain over AdamW grows with the batch size.",
+        "source": "abstract",
+        "scale": "MLP on 6000 images of Fashion-MNIST, 10 epochs, batches of 32 and 512, 4 rates"
+        " each,"
+        " 5 seeds",
+        "set": "before",
+        "parts": [
+            _study(
+                "lion_batches",
+                "gain",
+                "accuracy, Lion - AdamW at 512, less the same at 32",
+                "above",
+                0.0,
+                0.0,
+                where={"batch": 512},
+                minus={"batch": 32},
+                **POINTS,
+            ),
+        ],
+    },
+    {
+        "id": "C6",
+        "paper": LION_K,
+        "title": "Lion enters its box exponentially",
+        "claim": "The constraint |x_i| <= 1 / lambda is enforced at an exponential rate: the"
+        " distance falls"
+        " by 1 - rate * lambda or more in each step, and iterates that are inside stay there.",
+        "source": "abstract",
+        "scale": "logistic regression, MLP, MLP with normalization on digits, started far"
+        " outside, 600"
+        " steps, 3 seeds",
+        "set": "before",
+        "parts": [
+            _study(
+                "lion_k_box",
+                "ratio",
+                "largest distance after a step / (1 - rate * lambda) of that before",
+                "below",
+                1.0001,
+                1.0001,
+                digits=5,
+            ),
+            _study(
+                "lion_k_box",
+                "left",
+                "how far any iterate that was inside went out",
+                "below",
+                1e-4,
+                1e-4,
+            ),
+        ],
+    },
+    {
+        "id": "C7",
+        "paper": LION_K,
+        "title": "Each kappa solves its own problem",
+        "claim": "Lion-K solves min f(x) + K*(lambda x) / lambda: each kappa another constraint or"
+        " penalty.",
+        "source": "abstract",
+        "scale": "5 random quadratics of 20 variables, 50000 steps with a falling rate",
+        "set": "before",
+        "parts": [
+            _study(
+                "lion_k_solutions",
+                "distance",
+                f"{kappa}: distance to that problem's solution / its norm",
+                "below",
+                0.02,
+                0.1,
+                where={"kappa": kappa},
+            )
+            for kappa in ("l1", "huber", "l2", "l2_squared")
+        ],
+    },
+    {
+        "id": "C8",
+        "paper": ADAMP,
+        "title": "Momentum shrinks effective steps",
+        "claim": "Momentum makes the norms of scale-invariant weights grow, and effective step"
+        " sizes decay,"
+        " faster; the projection prevents it.",
+        "source": "abstract",
+        "scale": "MLP with batch normalization on digits, 800 steps at rate .1, 5 seeds",
+        "set": "before",
+        "parts": [
+            _study(
+                "adamp_steps",
+                "sgdm / sgd norm",
+                "growth of the norm, SGD with momentum / SGD",
+                "above",
+                1.3,
+                1.0,
+                digits=2,
+            ),
+            _study(
+                "adamp_steps",
+                "sgdp / sgdm norm",
+                "the same, SGDP / SGD with momentum",
+                "below",
+                0.8,
+                1.0,
+                digits=2,
+            ),
+            _study(
+                "adamp_steps",
+                "sgdp / sgdm step",
+                "effective step size in the last quarter, SGDP / SGD with momentum",
+                "above",
+                1.2,
+                1.0,
+                digits=2,
+            ),
+        ],
+    },
+    {
+        "id": "C9",
+        "paper": ADAMP,
+        "title": "AdamP and SGDP gain with normalization",
+        "claim": "On networks with normalization AdamP and SGDP bring uniform gains over Adam"
+        " and SGD.",
+        "source": "abstract",
+        "scale": "CNN on digits and MLP on 6000 images of Fashion-MNIST, both with batch"
+        " normalization, 800"
+        " steps, 8 settings for each method, 5 seeds",
+        "set": "before",
+        "parts": [
+            _study(
+                "adamp_accuracy",
+                "test",
+                f"{network}, {ours} - {theirs}",
+                "above",
+                0.0,
+                0.0,
+                where={"network": network, "optimizer": ours},
+                minus={"network": network, "optimizer": theirs},
+                **POINTS,
+                name=f"{network}_{ours}",
+            )
+            for network in ("cnn", "mlp")
+            for ours, theirs in (("AdamP", "Adam"), ("SGDP", "SGDM"))
+        ],
+    },
+    {
+        "id": "C11",
+        "paper": DIFFGRAD,
+        "title": "diffGrad leaves local minima",
+        "claim": "On functions of one variable with a local minimum diffGrad ends in the global"
+        " one where"
+        " Adam does not.",
+        "source": "empirical analysis on three synthetic functions",
+        "scale": "three functions of that kind, written from memory of the paper; 201 starts,"
+        " rate .1, 300"
+        " steps, no chance involved",
+        "set": "before",
+        "parts": [
+            _study(
+                "diffgrad_functions",
+                "gain",
+                f"{function}, share of starts that end at the global minimum, diffGrad less Adam",
+                "above",
+                0.05,
+                -0.05,
+                where={"function": function},
+                exact=True,
+                unit="%",
+                digits=1,
+                name=function,
+            )
+            for function in ("parabolas", "waves", "kinks")
+        ],
+    },
+    {
+        "id": "C13",
+        "paper": DIFFGRAD,
+        "title": "diffGrad good for all activations",
+        "claim": "diffGrad trains networks uniformly well with different activation functions.",
+        "source": "abstract",
+        "scale": "MLP on digits, 5 activations, 400 steps, 3 rates for each of 7 methods, 5 seeds",
+        "set": "before",
+        "parts": [
+            _study(
+                "diffgrad_activations",
+                activation,
+                f"{activation}, accuracy, diffGrad - Adam",
+                "above",
+                -0.01,
+                -0.01,
+                where={"optimizer": "diffGrad"},
+                minus={"optimizer": "Adam"},
+                **POINTS,
+            )
+            for activation in ("relu", "elu", "tanh", "sigmoid", "swish")
+        ],
+    },
+    {
+        "id": "C96",
+        "paper": DIFFGRAD,
+        "title": "diffGrad beats six rivals",
+        "claim": "diffGrad outperforms SGDM, AdaGrad, AdaDelta, RMSProp, AMSGrad and Adam, over"
+        " activation"
+        " functions.",
+        "source": "abstract",
+        "scale": "mean of 5 activations, MLP on digits, 400 steps, 3 rates for each method, 5"
+        " seeds",
+        "set": "before",
+        "parts": [
+            _study(
+                "diffgrad_activations",
+                "mean",
+                f"accuracy, diffGrad - {rival}",
+                "above",
+                0.0,
+                0.0,
+                where={"optimizer": "diffGrad"},
+                minus={"optimizer": rival},
+                **POINTS,
+                name=rival,
+            )
+            for rival in ("SGDM", "AdaGrad", "AdaDelta", "RMSProp", "AMSGrad", "Adam")
+        ],
+    },
+    {
+        "id": "C16",
+        "paper": FRUGAL,
+        "title": "Full-rank updates move more directions",
+        "claim": "Updates outside of the subspace keep what low-rank methods lose: the weights"
+        " move along"
+        " more directions.",
+        "source": "abstract; introduction",
+        "scale": "hidden 128 x 128 kernel of an MLP on digits, 600 steps, density .25, new"
+        " subspace every"
+        " 50, 5 seeds",
+        "set": "before",
+        "parts": [
+            _study(
+                "frugal_spectrum",
+                "ratio",
+                "effective rank of W_T - W_0, FRUGAL / GaLore",
+                "above",
+                1.2,
+                1.0,
+                digits=2,
+            ),
+            {
+                "what": "the same, AdamW",
+                "read": {"study": "frugal_spectrum", "metric": "AdamW rank"},
+                "digits": 1,
+                "name": "adamw",
             },
         ],
     },

@@ -35,6 +35,7 @@ class Part:
       unit: ``"%"`` shows fractions as percentages, differences of them as points; other units are
         printed behind the number.
       digits: Digits behind the point; ``None`` shows three significant digits.
+      exact: Whether the single value of a study is exact, as no chance is involved.
       name: For the texts of the claim: ``{name}``, ``{name.low}``, ``{name.high}``, ``{name.p}``.
     """
 
@@ -45,6 +46,7 @@ class Part:
     against: float | None = None
     unit: str = ""
     digits: int | None = None
+    exact: bool = False
     name: str = ""
 
 

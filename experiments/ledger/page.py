@@ -89,7 +89,8 @@ def _judge(claim: Claim, family: str, evidence: Evidence) -> Entry:
 
 def _exact(part: Part) -> bool:
     """Whether a single value is exact, and not that of the one seed a table or study has."""
-    return "also" in part.read or not {"row", "study"} & part.read.keys() or "function" in part.read
+    read = part.read
+    return part.exact or "function" in read or "also" in read or not {"row", "study"} & read.keys()
 
 
 def lines(entry: Entry) -> list[str]:
