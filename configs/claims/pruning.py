@@ -11,7 +11,46 @@ TICKETS = "python -m experiments.reproduce --table=pruning_tickets --data_dir=DA
 SETS = (("digits", "pruning_digits"), ("letter", "pruning_letter"))
 SCALE = "MLPs on digits and letter, 5 splits each, settings of the methods fixed beforehand"
 
-STUDIES = {}
+STABLE = "Stabilizing lottery tickets, arXiv 1903.01611"
+SAP = "Sparsity perspective (PQI, SAP), arXiv 2302.05601"
+RANDOM = "Random pruning, arXiv 2202.02643"
+CROPPING = "PreCropping, arXiv 2203.02549"
+RETHINKING = "Rethinking the value of pruning, arXiv 1810.05270"
+ORACLE = "Oracle pruning, arXiv 2412.00143"
+DISTORTION = "Rate-distortion pruning, arXiv 2308.10438"
+EVOPRESS = "EvoPress, arXiv 2410.14649"
+SARA = "SaRA, arXiv 2409.06633"
+DIGITS = "MLP 64-128-64-10 on digits, 600 steps of SGD"
+
+STUDIES = {
+    "ticket_speed": {"units": {"rounds": 7, "rate": 0.02, "every": 20, "checks": 40}, "seeds": 5},
+    "rewinding": {"units": {"rounds": 10, "rate": [0.05, 0.2], "early": 40}, "seeds": 5},
+    "layer_collapse": {"units": {"density": [0.01, 0.005], "floor": 20}, "seeds": 5},
+    "pq_index_rounds": {"units": {"rounds": 26}, "seeds": 3},
+    "adaptive_amounts": {"units": {"rounds": 6}, "seeds": 5},
+    "random_widths": {"units": {"width": [16, 64, 256], "density": 0.1}, "seeds": 5},
+    "layer_ratios": {"units": {"density": [0.1, 0.05]}, "seeds": 8},
+    "structured_scratch": {"units": {"kept": 32, "steps": 600}, "seeds": 5},
+    "ticket_rates": {
+        "units": {"rounds": 8, "rates": [(0.02, 0.05, 0.1)], "final": [(0.02, 0.05, 0.1, 0.2)]},
+        "seeds": 5,
+    },
+    "oracle_pruning": {"units": {"masks": 60, "kept": 32, "steps": 100}, "seeds": 5},
+    "distortion": {"units": {"vectors": 60}, "seeds": 5},
+    "smallest_weights": {
+        "units": {"widths": [(64, 128, 64, 10), (64, 32, 10)], "share": [0.1, 0.2]},
+        "seeds": 10,
+    },
+}
+
+POINTS = {"unit": "%", "digits": 2}
+
+
+def _study(study, metric, what, side, threshold, against=None, **more):
+    """A part that reads a study; ``minus``, ``over`` and ``where`` go to its reader."""
+    read = {k: more.pop(k) for k in ("where", "minus", "over") if k in more}
+    part = {"what": what, "read": {"study": study, "metric": metric, **read}}
+    return {**part, "side": side, "threshold": threshold, "against": against, **more}
 
 
 def _accuracy(row, minus, columns, side="above", threshold=0.0, against=0.0, sets=SETS):
@@ -146,6 +185,352 @@ CLAIMS = [
             for part in _accuracy(
                 "GMP, 3 x epochs", rival, ["90 %", "95 %", "98 %"], threshold=-0.01, against=-0.01
             )
+        ],
+    },
+    {
+        "id": "C38",
+        "paper": LTH,
+        "title": "Tickets learn faster",
+        "claim": "Winning tickets learn faster: their validation loss is least at an earlier"
+        " step than the dense network's.",
+        "source": "abstract",
+        "scale": f"{DIGITS}; 7 rounds, then a constant rate of .02, checked every 20 steps, 5"
+        f" seeds",
+        "set": "before",
+        "parts": [
+            _study(
+                "ticket_speed",
+                "ticket / dense",
+                "step of the least validation loss, ticket / dense",
+                "below",
+                1.0,
+                1.0,
+                digits=2,
+            )
+        ],
+    },
+    {
+        "id": "C39",
+        "paper": STABLE,
+        "title": "Rewinding a little later rescues IMP",
+        "claim": "At high learning rates iterative pruning fails if weights go back to step 0,"
+        " and works if they go back to .1 to 7 % of training.",
+        "source": "abstract",
+        "scale": f"{DIGITS}, 10 rounds; rates of .05 and .2, rewinding to step 0 or 40 (7 %), 5"
+        f" seeds",
+        "set": "before",
+        "parts": [
+            _study(
+                "rewinding",
+                "gain",
+                f"accuracy at rate {rate:g}, later - step 0",
+                "above",
+                0.0,
+                0.0,
+                where={"rate": rate},
+                **POINTS,
+            )
+            for rate in (0.2, 0.05)
+        ],
+    },
+    {
+        "id": "C42",
+        "paper": GLOBAL,
+        "title": "A floor prevents layer collapse",
+        "claim": "A minimum number of weights in every layer prevents the collapse of global"
+        " pruning at extreme sparsity.",
+        "source": "abstract",
+        "scale": f"{DIGITS}, pruned once to 1 and .5 %, at least 20 weights in a layer, 5 seeds",
+        "set": "before",
+        "parts": [
+            _study(
+                "layer_collapse",
+                "gain",
+                f"accuracy at {100 * density:g} %, with - without the floor",
+                "above",
+                0.02,
+                0.0,
+                where={"density": density},
+                **POINTS,
+                name=f"gain{i}",
+            )
+            for i, density in enumerate((0.01, 0.005))
+        ],
+    },
+    {
+        "id": "C43",
+        "paper": SAP,
+        "title": "PQ index falls, rises, falls",
+        "claim": "During iterative pruning the PQ index falls, then rises, then falls again.",
+        "source": "hypothesis of the paper",
+        "scale": f"{DIGITS}, 26 rounds of a fifth, 3 seeds",
+        "set": "before",
+        "parts": [
+            _study(
+                "pq_index_rounds",
+                "wave",
+                "the smallest of fall, rise and second fall",
+                "above",
+                0.005,
+                0.0,
+                name="wave",
+            ),
+            {
+                "what": "index after all rounds less that before",
+                "read": {"study": "pq_index_rounds", "metric": "first to last"},
+                "name": "change",
+            },
+        ],
+    },
+    {
+        "id": "C44",
+        "paper": SAP,
+        "title": "Adaptive amounts beat a fixed share",
+        "claim": "Pruning in each round as much as the PQ index says is better than a fixed share.",
+        "source": "abstract",
+        "scale": f"{DIGITS}, 6 rounds, a fixed share that ends at the same density, 5 seeds",
+        "set": "before",
+        "parts": [
+            _study(
+                "adaptive_amounts",
+                "gain",
+                "accuracy, adaptive - fixed",
+                "above",
+                0.0,
+                0.0,
+                **POINTS,
+                name="gain",
+            ),
+            {
+                "what": "final density",
+                "read": {"study": "adaptive_amounts", "metric": "density"},
+                "unit": "%",
+                "name": "density",
+            },
+        ],
+    },
+    {
+        "id": "C48",
+        "paper": RANDOM,
+        "title": "Random pruning: gap closes with width",
+        "claim": "The gap of randomly pruned networks to dense ones closes as networks grow wider.",
+        "source": "abstract",
+        "scale": "MLPs with two hidden layers of 16, 64, 256 on digits, 10 % of the weights, 600"
+        " steps, 5 seeds",
+        "set": "before",
+        "parts": [
+            _study(
+                "random_widths",
+                "gap",
+                "gap at width 16 less that at 256",
+                "above",
+                0.0,
+                0.0,
+                where={"width": 16},
+                minus={"width": 256},
+                **POINTS,
+            ),
+            _study(
+                "random_widths",
+                "gap",
+                "gap at width 256",
+                "below",
+                0.01,
+                0.02,
+                where={"width": 256},
+                **POINTS,
+            ),
+        ],
+    },
+    {
+        "id": "C49",
+        "paper": RANDOM,
+        "title": "Ratios of layers matter",
+        "claim": "For random pruning the ratios of layers matter: ERK is better than uniform ones.",
+        "source": "abstract",
+        "scale": f"{DIGITS}, 10 and 5 % of the weights, 8 seeds",
+        "set": "before",
+        "parts": [
+            _study(
+                "layer_ratios",
+                "erk - uniform",
+                f"accuracy at {100 * density:g} %, ERK - uniform",
+                "above",
+                0.0,
+                0.0,
+                where={"density": density},
+                **POINTS,
+                name=f"gain{i}",
+            )
+            for i, density in enumerate((0.1, 0.05))
+        ],
+    },
+    {
+        "id": "C50",
+        "paper": CROPPING,
+        "title": "Ratios of layers are all that matters",
+        "claim": "The accuracy of pruning at initialization depends on the share of weights that"
+        " each layer keeps, not on which: shuffled masks are as good.",
+        "source": "abstract",
+        "scale": f"{DIGITS}, masks of SNIP at 10 and 5 %, 8 seeds",
+        "set": "before",
+        "parts": [
+            _study(
+                "layer_ratios",
+                "snip - shuffled",
+                f"accuracy at {100 * density:g} %, SNIP - its masks shuffled",
+                "within",
+                0.01,
+                0.01,
+                where={"density": density},
+                **POINTS,
+                name=f"gain{i}",
+            )
+            for i, density in enumerate((0.1, 0.05))
+        ],
+    },
+    {
+        "id": "C51",
+        "paper": RETHINKING,
+        "title": "Scratch is as good as fine-tuning",
+        "claim": "Of structured pruning the widths count: trained from new weights they are as"
+        " good as fine-tuned, or better.",
+        "source": "abstract",
+        "scale": "MLP 64-128-10 on digits cut to 32 neurons, 600 steps, 5 seeds",
+        "set": "before",
+        "parts": [
+            _study(
+                "structured_scratch",
+                f"{name} - tuned",
+                f"accuracy, {name} - fine-tuned",
+                "above",
+                -0.005,
+                -0.005,
+                **POINTS,
+                name=name.replace("-", ""),
+            )
+            for name in ("scratch-E", "scratch-B")
+        ],
+    },
+    {
+        "id": "C52",
+        "paper": RETHINKING,
+        "title": "At the best rate tickets give nothing",
+        "claim": "With the optimal learning rate the initialization of a winning ticket brings"
+        " no improvement over a random one.",
+        "source": "abstract",
+        "scale": f"{DIGITS}, 8 rounds, both kinds at the best of 4 rates, 5 seeds",
+        "set": "before",
+        "parts": [
+            _study(
+                "ticket_rates",
+                "gain",
+                "accuracy, ticket - new weights under its masks",
+                "within",
+                0.005,
+                0.005,
+                **POINTS,
+                name="gain",
+            )
+        ],
+    },
+    {
+        "id": "C53",
+        "paper": ORACLE,
+        "title": "Loss after pruning tells little",
+        "claim": "The loss right after pruning barely correlates with the accuracy after"
+        " retraining.",
+        "source": "abstract",
+        "scale": f"{DIGITS}, 60 sets of 32 of 128 neurons, 100 steps of retraining, 5 seeds",
+        "set": "before",
+        "parts": [
+            _study(
+                "oracle_pruning",
+                "accuracy",
+                "Kendall's tau, loss before retraining and accuracy after",
+                "above",
+                -0.2,
+                -0.4,
+                digits=2,
+                name="tau",
+            ),
+            {
+                "what": "the same with the training loss after",
+                "read": {"study": "oracle_pruning", "metric": "loss"},
+                "digits": 2,
+                "name": "loss",
+            },
+        ],
+    },
+    {
+        "id": "C54",
+        "paper": DISTORTION,
+        "title": "Distortions of layers add up",
+        "claim": "The distortion of the output from pruning several layers is the sum of the"
+        " distortions from each.",
+        "source": "the additivity property",
+        "scale": f"{DIGITS}, all layers pruned by 50 and 80 %, 5 seeds",
+        "set": "before",
+        "parts": [
+            _study(
+                "distortion",
+                f"excess {level}",
+                f"distortion together / sum of single ones, less 1, at {100 * level:g} %",
+                "within",
+                0.2,
+                0.2,
+                unit="%",
+                digits=1,
+                name=f"excess{i}",
+            )
+            for i, level in enumerate((0.5, 0.8))
+        ],
+    },
+    {
+        "id": "C56",
+        "paper": EVOPRESS,
+        "title": "A smaller sum can be a worse model",
+        "claim": "Error monotonicity fails: of two models the one with the smaller sum of"
+        " layer-wise errors can have the larger loss.",
+        "source": "abstract",
+        "scale": f"{DIGITS}, 60 random vectors of levels from 30 to 95 %, 5 seeds",
+        "set": "before",
+        "parts": [
+            _study(
+                "distortion",
+                "wrong order",
+                "share of pairs in the wrong order",
+                "above",
+                0.05,
+                0.01,
+                unit="%",
+                digits=1,
+            )
+        ],
+    },
+    {
+        "id": "C59",
+        "paper": SARA,
+        "title": "The smallest weights do nothing",
+        "claim": "The smallest 10 to 20 % of the weights of a trained model have no influence:"
+        " set to zero, nothing changes.",
+        "source": "abstract",
+        "scale": "MLPs 64-128-64-10 and 64-32-10 on digits, 600 steps, 10 seeds",
+        "set": "before",
+        "parts": [
+            _study(
+                "smallest_weights",
+                "change",
+                f"{'-'.join(map(str, widths))}, accuracy without the smallest {100 * share:g} %,"
+                f" change",
+                "within",
+                0.003,
+                0.003,
+                where={"widths": list(widths), "share": share},
+                **POINTS,
+            )
+            for widths in ((64, 128, 64, 10), (64, 32, 10))
+            for share in (0.1, 0.2)
         ],
     },
 ]

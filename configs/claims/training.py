@@ -20,7 +20,7 @@ TABLES = [
     "bilevel/bilevel_cleaning_mnist",
 ]
 
-STUDIES = {}
+STUDIES = {"mode_connectivity": {"units": {"width": [32, 256], "sweeps": 5}, "seeds": 5}}
 
 CLAIMS = [
     {
@@ -61,6 +61,44 @@ CLAIMS = [
                 "read": {"file": TABLES, "function": "share_significant", "correction": "all"},
                 "unit": "%",
                 "digits": 1,
+            },
+        ],
+    },
+    {
+        "id": "C90",
+        "paper": "Git Re-Basin, arXiv 2209.04836",
+        "title": "Matched networks: low barriers",
+        "claim": "After the neurons of one are permuted to match, two networks are connected by"
+        " a line of"
+        " low loss, the more the wider they are.",
+        "source": "abstract",
+        "scale": "MLPs with two hidden layers of 32 and 256 on digits, 600 steps, weight"
+        " matching, 5 pairs",
+        "set": "before",
+        "parts": [
+            {
+                "what": "barrier at width 256, matched / as they are",
+                "read": {
+                    "study": "mode_connectivity",
+                    "metric": "ratio",
+                    "where": {"width": 256},
+                },
+                "side": "below",
+                "threshold": 0.5,
+                "against": 1.0,
+                "digits": 2,
+            },
+            {
+                "what": "matched barrier at width 256 less that at 32",
+                "read": {
+                    "study": "mode_connectivity",
+                    "metric": "matched",
+                    "where": {"width": 256},
+                    "minus": {"width": 32},
+                },
+                "side": "below",
+                "threshold": 0.0,
+                "against": 0.0,
             },
         ],
     },

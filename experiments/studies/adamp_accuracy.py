@@ -24,9 +24,8 @@ def measure(
     rates: list[float],
     decays: list[float],
     steps: int,
-    data_dir: str | None = None,
 ) -> list[dict[str, float]]:
-    """Trains an MLP on a tenth of Fashion-MNIST, or a small CNN on digits, with a cosine schedule.
+    """Trains an MLP, or a small CNN, on digits with a cosine schedule.
 
     Returns:
       For each seed the accuracy on validation and test data, normalized by the training data, at
@@ -43,7 +42,7 @@ def measure(
     @jax.jit
     def run(key, parts, rate, decay):
         init = nets.cnn_init(key, (16, 32)) if is_cnn else None
-        params = init or nets.mlp_init(key, (784, 128, 128, 10), norm=True)
+        params = init or nets.mlp_init(key, (64, 128, 128, 10), norm=True)
         tx = OPTIMIZERS[optimizer](optax.cosine_decay_schedule(rate, steps), decay)
         params, _ = nets.train(loss, tx, params, parts["train"], key, steps)
         return {
@@ -51,8 +50,7 @@ def measure(
             for part in ("valid", "test")
         }
 
-    name = {"cnn": "digits", "mlp": "fashion_mnist"}[network]
-    parts = [nets.load(s, name, 0 if is_cnn else 6000, data_dir, not is_cnn) for s in range(seeds)]
+    parts = [nets.load(seed, flat=not is_cnn) for seed in range(seeds)]
     trials = {
         (rate, decay): [run(jax.random.key(s), parts[s], rate, decay) for s in range(seeds)]
         for rate in rates
