@@ -11,7 +11,24 @@ SHORT = ["linear", "cosine", "OneCycle", "exponential", "step", "none"]
 REPRODUCE = "python -m experiments.reproduce --table=TABLE --data_dir=DATA"
 LOGREG = "python -m experiments.logreg --data_dir=DATA"
 
-STUDIES = {}
+STUDIES = {
+    "refined_shape": {"units": {"steps": 1000, "rate": 0.05}, "seeds": 5},
+    "sampled_schedules": {
+        "units": {"profile": ["linear", "rex"], "rates": [(0.05, 0.1, 0.2)], "steps": 600},
+        "seeds": 5,
+    },
+    "schedule_bounds": {
+        "units": {"rates": [(0.01, 0.03, 0.1, 0.3, 1.0)], "steps": 600},
+        "seeds": 5,
+    },
+}
+
+
+def _study(study, metric, what, side, threshold, against=None, **more):
+    """A part that reads a study; ``minus``, ``over`` and ``where`` go to its reader."""
+    read = {k: more.pop(k) for k in ("where", "minus", "over") if k in more}
+    part = {"what": what, "read": {"study": study, "metric": metric, **read}}
+    return {**part, "side": side, "threshold": threshold, "against": against, **more}
 
 
 def _rex(columns, low):
@@ -203,5 +220,95 @@ CLAIMS = [
         "convex problems and thousands of steps, on which linear decay is close to what any "
         "schedule reaches. The norms come from one pilot at its own best rate, which for SGD is "
         "often near the edge of stability: what is refined there is in part the pilot's noise.",
+    },
+    {
+        "id": "C20",
+        "paper": REX,
+        "title": "Refresh the rate at every step",
+        "claim": "How often the rate is refreshed is a choice apart from the profile: sampled at"
+        " every"
+        " step, profiles do better than held between a few milestones.",
+        "source": "section 3, profiles and sampling rates",
+        "scale": "MLP on digits, 600 steps, linear and REX, best of 3 rates, 5 seeds",
+        "set": "before",
+        "parts": [
+            _study(
+                "sampled_schedules",
+                f"every - {sampling}",
+                f"{profile}, log training loss, every step - held ({sampling})",
+                "below",
+                0.0,
+                0.0,
+                where={"profile": profile},
+                digits=2,
+                name=f"{profile}{sampling[:2]}",
+            )
+            for profile in ("linear", "rex")
+            for sampling in ("50-75", "10-10")
+        ],
+    },
+    {
+        "id": "C22",
+        "paper": REFINED,
+        "title": "Refined: warm-up and annealing",
+        "claim": "Schedules refined from gradient norms show warm-up and rapid annealing near"
+        " the end.",
+        "source": "abstract",
+        "scale": "MLP on digits, 1000 steps of SGD with momentum, 5 seeds",
+        "set": "before",
+        "parts": [
+            _study(
+                "refined_shape",
+                "first",
+                "rate in the first step / largest",
+                "below",
+                0.8,
+                0.95,
+                digits=2,
+                name="first",
+            ),
+            _study(
+                "refined_shape",
+                "place",
+                "place of the largest, 0 first and 1 last step",
+                "above",
+                0.05,
+                0.02,
+                digits=2,
+                name="place",
+            ),
+            _study(
+                "refined_shape",
+                "last",
+                "rate in the last step / largest",
+                "below",
+                0.1,
+                0.5,
+                digits=3,
+            ),
+        ],
+    },
+    {
+        "id": "C25",
+        "paper": REFINED,
+        "title": "The bound orders schedules",
+        "claim": "The bound on the last iterate orders schedules as their losses do.",
+        "source": "the theorem on last iterates and its use for comparison",
+        "scale": "linear classifier of digits, 600 steps of SGD with momentum, 6 schedules, best"
+        " of 5"
+        " rates, 5 seeds",
+        "set": "before",
+        "parts": [
+            _study(
+                "schedule_bounds",
+                "spearman",
+                "Spearman's correlation of bound and training loss",
+                "above",
+                0.5,
+                0.0,
+                digits=2,
+                name="rho",
+            ),
+        ],
     },
 ]

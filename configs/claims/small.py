@@ -10,7 +10,36 @@ CAUTIOUS = "Cautious weight decay, arXiv 2510.12402"
 SMALL = "python -m benchmarks.small_claims"
 BLOCKS = "python -m benchmarks.greedy_blocks --data_dir=DATA --sets=a1a:123 --steps=500"
 
-STUDIES = {}
+STUDIES = {
+    "participation": {
+        "units": {"clients": 20, "rounds": 4000, "rate": 0.02, "cutoff": 50},
+        "seeds": 10,
+    },
+    "zeroth_order_queries": {"units": {"steps": 60, "rates": [(0.3, 1.0, 3.0, 10.0)]}, "seeds": 5},
+    "rank_descent": {
+        "units": {"function": ["quadratic", "rosenbrock"], "size": 20, "steps": 1000},
+        "seeds": 5,
+    },
+    "robust_recovery": {
+        "units": {
+            "searched": [3, 6, 15],
+            "rank": 3,
+            "size": 20,
+            "samples": 600,
+            "outliers": 0.1,
+            "steps": 600,
+        },
+        "seeds": 5,
+    },
+}
+
+
+def _study(study, metric, what, side, threshold, against=None, **more):
+    """A part that reads a study; ``minus``, ``over`` and ``where`` go to its reader."""
+    read = {k: more.pop(k) for k in ("where", "minus", "over") if k in more}
+    part = {"what": what, "read": {"study": study, "metric": metric, **read}}
+    return {**part, "side": side, "threshold": threshold, "against": against, **more}
+
 
 LEAST = [f"least squares {deviation}" for deviation in ("0", "0.5", "1")]
 
@@ -230,6 +259,137 @@ CLAIMS = [
                 "against": 1.999,
                 "digits": 3,
             },
+        ],
+    },
+    {
+        "id": "C74",
+        "paper": "Subgradient recovery, arXiv 2202.08788",
+        "title": "Small start: excess rank is harmless",
+        "claim": "From a small start the subgradient method recovers a low-rank matrix under"
+        " gross outliers"
+        " though the rank it searches is too large.",
+        "source": "abstract",
+        "scale": "20 x 20 of rank 3, 600 measurements of which 10 % are wrong, ranks 3, 6, 15,"
+        " 600 steps,"
+        " 5 problems",
+        "set": "before",
+        "parts": [
+            *(
+                _study(
+                    "robust_recovery",
+                    "error",
+                    f"relative error at rank {searched}",
+                    "below",
+                    0.01,
+                    0.1,
+                    where={"searched": searched},
+                )
+                for searched in (3, 6, 15)
+            ),
+            _study(
+                "robust_recovery",
+                "below",
+                "step at which the error is below .1, rank 15 / rank 3",
+                "below",
+                1.5,
+                2.0,
+                where={"searched": 15},
+                over={"searched": 3},
+                digits=2,
+            ),
+        ],
+    },
+    {
+        "id": "C76",
+        "paper": "DeepZero, arXiv 2310.02025",
+        "title": "Coordinates beat random directions",
+        "claim": "At equal evaluations gradients by differences along coordinates are better"
+        " than along"
+        " random directions.",
+        "source": "abstract; section on CGE and RGE",
+        "scale": "linear classifier of 4x4 digits, 170 parameters, 60 steps of 170 directions,"
+        " best of 4"
+        " rates, 5 seeds",
+        "set": "before",
+        "parts": [
+            _study(
+                "zeroth_order_queries",
+                "gap",
+                "log of the training loss, CGE - RGE",
+                "below",
+                0.0,
+                0.0,
+                digits=3,
+            ),
+            _study(
+                "zeroth_order_queries",
+                "CGE cosine",
+                "cosine of the first estimate to the gradient, CGE",
+                "above",
+                0.99,
+                0.9,
+            ),
+            _study(
+                "zeroth_order_queries",
+                "RGE cosine",
+                "the same, RGE",
+                "below",
+                0.9,
+                0.99,
+            ),
+        ],
+    },
+    {
+        "id": "C78",
+        "paper": "ZO-RankSGD, arXiv 2303.03751",
+        "title": "Ranks are enough to minimize",
+        "claim": "A function that is known only through rankings of points can be minimized.",
+        "source": "abstract",
+        "scale": "a quadratic of condition 10 and Rosenbrock's function, 20 variables, 1000"
+        " steps, 5 seeds",
+        "set": "before",
+        "parts": [
+            _study(
+                "rank_descent",
+                "share",
+                f"{function}, value at the end / at the start",
+                "below",
+                bound,
+                0.9,
+                where={"function": function},
+                name=function,
+            )
+            for function, bound in (("quadratic", 0.01), ("rosenbrock", 0.5))
+        ],
+    },
+    {
+        "id": "C87",
+        "paper": "FedAU, arXiv 2306.03401",
+        "title": "FedAU corrects skewed participation",
+        "claim": "Under skewed participation FedAvg ends away from the optimum; FedAU, which"
+        " weighs clients"
+        " by how rarely they come, does not.",
+        "source": "abstract",
+        "scale": "20 quadratic clients, 4000 rounds, 10 draws",
+        "set": "before",
+        "parts": [
+            _study(
+                "participation",
+                "ratio",
+                "distance to the optimum, FedAU / FedAvg",
+                "below",
+                0.5,
+                1.0,
+                digits=2,
+            ),
+            _study(
+                "participation",
+                "FedAvg",
+                "distance to the optimum, FedAvg",
+                "above",
+                0.05,
+                0.01,
+            ),
         ],
     },
 ]

@@ -20,7 +20,10 @@ TABLES = [
     "bilevel/bilevel_cleaning_mnist",
 ]
 
-STUDIES = {"mode_connectivity": {"units": {"width": [32, 256], "sweeps": 5}, "seeds": 5}}
+STUDIES = {
+    "mode_connectivity": {"units": {"width": [32, 256], "sweeps": 5}, "seeds": 5},
+    "double_descent": {"units": {"samples": 300, "steps": [100, 1000000]}, "seeds": 5},
+}
 
 CLAIMS = [
     {
@@ -100,6 +103,35 @@ CLAIMS = [
                 "threshold": 0.0,
                 "against": 0.0,
             },
+        ],
+    },
+    {
+        "id": "C72",
+        "paper": "Liu and Flanigan 2023, on optimization in double descent",
+        "title": "Double descent needs a low loss",
+        "claim": "The peak of double descent shows only if training reaches a low enough loss.",
+        "source": "main claim",
+        "scale": "least squares on 50 to 2000 random features of 300 digits, 100 or 10^6 steps"
+        " of gradient"
+        " descent, 5 draws",
+        "set": "before",
+        "parts": [
+            {
+                "what": f"test error at 300 features / larger of those at the ends, {steps} steps",
+                "read": {
+                    "study": "double_descent",
+                    "metric": "peak",
+                    "where": {"steps": steps},
+                },
+                "side": side,
+                "threshold": bound,
+                "against": against,
+                "digits": 2,
+            }
+            for steps, side, bound, against in (
+                (1000000, "above", 1.2, 1.0),
+                (100, "below", 1.05, 1.2),
+            )
         ],
     },
 ]
