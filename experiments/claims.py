@@ -60,20 +60,26 @@ def make(
         if study.data and data_dir is None:
             say(f"{study.name} needs real data: give --data_dir=DIR")
             continue
-        units, own = making.plan(study), making.code([study.name])
-        cache = out_dir / "cache"
-        records = execution.finished(execution.load(cache, units, own, say))
-        i, n = shard
-        mine = units[i - 1 :: n]
-        todo = sum(unit.digest not in records for unit in mine)
-        with execution.progress(study.name, todo) as bar:
-            packs = ([unit] for unit in mine)
-            execution.make(making, packs, cache, records, own, bar, data_dir=data_dir)
-        records = execution.load(cache, units, own, say)
-        if all(unit.digest in records for unit in units):
-            say(f"wrote {making.write(study, records, out_dir / 'claims')}")
-        else:
-            say(f"{study.name}: units of other shards are missing")
+        try:
+            _make(study, out_dir, data_dir, shard, say)
+        except Exception as error:  # The other studies do not depend on this one.
+            say(f"{study.name} failed: {type(error).__name__}: {error}")
+
+
+def _make(study: definition.Study, out_dir: Path, data_dir: str | None, shard, say) -> None:
+    units, own, cache = making.plan(study), making.code([study.name]), out_dir / "cache"
+    records = execution.finished(execution.load(cache, units, own, say))
+    i, n = shard
+    mine = units[i - 1 :: n]
+    todo = sum(unit.digest not in records for unit in mine)
+    with execution.progress(study.name, todo) as bar:
+        packs = ([unit] for unit in mine)
+        execution.make(making, packs, cache, records, own, bar, data_dir=data_dir)
+    records = execution.load(cache, units, own, say)
+    if all(unit.digest in records for unit in units):
+        say(f"wrote {making.write(study, records, out_dir / 'claims')}")
+    else:
+        say(f"{study.name}: units of other shards are missing")
 
 
 def listing(families: Sequence[definition.Family], evidence: Evidence) -> str:
