@@ -392,4 +392,94 @@ CLAIMS = [
             ),
         ],
     },
+    {
+        "id": "C67",
+        "paper": "Step Law, arXiv 2503.04715",
+        "title": "Step Law: .09 % from the best",
+        "claim": "The learning rate and batch size that the law predicts are .09 % from the best"
+        " loss.",
+        "source": "abstract",
+        "scale": "the authors' losses of 1911 dense models, 17 grids; the predicted point by the"
+        " nearest run"
+        " and by a surface fitted to the grid",
+        "set": "after",
+        "command": "python -m benchmarks.step_law --data=dense_lr_bs_loss.csv",
+        "parts": [
+            {
+                "what": f"excess over the best of the grid, {name}",
+                "read": {"file": "small/step_law", "path": [path]},
+                "side": "below",
+                "threshold": 0.0009,
+                "against": 0.0018,
+                "unit": "%",
+                "digits": 3,
+            }
+            for name, path in (("surface", "surface"), ("nearest run", "nearest"))
+        ],
+    },
+    {
+        "id": "C69",
+        "paper": "sharpDARTS, arXiv 1903.09900",
+        "title": "Cosine-power beats cosine",
+        "claim": "Cosine-power annealing is better than cosine annealing.",
+        "source": "abstract",
+        "scale": "MLP on digits, peaks chosen on other seeds, 10 seeds",
+        "set": "after",
+        "command": "python -m benchmarks.cosine_power --seeds=10 --tuning=10",
+        "parts": [
+            {
+                "what": f"accuracy in points, power {power} - cosine",
+                "read": {
+                    "file": "small/cosine_power",
+                    "path": ["sets", "digits", "runs", f"power {power}", "test"],
+                    "minus": ["sets", "digits", "runs", "power 1", "test"],
+                },
+                "side": "above",
+                "against": 0.0,
+                "digits": 2,
+                "name": f"power{power}",
+            }
+            for power in (2, 10)
+        ],
+        "reading": "Power 10, the paper's, is {power10} points from the cosine [{power10.low},"
+        " {power10.high}], power 2 {power2}. A large power spends most of a run at small rates. The"
+        " paper anneals for hundreds of epochs of architecture search with heavy regularization,"
+        " where late small steps pay; in a short run without it they are steps not taken.",
+    },
+    {
+        "id": "C84",
+        "paper": "AdAdaGrad, arXiv 2402.11215",
+        "title": "Growing batches: same accuracy",
+        "claim": "Batches that grow by a test of the gradients' variance reach the accuracy of"
+        " small ones in"
+        " fewer steps.",
+        "source": "abstract",
+        "scale": "a tenth of MNIST, 54000 examples, test of .5 against a batch of 64, 5 seeds",
+        "set": "after",
+        "command": "python -m benchmarks.batch_sizes --data_dir=DATA --seeds=5 --budget=54000",
+        "parts": [
+            {
+                "what": f"{optimizer}, {what}",
+                "read": {
+                    "file": "small/batch_sizes",
+                    "path": ["runs", optimizer, "norm test, .5", key],
+                    how: ["runs", optimizer, "64", key],
+                },
+                "side": side,
+                "threshold": bound,
+                "against": against,
+                "digits": 2,
+                "name": f"{optimizer.replace('-', '')}_{key}",
+            }
+            for optimizer in ("AdaGrad-Norm", "Adam")
+            for what, key, how, side, bound, against in (
+                ("steps / those of 64", "steps", "over", "below", 0.5, 1.0),
+                ("accuracy in points, - that of 64", "accuracy", "minus", "above", -0.5, -0.5),
+            )
+        ],
+        "reading": "Steps fall to {Adam_steps} of those of batch 64 with Adam, and the accuracy by"
+        " {Adam_accuracy} points [{Adam_accuracy.low}, {Adam_accuracy.high}]; with AdaGrad-Norm it"
+        " is {AdaGradNorm_accuracy}. All see the same number of examples, and within that budget a"
+        " large batch takes too few steps for a network this small.",
+    },
 ]
