@@ -67,7 +67,7 @@ def make(
 
 
 def _make(study: definition.Study, out_dir: Path, data_dir: str | None, shard, say) -> None:
-    units, own, cache = making.plan(study), making.code([study.name]), out_dir / "cache"
+    units, own, cache = making.plan(study), making.code(study), out_dir / "cache"
     records = execution.finished(execution.load(cache, units, own, say))
     i, n = shard
     mine = units[i - 1 :: n]

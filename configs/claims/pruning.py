@@ -388,7 +388,8 @@ CLAIMS = [
             )
             for i, density in enumerate((0.1, 0.05))
         ],
-        "reading": "Here it does matter which weights are kept: SNIP's masks are {gain0} points above "
+        "reading": "Here it does matter which weights are kept: SNIP's masks are {gain0} points"
+        " above "
         "their own shuffled versions at 10 % and {gain1} at 5 % (p {gain1.p}). The paper is "
         "about convolutions, whose weights within a layer are seen by every pixel and are "
         "exchangeable at the start. The inputs of an MLP are not: the border pixels of the "
@@ -491,7 +492,8 @@ CLAIMS = [
             )
             for i, level in enumerate((0.5, 0.8))
         ],
-        "reading": "At 80 % distortions add up to within {excess1} % [{excess1.low}, {excess1.high}], at "
+        "reading": "At 80 % distortions add up to within {excess1} % [{excess1.low},"
+        " {excess1.high}], at "
         "50 % they are {excess0} % above the sum [{excess0.low}, {excess0.high}]: errors of "
         "earlier layers pass through later ones and meet theirs, and five networks scatter. An "
         "allocation by sums is a usable guide, not an identity, which C56 says from the other "

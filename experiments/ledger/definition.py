@@ -113,18 +113,20 @@ class Study:
     """How a study is made.
 
     Attributes:
-      name: Of the file in ``experiments/studies``; its ``measure(seeds, **settings)`` returns a
-        dict of numbers for each seed.
+      name: Of the file of its results, and of that in ``experiments/studies`` whose
+        ``measure(seeds, **settings)`` returns a dict of numbers for each seed.
       units: The settings of each call, which is kept as soon as it ends; as ``sweep.read`` takes
         them.
       seeds: Number of seeds.
       data: Whether it needs ``--data_dir``, which ``measure`` then takes too.
+      file: The file in ``experiments/studies`` where it has another name.
     """
 
     name: str
     units: Any = dataclasses.field(default_factory=dict)
     seeds: int = 5
     data: bool = False
+    file: str = ""
 
     def settings(self) -> list[dict[str, Any]]:
         """The settings of each unit."""

@@ -4,7 +4,6 @@ import hashlib
 import importlib
 import json
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ def run(config: ConfigDict, *, data_dir: str | None = None, quiet: bool = True) 
       The mean of each number and the seconds of the processor; the numbers of each seed are the
       lines of its history.
     """
-    module = importlib.import_module(f"experiments.studies.{config.study}")
+    module = importlib.import_module(f"experiments.studies.{config.get('file', config.study)}")
     settings: dict[str, Any] = config.settings.to_dict()
     if config.data:
         if data_dir is None:
@@ -57,6 +56,7 @@ def plan(study: definition.Study) -> list[tables.Run]:
                 "seeds": study.seeds,
                 "data": study.data,
                 "settings": settings,
+                **({"file": study.file} if study.file else {}),
             }
         )
         digest = cache.digest("studies", config)
@@ -98,9 +98,7 @@ def is_of(study: definition.Study, content: Any) -> bool:
     return made == planned and content["seeds"] == study.seeds
 
 
-def code(names: Iterable[str]) -> str:
-    """Eight hex digits over the files of studies, so that a changed one is made again."""
-    sha = hashlib.sha256()
-    for name in sorted(names):
-        sha.update((FOLDER / f"{name}.py").read_bytes())
-    return sha.hexdigest()[:8]
+def code(study: definition.Study) -> str:
+    """Eight hex digits over the file of a study, so that a changed one is made again."""
+    content = (FOLDER / f"{study.file or study.name}.py").read_bytes()
+    return hashlib.sha256(content).hexdigest()[:8]

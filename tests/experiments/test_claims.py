@@ -36,7 +36,7 @@ def test_studies_take_their_settings_and_committed_ones_were_made_with_them():
         used = {name for claim in family.claims for name in claim.studies}
         assert used == family.studies.keys()
         for name, study in family.studies.items():
-            module = importlib.import_module(f"experiments.studies.{name}")
+            module = importlib.import_module(f"experiments.studies.{study.file or name}")
             data = {"data_dir": "DATA"} if study.data else {}
             for settings in study.settings():
                 inspect.signature(module.measure).bind(study.seeds, **settings, **data)
