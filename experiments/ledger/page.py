@@ -143,7 +143,8 @@ def _page(families, found: list[Entry], missing: list[Claim], evidence) -> str:
         " sense. A number without seeds is compared as it is. A claim *holds* if all its numbers"
         " do, *holds in part* if some do; if none does it is *opposite* where at least half of them"
         " are beyond the bound on the other side, and else *not seen here*. Differences are paired"
-        " by seed; a single seed decides nothing.",
+        " by seed; a single seed decides nothing. The p is against the bound in the brackets, on"
+        " whichever side of it the number lies.",
         "",
         *_survivors(found),
         "",
