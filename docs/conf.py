@@ -50,6 +50,7 @@ myst_heading_anchors = 3
 sphinx_gallery_conf = {
     "examples_dirs": "examples",
     "gallery_dirs": "gallery",
+    "within_subsection_order": "FileNameSortKey",
     "filename_pattern": r".*\.py",
     "download_all_examples": False,
     "show_signature": False,
@@ -63,6 +64,7 @@ html_theme = "furo"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
+html_show_copyright = False
 html_show_sourcelink = False
 
 
