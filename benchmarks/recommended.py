@@ -7,7 +7,8 @@ steps that ``recommend`` gave it. Where the lower level has no constraint, the m
 projected hypergradient |x - P(x - grad psi(x))| at the end over that at the start; grad psi is
 known in closed form for p1 to p5, and otherwise found by L-BFGS-B to the lower solution and a dense
 linear system, none of it by this package. LLC: the relative error of (x, y). The toy: |psi'(x)| at
-the end over that at the start. Converged means a tenth or less, of LLC an error of a hundredth.
+the end over that at the start. Converged means a tenth or less, of LLC an error of a hundredth. Of
+svm both levels have kinks, and so has psi: its residual jumps from one iteration to another.
 
 ``--only`` runs some problems and keeps the other rows of the file.
 """
