@@ -164,6 +164,8 @@ def page(kept: dict[str, Any]) -> str:
     text = " ".join(line.strip() for line in __doc__.split("\n\n")[2].splitlines())
     command = "`python -m benchmarks.recommended --out=results/bilevel/recommended.json`"
     about = f"{command}, float64, {', '.join({k['machine'] for k in kept.values()})}."
+    missing = [name for name in PROBLEMS if name not in kept]
+    about += f" Not run: {', '.join(missing)}." if missing else ""
     return "\n".join([title, "", about, "", text, "", *lines, ""])
 
 
