@@ -88,7 +88,7 @@ def train(name: str, seeds: int, steps: int) -> dict[str, list[list[float]]]:
 
 def page(results: dict) -> str:
     """The Markdown of the results."""
-    shown = [s for s in (2000, 4000, 8000, 12000, 16000) if s <= results["steps"]]
+    shown = [s for s in (2000, 4000, 6000, 7000, 8000, 12000, 16000) if s <= results["steps"]]
     rows = []
     for name, run in results["runs"].items():
         for key in ("absorbed", "test"):
