@@ -306,8 +306,8 @@ def records() -> list[str]:
             [f"{allowed:.0e}"] * bool(allowed) + [f"{relative:.0e} rel."] * bool(relative)
         )
         api = ", ".join(f"{{py:obj}}`{n}`" for n in method["names"])
-        rows.append([method["title"], api, method["source"], len(files), largest, tolerance])
-    head = ["method", "here", "authors' code", "records", "largest difference", "tolerance"]
+        rows.append([method["title"], largest, tolerance, len(files), api, method["source"]])
+    head = ["method", "largest difference", "tolerance", "records", "here", "authors' code"]
     return table(head, rows)
 
 
