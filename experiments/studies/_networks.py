@@ -151,7 +151,7 @@ def best(trials: Mapping[Any, Sequence[Mapping[str, Any]]]) -> list[dict[str, fl
     return max(rows.values(), key=lambda own: sum(row["valid"] for row in own))
 
 
-def mask(params: Params, masks: Mapping[str, jax.Array] | None) -> Params:
+def mask(params: Params, masks: Mapping[str, Any] | None) -> Params:
     """Kernels times their masks, ``{layer: mask}``."""
     if masks is None:
         return params
@@ -166,7 +166,7 @@ def train(
     key: jax.Array,
     steps: int,
     batch_size: int = 64,
-    masks: Mapping[str, jax.Array] | None = None,
+    masks: Mapping[str, Any] | None = None,
     measure: Callable[..., Any] = lambda before, after, grads: None,
 ) -> tuple[Params, Any]:
     """Trains on batches drawn with replacement; kernels that ``masks`` cut stay zero.

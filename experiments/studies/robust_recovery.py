@@ -30,7 +30,7 @@ def measure(
         wrong = rng.random(samples) < outliers
         b[wrong] += 10 * rng.normal(size=wrong.sum())
         u = 1e-3 * np.eye(size)[:, :searched]
-        below = float(steps)
+        below, error = float(steps), np.inf
         for i in range(steps):
             signs = np.sign(a @ (u @ u.T).ravel() - b) / samples
             gradient = (signs @ a).reshape(size, size)
