@@ -531,8 +531,10 @@ CLAIMS = [
             )
             for ours, theirs in (("AdamP", "Adam"), ("SGDP", "SGDM"))
         ],
-        "reading": "With three tuned rates for each, AdamP is {AdamP} points from Adam [{AdamP.low}, "
-        "{AdamP.high}] and SGDP {SGDP} from SGD with momentum: no gain that five seeds show. C8 has the reason: in 600 steps momentum "
+        "reading": "With three tuned rates for each, AdamP is {AdamP} points from Adam"
+        " [{AdamP.low}, "
+        "{AdamP.high}] and SGDP {SGDP} from SGD with momentum: no gain that five seeds show. C8"
+        " has the reason: in 600 steps momentum "
         "makes the norms of these weights grow by a few per cent only, so that there is little "
         "to take back. The paper's gains are over hundreds of epochs, mostly against baselines "
         "at their published settings, where an effective step that decays on its own is a "

@@ -133,7 +133,8 @@ CLAIMS = [
                 (100, "below", 1.05, 1.2),
             )
         ],
-        "reading": "After 100 steps there is no peak ({n1} of the larger end). After 10^6 steps, at 300 "
+        "reading": "After 100 steps there is no peak ({n1} of the larger end). After 10^6 steps,"
+        " at 300 "
         "features for 300 samples, the mean excess is {n0} [{n0.low}, {n0.high}], short of the "
         "bound and not told from none by five draws: even then gradient descent has not reached "
         "the smallest singular values, whose inverse makes the peak of the minimum-norm "
