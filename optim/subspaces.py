@@ -202,19 +202,21 @@ def _along(index: jax.Array, like: jax.Array, axis: int) -> jax.Array:
 
 
 def _gather(full: jax.Array, index: jax.Array, axis: int) -> jax.Array:
-    return jnp.take_along_axis(full, _along(index, full, axis), axis=axis, mode="promise_in_bounds")
+    where = (slice(None),) * (axis % full.ndim) + (index,)
+    return full.at[where].get(mode="promise_in_bounds")
 
 
 def _put(low: jax.Array, index: jax.Array, full: jax.Array, axis: int) -> jax.Array:
     # full[..., index, ...] = low as an elementwise function of ``full``: a scatter would need a
     # second array of its size.
+    if not index.size:
+        return full
     slot = jnp.full((full.shape[axis],), -1, jnp.int32)
     slot = slot.at[index].set(
         jnp.arange(index.shape[0], dtype=jnp.int32), unique_indices=True, mode="promise_in_bounds"
     )
-    slot = _along(slot, full, axis)
-    kept = jnp.take_along_axis(low, jnp.maximum(slot, 0), axis=axis, mode="promise_in_bounds")
-    return jnp.where(slot >= 0, kept, full)
+    kept = _gather(low, jnp.maximum(slot, 0), axis)
+    return jnp.where(_along(slot >= 0, full, axis), kept, full)
 
 
 def _drawn(key: jax.Array, size: int, k: int) -> jax.Array:
