@@ -70,11 +70,12 @@ def measure(seeds: int, kappa: str, size: int, steps: int) -> list[dict[str, flo
                 "unconstrained": jnp.linalg.norm(right - free) / jnp.linalg.norm(right),
             }
 
-        rows = []
+        rows: list[dict[str, float]] = []
         for seed in range(seeds):
             rng = np.random.default_rng(seed)
             a = rng.normal(size=(2 * size, size))
             q = a.T @ a / (2 * size)
             b = q @ (4 * rng.normal(size=size))
-            rows.append({k: float(v) for k, v in run(jnp.asarray(q), jnp.asarray(b)).items()})
+            found = run(jnp.asarray(q), jnp.asarray(b))
+            rows.append({str(k): float(v) for k, v in found.items()})
         return rows
