@@ -178,14 +178,16 @@ def test_statistics_with_a_batch_for_each_inner_step():
 def test_statistics_are_averaged_over_a_mapped_axis():
     problem = bilevel.Problem(
         lambda x, y, stats, b: jnp.sum((y - 1) ** 2),
-        lambda x, y, stats, b: (jnp.sum((y - x) ** 2), stats + b),
+        lambda x, y, stats, b: (jnp.sum((y - x) ** 2), stats + b + jnp.sum(y)),
         has_stats=True,
     )
     solver = bilevel.with_stats(bilevel.unrolled(2, axis_name="devices"))
-    state = solver.init(problem, np.zeros(2), np.zeros(2), stats=np.float32(0))
+    state = solver.init(problem, np.ones(2), np.zeros(2), stats=np.float32(0))
     batch = jnp.zeros(2), jnp.array([1.0, 3.0])
-    each = jax.jit(jax.vmap(solver.step, (None, 0), axis_name="devices"))
-    np.testing.assert_array_equal(each(state, batch)[0].stats, [2.0, 2.0])
+    new, _ = jax.jit(jax.vmap(solver.step, (None, 0), axis_name="devices"))(state, batch)
+    moved = float(jnp.sum(new.y[0]))
+    assert moved > 0.1
+    np.testing.assert_allclose(new.stats, [2 + moved, 2 + moved], rtol=1e-6)  # At the new point.
 
 
 def test_statistics_need_a_solver_that_carries_them():

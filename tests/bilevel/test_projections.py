@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.optimize import nnls
 
 from bilevel import projections
 
@@ -196,6 +197,16 @@ def test_intersections_project_and_do_not_only_reach_the_set():
     for wrong in ((), (3,)):
         with pytest.raises(ValueError, match="projections must be functions, at least one"):
             projections.intersection(*wrong)
+
+
+def test_projects_onto_a_cone_as_nonnegative_least_squares_do():
+    """Moreau: v less its projection onto the cone of the rows; rows enter and leave on the way."""
+    rows = rng.standard_normal((12, 5))
+    points = rng.standard_normal((100, 5))
+    with jax.enable_x64(True):
+        found = jax.jit(jax.vmap(projections.inequalities(rows, 0.0)))(points)
+    want = [v - rows.T @ nnls(rows.T, v)[0] for v in points]
+    np.testing.assert_allclose(found, want, atol=1e-8)
 
 
 def test_infinite_bounds_leave_directions_free():
