@@ -46,8 +46,8 @@ def one_hot(pairs):
     return jax.nn.one_hot(pairs, MODULUS).reshape(len(pairs), 2 * MODULUS)
 
 
-def train(name: str, seeds: int, steps: int) -> dict[str, list[list[float]]]:
-    """By seed and every 500 steps: share of absorbed examples and the two accuracies."""
+def train(name: str, seeds: int, steps: int) -> list[dict[str, list[float]]]:
+    """Of each seed, every 500 steps: share of absorbed examples and the two accuracies."""
     tx = optax.adam(RATE, eps=1e-30)
     logits = partial(_classifiers.logits, normalize=False)
 
@@ -82,18 +82,19 @@ def train(name: str, seeds: int, steps: int) -> dict[str, list[list[float]]]:
         rows.append([np.round(np.asarray(x, float), 4) for x in found])
         if i % 4 == 3:
             print(name, EVERY * (i + 1), *(x.tolist() for x in rows[-1]), flush=True)
-    absorbed, seen, unseen = np.moveaxis(np.array(rows), 0, -1).tolist()
-    return {"absorbed": absorbed, "train": seen, "test": unseen}
+    by_seed = np.moveaxis(np.array(rows), -1, 0).tolist()  # (seeds, evaluations, 3)
+    names = ("absorbed", "train", "test")
+    return [dict(zip(names, map(list, zip(*run, strict=True)), strict=True)) for run in by_seed]
 
 
 def page(results: dict) -> str:
     """The Markdown of the results."""
     shown = [s for s in (2000, 4000, 6000, 7000, 8000, 12000, 16000) if s <= results["steps"]]
     rows = []
-    for name, run in results["runs"].items():
+    for name, runs in results["runs"].items():
         for key in ("absorbed", "test"):
-            cells = [" / ".join(f"{r[s // EVERY - 1]:.2f}" for r in run[key]) for s in shown]
-            most = " / ".join(f"{max(r):.2f}" for r in run[key])
+            cells = [" / ".join(f"{r[key][s // EVERY - 1]:.2f}" for r in runs) for s in shown]
+            most = " / ".join(f"{max(r[key]):.2f}" for r in runs)
             rows.append([name, key, *cells, most])
     head = ["loss", "share", *(f"step {s}" for s in shown), "largest"]
     return "\n".join(

@@ -14,6 +14,17 @@ to the runs within 2 % of the best: its value at the named point above its lowes
 The claim: the named point is within .09 % of the best loss. Held to be shown if the mean excess of
 the nearest runs over the pairs is at most .1 % and none exceeds .5 %; refuted if the mean is above
 .3 %.
+
+A second claim is of the **landscape** itself: convex in the two logarithms, with a plateau, and its
+lowest point a power of size and tokens. Three numbers, whose bounds were set before they were
+computed:
+
+- the share of lines (one batch size or one learning rate, at least four runs) on which no run is
+  more than .1 % worse than the worse of two runs on either side of it: at least .95;
+- the plateau: the factor between the largest and the smallest learning rate within .25 % of the
+  best loss: at least 2 on every grid;
+- the exponents of N and D of the plateau's center (the geometric mean of its learning rates), by
+  least squares over the grids, against the law's -.713 and .307: within .15.
 """
 
 import csv
@@ -77,6 +88,43 @@ def quadratic(x: np.ndarray, y: np.ndarray):
     return lambda x: terms(x) @ weights
 
 
+def unimodal(rows: np.ndarray, slack: float = 1e-3) -> list[bool]:
+    """For each line of a grid whether its losses fall and then rise, up to a share of the best."""
+    best, found = rows[:, 2].min(), []
+    for along, across in ((0, 1), (1, 0)):
+        for value in np.unique(rows[:, across]):
+            line = rows[rows[:, across] == value]
+            loss = line[np.argsort(line[:, along]), 2]
+            if len(loss) < 4:
+                continue
+            left, right = np.minimum.accumulate(loss), np.minimum.accumulate(loss[::-1])[::-1]
+            found.append(bool(np.all(loss <= np.maximum(left, right) + slack * best)))
+    return found
+
+
+def plateau(rows: np.ndarray, share: float = 2.5e-3) -> np.ndarray:
+    """The learning rates of all runs whose loss is at most a share above the best."""
+    return rows[rows[:, 2] <= (1 + share) * rows[:, 2].min(), 0]
+
+
+def landscape(grids: dict[tuple[float, float], np.ndarray]) -> dict[str, float]:
+    """Shape of the losses over the grids, and how their lowest points move with N and D."""
+    lines = [line for rows in grids.values() for line in unimodal(rows)]
+    plateaus = [plateau(rows) for rows in grids.values()]
+    terms = np.array([[1.0, np.log(n), np.log(d)] for n, d in grids])
+    centers = np.array([np.mean(np.log(rates)) for rates in plateaus])
+    _, of_n, of_d = np.linalg.lstsq(terms, centers, rcond=None)[0]
+    return {
+        "lines": len(lines),
+        "unimodal": float(np.mean(lines)),
+        "narrowest plateau": float(min(rates.max() / rates.min() for rates in plateaus)),
+        "exponent of N": float(of_n),
+        "exponent of N, less the law's": float(of_n + 0.713),
+        "exponent of D": float(of_d),
+        "exponent of D, less the law's": float(of_d - 0.307),
+    }
+
+
 def page(results: dict) -> str:
     """The Markdown of the results."""
     rows = []
@@ -88,6 +136,7 @@ def page(results: dict) -> str:
     head = ["parameters", "tokens", "runs", "rate of the law", "batch tokens of the law"]
     head += ["nearest run's rate", "its batch tokens", "its excess, %", "of the surface, %"]
     worst, mean = (100 * f(results["nearest"]) for f in (np.max, np.mean))
+    shape = results["landscape"]
     return "\n".join(
         [
             "# The Step Law's point against the best of a grid",
@@ -100,6 +149,11 @@ def page(results: dict) -> str:
             f"Claim: within .09 % of the best loss. Measured: the nearest run is {mean:.3f} % "
             f"above the best of its grid in the mean, {worst:.3f} % at most; the fitted surface "
             f"says {100 * np.mean(results['surface']):.3f} %.",
+            "",
+            f"The landscape: {100 * shape['unimodal']:.1f} % of {shape['lines']} lines of the "
+            "grids fall and then rise; the narrowest plateau of .25 % spans a factor of "
+            f"{shape['narrowest plateau']:.2f} of the learning rate; the plateaus' centers go with "
+            f"N^{shape['exponent of N']:.3f} D^{shape['exponent of D']:.3f}.",
             "",
         ]
     )
@@ -114,6 +168,7 @@ def main():
     results = _report.found_with(f"python -m benchmarks.step_law --data={args.data.name}")
     results |= {"parameters": [n for n, _ in grids], "tokens": [d for _, d in grids]}
     results |= {"nearest": [f["nearest"] for f in found], "surface": [f["surface"] for f in found]}
+    results |= {"landscape": landscape(grids)}
     _report.write(results | {"grids": found}, page, args.out)
 
 

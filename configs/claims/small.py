@@ -89,6 +89,43 @@ CLAIMS = [
         ],
     },
     {
+        "id": "C65",
+        "paper": GROKKING,
+        "title": "StableMax prevents softmax collapse",
+        "claim": "Without decay the softmax absorbs ever more examples in rounding, which stops the"
+        " learning; StableMax absorbs none and generalizes.",
+        "source": "abstract; section on softmax collapse",
+        "scale": "(a + b) mod 31, MLP, 80 % of the pairs, float32, 8000 steps of Adam, 3 seeds",
+        "set": "after",
+        "command": "python -m benchmarks.softmax_collapse --seeds=3 --steps=8000",
+        "parts": [
+            {
+                "what": f"{what} at step 8000, {method}",
+                "read": {
+                    "file": "small/softmax_collapse",
+                    "function": "at_step",
+                    "method": method,
+                    "of": of,
+                    "step": 8000,
+                },
+                "side": side,
+                "threshold": bound,
+                "against": against,
+                "unit": "%",
+                "digits": 1,
+            }
+            for method, of, what, side, bound, against in (
+                ("softmax", "absorbed", "examples with loss zero", "above", 0.25, 0.05),
+                ("StableMax", "absorbed", "examples with loss zero", "below", 0.001, 0.05),
+                ("StableMax", "test", "unseen pairs", "above", 0.95, 0.2),
+            )
+        ],
+        "reading": "The mechanism is there: nearly all examples end with a loss of exactly zero"
+        " under the softmax and none under StableMax. That the network then learns the rule is not"
+        " seen: the authors train five times as long, on (a + b) mod 113 and with StableMax in"
+        " float64, and StableMax's gradients are small where the softmax's are large.",
+    },
+    {
         "id": "C66",
         "paper": PERCEPTRON,
         "title": "Normalized steps separate faster",
@@ -415,6 +452,52 @@ CLAIMS = [
                 "digits": 3,
             }
             for name, path in (("surface", "surface"), ("nearest run", "nearest"))
+        ],
+    },
+    {
+        "id": "C68",
+        "paper": "Step Law, arXiv 2503.04715",
+        "title": "Step Law: a bowl with a flat bottom",
+        "claim": "The loss over learning rate and batch size is convex with a plateau, and the"
+        " best learning rate is a power of the sizes of model and data.",
+        "source": "abstract; sections on the landscape and the fit",
+        "scale": "the authors' losses of 1911 dense models, 17 grids; no training of ours",
+        "set": "before",
+        "command": "python -m benchmarks.step_law --data=dense_lr_bs_loss.csv",
+        "parts": [
+            {
+                "what": what,
+                "read": {"file": "small/step_law", "path": ["landscape", key]},
+                "side": side,
+                "threshold": bound,
+                "against": against,
+                "digits": digits,
+                **more,
+            }
+            for what, key, side, bound, against, digits, more in (
+                ("lines that fall and then rise", "unimodal", "above", 0.95, 0.8, 1, {"unit": "%"}),
+                (
+                    "narrowest plateau, largest / smallest rate",
+                    "narrowest plateau",
+                    "above",
+                    2.0,
+                    1.2,
+                    2,
+                    {},
+                ),
+                *(
+                    (
+                        f"fitted exponent of {name} less the law's",
+                        f"exponent of {name}, less the law's",
+                        "within",
+                        0.15,
+                        0.3,
+                        3,
+                        {},
+                    )
+                    for name in "ND"
+                ),
+            )
         ],
     },
     {
