@@ -10,7 +10,8 @@ def supervised() -> ConfigDict:
         {
             "seed": 0,
             "data": {
-                "name": "digits",  # digits, mnist, fashion_mnist, cifar10, libsvm:FILE, text:PATH.
+                "name": "digits",  # digits, mnist, fashion_mnist, cifar10, libsvm:FILE, text:PATH,
+                # tokens:FOLDER.
                 "augment": False,  # Pad, crop, flip.
                 "stream": False,  # Read from host memory through grain; else lives on the device.
                 "length": 128,  # Tokens that the model sees, for text.

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments.data import cifar, digits, idx, libsvm, text
+from experiments.data import cifar, digits, idx, libsvm, text, tokens
 from experiments.data.base import Dataset, from_arrays
 from experiments.data.batches import (
     epoch_batches,
@@ -15,6 +15,7 @@ from experiments.data.batches import (
     size,
     steps_per_epoch,
     streamed,
+    streamed_windows,
     train_batches,
     window_batches,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "size",
     "steps_per_epoch",
     "streamed",
+    "streamed_windows",
     "train_batches",
     "window_batches",
 ]
@@ -46,7 +48,11 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     **{name: functools.partial(cifar.load, name) for name in cifar.SETS},
 }
 # Those that read one file: load(file, data_dir, **options), for the names "libsvm:FILE", ...
-FILES: dict[str, Callable[..., Dataset]] = {"libsvm": libsvm.load, "text": text.load}
+FILES: dict[str, Callable[..., Dataset]] = {
+    "libsvm": libsvm.load,
+    "text": text.load,
+    "tokens": tokens.load,
+}
 
 
 def load(name: str, data_dir: str | Path | None = None, **options: Any) -> Dataset:
@@ -54,9 +60,11 @@ def load(name: str, data_dir: str | Path | None = None, **options: Any) -> Datas
 
     Args:
       name: ``digits`` (comes with scikit-learn), ``mnist``, ``fashion_mnist``, ``cifar10``,
-        ``cifar100``, another key of :data:`DATASETS`, ``libsvm:FILE`` or ``text:PATH``.
+        ``cifar100``, another key of :data:`DATASETS`, ``libsvm:FILE``, ``text:PATH`` or
+        ``tokens:FOLDER``.
       data_dir: Folder with one folder per data set: ``mnist/``, ``fashion-mnist/``,
-        ``cifar-10-batches-bin/``, ``cifar-100-binary/``, ``libsvm/``, ``text/``.
+        ``cifar-10-batches-bin/``, ``cifar-100-binary/``, ``libsvm/``, ``text/``,
+        ``tokens/``.
       **options: Arguments of the loader, such as ``valid_fraction``, ``seed`` or ``tokens``.
 
     Raises:

@@ -127,7 +127,9 @@ def window_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Batches:
-    """Returns ``batches(start)``: int32 offsets of random windows, from (seed, step) alone.
+    """Returns ``batches(start)``: offsets of random windows, from (seed, step) alone.
+
+    They are int32, and int64 from 2^31 tokens on.
 
     Args:
       n: Number of tokens.
@@ -149,7 +151,7 @@ def window_batches(
 
     def at(step: int) -> np.ndarray:
         random = np.random.Generator(np.random.Philox(key=[seed, step]))
-        offsets = random.integers(0, n - length, batch_size, np.int32)
+        offsets = random.integers(0, n - length, batch_size, np.int32 if n < 2**31 else np.int64)
         return offsets[process_index * local : (process_index + 1) * local]
 
     return lambda start: map(at, itertools.count(start))
@@ -208,8 +210,6 @@ def streamed(
       process_count: Number of processes.
       threads: Batches read at once, at least 1.
     """
-    import grain  # Only streamed sets pay for it.
-
     if isinstance(source, Mapping):
         arrays = source
         lengths = {name: len(array) for name, array in arrays.items()}
@@ -229,10 +229,60 @@ def streamed(
             return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
     at = _epoch_index(n, batch_size, seed, drop_last, process_index, process_count)
+    return _read_ahead(lambda step: gather(at(step)), threads)
+
+
+def streamed_windows(
+    tokens: Sequence[int] | np.ndarray,
+    length: int,
+    batch_size: int,
+    seed: int,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 16,
+) -> Batches:
+    """Returns ``batches(start)``: the windows of :func:`window_batches`, read ahead by grain.
+
+    For texts that do not fit on the device: of a file that is mapped into memory nothing else is
+    read. Each process reads its own windows.
+
+    Args:
+      tokens: An array (``np.memmap`` serves), or ``experiments.data.tokens.Tokens``.
+      length: Tokens that the model sees, at least 1; a window has one more.
+      batch_size: Windows of the global batch.
+      seed: Non-negative.
+      process_index: This process.
+      process_count: Number of processes.
+      threads: Batches read at once, at least 1.
+
+    Example:
+      >>> batches = streamed_windows(np.arange(100), 7, 4, seed=0, threads=1)
+      >>> next(batches(5))["tokens"].shape
+      (4, 8)
+    """
+    at = window_batches(
+        len(tokens),
+        length,
+        batch_size,
+        seed,
+        process_index=process_index,
+        process_count=process_count,
+    )
+
+    def gather(step: int) -> dict[str, np.ndarray]:
+        return {"tokens": np.stack([tokens[int(i) : int(i) + length + 1] for i in next(at(step))])}
+
+    return _read_ahead(gather, threads)
+
+
+def _read_ahead(gather: Callable[[int], Any], threads: int) -> Batches:
+    import grain  # Only streamed sets pay for it.
+
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
 
-    def batches(start: int) -> Iterator[dict[str, np.ndarray]]:
-        steps = grain.MapDataset.range(start, 2**62).map(lambda step: gather(at(int(step))))
+    def batches(start: int) -> Iterator[Any]:
+        steps = grain.MapDataset.range(start, 2**62).map(lambda step: gather(int(step)))
         return iter(steps.to_iter_dataset(options))
 
     return batches
@@ -250,21 +300,40 @@ def steps_per_epoch(dataset: Dataset, batch_size: int, length: int | None = None
 
 
 def train_batches(
-    dataset: Dataset, batch_size: int, seed: int, *, length: int | None = None, **processes: Any
+    dataset: Dataset,
+    batch_size: int,
+    seed: int,
+    *,
+    length: int | None = None,
+    stream: bool = False,
+    **processes: Any,
 ) -> Batches:
-    """Returns ``batches(start)`` for the loop: indices into ``dataset.train``.
+    """Returns ``batches(start)`` for the loop: indices into ``dataset.train``, or what is there.
 
     Args:
       dataset: Its kind decides between ``epoch_batches`` and ``window_batches``.
       batch_size: Examples or windows of the global batch.
       seed: Non-negative.
       length: Tokens that the model sees, for text.
+      stream: Whether examples or windows are read from host memory or files, not their indices.
       **processes: ``process_index`` and ``process_count``.
+
+    Raises:
+      ValueError: A text of 2^31 tokens or more that is not streamed.
     """
     n = size(dataset, "train")
-    if "tokens" in dataset.train:
-        return window_batches(n, length or 0, batch_size, seed, **processes)
-    return epoch_batches(n, batch_size, seed, **processes)
+    if "tokens" not in dataset.train:
+        if stream:
+            return streamed(dataset.train, batch_size, seed, **processes)
+        return epoch_batches(n, batch_size, seed, **processes)
+    if stream:
+        return streamed_windows(dataset.train["tokens"], length or 0, batch_size, seed, **processes)
+    if n >= 2**31:
+        raise ValueError(
+            f"{dataset.name} has {n} tokens to train on; from 2^31 on it must be read with "
+            "--config.data.stream"
+        )
+    return window_batches(n, length or 0, batch_size, seed, **processes)
 
 
 def evaluation_batches(

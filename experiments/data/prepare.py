@@ -74,7 +74,10 @@ def _windows(length: int) -> Prepare:
     def make(data, inputs, key=None):
         del key
         batch = dict(inputs) if isinstance(inputs, dict) else {"index": inputs}
-        window = data["tokens"][batch["index"][:, None] + span]
+        if "tokens" in batch:  # Streamed: the windows themselves.
+            window = batch.pop("tokens")
+        else:
+            window = data["tokens"][batch["index"][:, None] + span]
         window = window.astype(jnp.int32)
         return {**batch, "x": window[:, :-1], "label": window[:, 1:]}
 

@@ -4,6 +4,7 @@ Everything that runs of one population share is built once, from the part of the
 have in common.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -226,9 +227,10 @@ def job_of(config: ConfigDict, data_dir: str | None) -> Job:
         return TrainState(jnp.int32(0), params, stats, opt_state)
 
     def batches(seed):
-        if config.data.stream:
-            return data.streamed(dataset.train, config.batch_size, seed, **processes())
-        return data.train_batches(dataset, config.batch_size, seed, length=length, **processes())
+        stream = config.data.stream
+        return data.train_batches(
+            dataset, config.batch_size, seed, length=length, stream=stream, **processes()
+        )
 
     make = data.prepare(dataset, augment=config.data.augment, length=length)
 
@@ -243,10 +245,13 @@ def job_of(config: ConfigDict, data_dir: str | None) -> Job:
     inputs: Any = jax.ShapeDtypeStruct((count,), jnp.int32)
     if config.data.stream:
         inputs = {
-            k: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype)
+            k: jax.ShapeDtypeStruct(
+                (count, *(x.shape[1:] if length is None else (length + 1,))), x.dtype
+            )
             for k, x in dataset.train.items()
         }
-    batch = jax.eval_shape(prepare, dataset.train, inputs, jax.random.key(0))
+    held = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), dataset.train)
+    batch = jax.eval_shape(prepare, held, inputs, jax.random.key(0))
     jax.eval_shape(step, state, batch)
 
     return Job(
@@ -283,6 +288,9 @@ def load(config: ConfigDict, data_dir: str | None) -> data.Dataset:
     config_files.check_counts(config, *counts, "keep")
     _checks.count("seed", config.seed, 0)
     dataset = data.load(config.data.name, data_dir, **config.data.options)
+    if not config.data.stream:  # Files that are mapped into memory are read.
+        train = {k: np.asarray(x) for k, x in dataset.train.items()}
+        dataset = dataclasses.replace(dataset, train=train)
     if dataset.num_classes < 2:
         raise ValueError(f"data.name must have classes; the labels of {dataset.name} are numbers")
     return dataset
