@@ -22,7 +22,15 @@ EXPERIMENTS = [
     "tensorboardX>=2.6.2.2",
     "tqdm>=4.66",
 ]
-TEST = [*EXPERIMENTS, "equinox>=0.13.2", "hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6.1"]
+TEXT = ["tokenizers>=0.21"]
+TEST = [
+    *EXPERIMENTS,
+    *TEXT,
+    "equinox>=0.13.2",
+    "hypothesis>=6.100",
+    "pytest>=8",
+    "pytest-xdist>=3.6.1",
+]
 DOCS = [
     "furo>=2025.9",
     "myst-parser>=4.0",
@@ -66,6 +74,7 @@ setup(
         "cuda": ["jax[cuda13]>=0.10.2"],
         "tpu": ["jax[tpu]>=0.10.2"],
         "experiments": EXPERIMENTS,
+        "text": [*EXPERIMENTS, *TEXT],
         "test": TEST,
         "docs": [*EXPERIMENTS, *DOCS],
         "dev": [*TEST, *LINT],

@@ -36,6 +36,9 @@ def supervised() -> ConfigDict:
                 "record_norms": placeholder(str),  # "l2" or "l1": kept for experiments.refine.
             },
             "loss": "softmax",  # Or stablemax.
+            # Parts of a batch, one after the other in the memory of one; on many devices each has a
+            # share of each part.
+            "accumulate": 1,
             # Parts of a batch, >= 2, whose gradients tell the noise scale, a metric; None: it is
             # not measured.
             "micro_batches": placeholder(int),

@@ -12,6 +12,7 @@ from optim import (
     subspaces,
     zeroth_order,
 )
+from optim._accumulate import accumulate
 from optim._adagrad_norm import ScaleByAdagradNormState, adagrad_norm, scale_by_adagrad_norm
 from optim._adamp import adamp
 from optim._cautious import cautious
@@ -84,6 +85,7 @@ __all__ = [
     "ScaleByDiffGradState",
     "ScaleByFrugalState",
     "Solver",
+    "accumulate",
     "adagrad_norm",
     "adamp",
     "badam",

@@ -416,9 +416,9 @@ CLAIMS = [
         ],
         "reading": "At a batch of 32 Lion is {small} points from AdamW, and the distance changes by"
         " {growth} at 512. Epochs are equal, so that the large batch has a sixteenth of the"
-        " steps, and a weight cannot move further under Lion than the sum of its rates. The paper's large"
-        " batches are of thousands of images and hundreds of thousands of steps: there the noise"
-        " that the batch removes is what counts, here it is the steps that it costs.",
+        " steps, and a weight cannot move further under Lion than the sum of its rates. The"
+        " paper's large batches are of thousands of images and its runs of hundreds of thousands of"
+        " steps: there the noise that the batch removes counts, here the steps that it costs.",
     },
     {
         "id": "C6",

@@ -235,8 +235,8 @@ CLAIMS = [
         ],
         "reading": "Nothing fails here that rewinding could repair: a perceptron on digits finds"
         " its tickets from step 0 at both rates, and going back to a later step changes the"
-        " accuracy by {rate20} and {rate5} points. The paper's failures are of deep convolutional networks"
-        " at high rates.",
+        " accuracy by {rate20} and {rate5} points. The paper's failures are of deep"
+        " convolutional networks at high rates.",
     },
     {
         "id": "C42",

@@ -233,7 +233,7 @@ def streamed(
 
 
 def streamed_windows(
-    tokens: Sequence[int] | np.ndarray,
+    tokens: Any,
     length: int,
     batch_size: int,
     seed: int,

@@ -78,6 +78,7 @@ def make_step(
     estimator: optim.zeroth_order.Estimator | None = None,
     loss: str = "softmax",
     micro_batches: int | None = None,
+    accumulate: int = 1,
 ):
     """Returns ``step(state, batch) -> (state, metrics)`` of mean cross-entropy.
 
@@ -85,7 +86,8 @@ def make_step(
     the batch. BatchNorm then normalizes over that share; under ``jit`` over the whole batch. With
     ``estimator`` nothing is differentiated (or less), and the metrics count ``forward_passes``.
     With ``micro_batches`` the gradient is the mean of those of so many parts of the batch (each
-    with BatchNorm of its own), and the metrics have the gradient noise scale, in examples.
+    with BatchNorm of its own), and the metrics have the gradient noise scale, in examples. With
+    ``accumulate`` it is that too, of parts that are taken one after the other, to save memory.
     """
     objective = make_objective(model, loss)
     exact = optim.parallel.value_and_grad(objective, has_aux=True, axis_name=axis_name)
@@ -103,7 +105,8 @@ def make_step(
         if micro_batches is not None:
             return in_parts(state, batch, micro_batches)
         if estimator is None:
-            return *exact(state.params, state.stats, batch), {}
+            summed = optim.accumulate(lambda p, batch: exact(p, state.stats, batch), accumulate)
+            return *summed(state.params, batch), {}
         estimate = optim.zeroth_order.value_and_grad(
             lambda params, batch: objective(params, state.stats, batch),
             estimator,
@@ -219,7 +222,14 @@ def job_of(config: ConfigDict, data_dir: str | None) -> Job:
     tx = optimizers.build(config, steps)
 
     estimator, parts = gradients.build(config.gradient), check_parts(config)
-    step = make_step(model, tx, estimator=estimator, loss=config.loss, micro_batches=parts)
+    step = make_step(
+        model,
+        tx,
+        estimator=estimator,
+        loss=config.loss,
+        micro_batches=parts,
+        accumulate=config.accumulate,
+    )
 
     def init(key, learning_rate, weight_decay):
         params, stats = model.init(key)
@@ -269,17 +279,20 @@ def job_of(config: ConfigDict, data_dir: str | None) -> Job:
 
 
 def check_parts(config: ConfigDict) -> int | None:
-    """Returns ``config.micro_batches``, once it and ``config.loss`` are in their ranges."""
+    """Returns ``config.micro_batches``, once the parts and ``config.loss`` are in their ranges."""
     _checks.choice("loss", config.loss, LOSSES)
-    parts = config.micro_batches
-    if parts is None:
-        return None
-    _checks.count("micro_batches", parts, 2)
-    if config.gradient.name != "backprop":
-        raise ValueError("micro_batches needs gradient.name=backprop")
-    if config.batch_size % parts:
-        raise ValueError(f"micro_batches must divide batch_size={config.batch_size}, got {parts}")
-    return parts
+    for name, least in (("accumulate", 1), ("micro_batches", 2)):
+        parts = config[name]
+        if parts is None or (name == "accumulate" and parts == 1):
+            continue
+        _checks.count(name, parts, least)
+        if config.gradient.name != "backprop":
+            raise ValueError(f"{name} needs gradient.name=backprop")
+        if config.batch_size % parts:
+            raise ValueError(f"{name} must divide batch_size={config.batch_size}, got {parts}")
+    if config.micro_batches is not None and config.accumulate > 1:
+        raise ValueError("accumulate must be 1 with micro_batches, which are taken at once")
+    return config.micro_batches
 
 
 def load(config: ConfigDict, data_dir: str | None) -> data.Dataset:

@@ -59,6 +59,16 @@ def test_parts_of_a_batch_tell_the_noise_scale():
     np.testing.assert_allclose(metrics["noise_scale"], scale, rtol=1e-3)
 
 
+def test_parts_in_turn_give_the_step_of_the_whole_batch():
+    state, batch, _ = first_step()
+    steps = [training.job_of(config_of(accumulate=k), None).step for k in ("1", "4")]
+    (whole, expected), (parts, found) = (jax.jit(step)(state, batch) for step in steps)
+    for one, four in zip(*map(jax.tree.leaves, (expected, found)), strict=True):
+        np.testing.assert_allclose(four, one, rtol=1e-5)
+    for one, four in zip(*map(jax.tree.leaves, (whole.params, parts.params)), strict=True):
+        np.testing.assert_allclose(four, one, rtol=1e-4, atol=1e-7)
+
+
 def test_stablemax_is_a_loss_of_the_main():
     state, _, metrics = first_step(loss="stablemax")
     job = training.job_of(config_of(loss="stablemax"), None)
@@ -144,6 +154,10 @@ BAD = [
     ({"loss": "stable"}, "loss must be one of softmax, stablemax, got 'stable'"),
     ({"micro_batches": "3"}, "micro_batches must divide batch_size=64, got 3"),
     ({"micro_batches": "1"}, "micro_batches must be an integer >= 2, got 1"),
+    ({"accumulate": "3"}, "accumulate must divide batch_size=64, got 3"),
+    ({"accumulate": "0"}, "accumulate must be an integer >= 1, got 0"),
+    ({"accumulate": "2", "gradient": "rge"}, "accumulate needs gradient.name=backprop"),
+    ({"accumulate": "2", "micro_batches": "2"}, "accumulate must be 1 with micro_batches"),
     ({"micro_batches": "2", "gradient": "rge"}, "micro_batches needs gradient.name=backprop"),
 ]
 
