@@ -136,7 +136,7 @@ def _prune(
             numbers = _numbers(evaluate, params, stats)
             if not stage.method:
                 dense = numbers
-            density = float(bilevel.masks.density(masks))
+            density = stage.stored or float(bilevel.masks.density(masks))
             rows.append({"step": before, "stage": i, "density": density, **numbers, **cost})
     after = [c for c, s in zip(costs, stages, strict=True) if s.method]
     spent = {k: sum(c[k] for c in after) for k in ("seconds", "gradients")}

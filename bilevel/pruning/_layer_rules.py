@@ -8,11 +8,24 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bilevel.pruning import masks as masks_lib
 from optim import _checks
 
-__all__ = ["Stats", "dsnot", "flap", "gblm", "row_masks", "sparsegpt", "stats_of", "wanda"]
+__all__ = [
+    "Stats",
+    "dsnot",
+    "flap",
+    "flap_masks",
+    "gblm",
+    "row_masks",
+    "share_masks",
+    "sparsegpt",
+    "sparsegpt_scores",
+    "stats_of",
+    "wanda",
+]
 
 
 class Stats(NamedTuple):
@@ -89,6 +102,55 @@ def row_masks(
     groups = scores.reshape(*scores.shape[:-1], -1, m)
     rank = jnp.argsort(jnp.argsort(groups, axis=-1, stable=True), axis=-1, stable=True)
     return (rank >= drop).reshape(scores.shape)
+
+
+def share_masks(scores: jax.Array, density: float, *, tolerance: float = 1e-3) -> jax.Array:
+    r"""Returns masks in which each row drops one share of its scores: Wanda's variant.
+
+    .. math::
+      \text{row } i \text{ drops its smallest scores, as many as add up to at most }
+      \alpha \textstyle\sum_j s_{ij}
+
+    with the share :math:`\alpha` found by bisection on [0, 0.8] from 0.4, until the density of all
+    rows together is met to ``tolerance`` or the interval is narrower than 0.001, as the authors do:
+    the density is not exact.
+
+    Args:
+      scores: Of shape (outputs, inputs), >= 0.
+      density: Share that is kept, in (0, 1].
+      tolerance: >= 0.
+
+    Raises:
+      ValueError: On an argument outside its range.
+
+    Example:
+      >>> import jax.numpy as jnp, bilevel
+      >>> scores = jnp.array([[1.0, 2.0, 3.0, 90.0], [5.0, 6.0, 7.0, 8.0]])
+      >>> bilevel.calibrated.share_masks(scores, 0.5).sum(1)
+      Array([1, 3], dtype=int32)
+
+    References:
+      Sun et al., A Simple and Effective Pruning Approach for Large Language Models, ICLR 2024.
+    """
+    _checks.number("density", density, 0, 1, open_low=True)
+    _checks.number("tolerance", tolerance, 0)
+    ascending = jnp.sort(scores, axis=-1)
+    running, total = jnp.cumsum(ascending, axis=-1), scores.sum(-1, keepdims=True)
+
+    def dropped(alpha: float) -> jax.Array:
+        count = (running <= total * alpha).sum(-1, keepdims=True)
+        most = jnp.take_along_axis(ascending, jnp.maximum(count - 1, 0), axis=-1)
+        return (scores <= most) & (count > 0)
+
+    alpha, low, high = 0.4, 0.0, 0.8
+    drop = dropped(alpha)
+    while abs(float(drop.mean()) - (1 - density)) > tolerance and high - low >= 0.001:
+        if float(drop.mean()) > 1 - density:
+            alpha, high = (alpha + low) / 2, alpha
+        else:
+            alpha, low = (alpha + high) / 2, alpha
+        drop = dropped(alpha)
+    return ~drop
 
 
 def _pattern(inputs: int, density: float | None, structure: str | None) -> tuple[int, int]:
@@ -229,15 +291,37 @@ def sparsegpt(
     return found
 
 
+def _factor(gram: jax.Array, damp: float) -> jax.Array:
+    """The upper Cholesky factor of the inverse of a damped Gram matrix."""
+    gram = gram + jnp.diag((jnp.diag(gram) == 0).astype(gram.dtype))
+    gram = gram + damp * jnp.diag(gram).mean() * jnp.eye(len(gram), dtype=gram.dtype)
+    inverse = jnp.linalg.inv(gram)
+    return jnp.linalg.cholesky((inverse + inverse.T) / 2).T
+
+
+def sparsegpt_scores(w: jax.Array, gram: jax.Array, *, damp: float = 0.01) -> jax.Array:
+    r"""SparseGPT's scores before any weight is updated, :math:`w^2 / U_{jj}^2`.
+
+    Of them DSnoT's authors make masks by row to start from.
+
+    Args:
+      w: Of shape (outputs, inputs).
+      gram: See :func:`sparsegpt`.
+      damp: See :func:`sparsegpt`.
+
+    Example:
+      >>> import jax.numpy as jnp, bilevel
+      >>> bilevel.calibrated.sparsegpt_scores(jnp.array([[2.0, 1.0]]), jnp.eye(2), damp=0.0)
+      Array([[4., 1.]], dtype=float32)
+    """
+    _checks.number("damp", damp, 0)
+    return (w / jnp.diag(_factor(gram, damp))[None]) ** 2
+
+
 @functools.partial(jax.jit, static_argnames=("spans", "drops", "damp", "by_row"))
 def _sparsegpt(w, gram, spans, drops, damp, by_row):
-    dead = jnp.diag(gram) == 0
-    gram = gram + jnp.diag(jnp.where(dead, 1, 0).astype(gram.dtype))
-    w = jnp.where(dead[None], 0, w)
-    gram = gram + damp * jnp.diag(gram).mean() * jnp.eye(len(gram), dtype=gram.dtype)
-    # The inverse's upper Cholesky factor.
-    inverse = jnp.linalg.inv(gram)
-    u = jnp.linalg.cholesky((inverse + inverse.T) / 2).T
+    w = jnp.where((jnp.diag(gram) == 0)[None], 0, w)
+    u = _factor(gram, damp)
     diagonal = jnp.diag(u)
     masks, error = [], jnp.zeros((), w.dtype)
     for (a, b), drop in zip(spans, drops, strict=True):
@@ -399,3 +483,109 @@ def flap(w: jax.Array, stats: Stats, metric: str = "wifv") -> jax.Array:
     if metric == "wifv":
         return stats.var * (w**2).sum(0)
     return wanda(w, stats.norm).mean(0)
+
+
+def flap_masks(
+    attention: Any,
+    mlp: Any,
+    density: float,
+    *,
+    head_size: int,
+    structure: str = "AL-AM",
+    cost: float | None = None,
+    heads: int | None = None,
+    neurons: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    r"""FLAP's masks of heads and neurons of a transformer, from the scores of its layers' inputs.
+
+    =========  =================================================================================
+    ``UL-UM``  each layer keeps the density of its heads and of its neurons
+    ``UL-MM``  each layer drops ``heads`` heads and ``neurons`` neurons
+    ``AL-MM``  all layers together drop ``heads`` heads and ``neurons`` neurons
+    ``AL-AM``  one cut through heads and neurons of all layers, down to the density by their costs
+    =========  =================================================================================
+
+    With AL scores are standardized in each layer, and a head has the mean of its inputs' scores,
+    with UL their sum. Scores of attentions are squared first, those of MLPs are not, and of AL-AM
+    the head or neuron at the end of the budget is dropped too, as in the authors' program.
+
+    Args:
+      attention: Scores (:func:`flap`) of the inputs of output projections, of shape
+        (layers, heads * ``head_size``).
+      mlp: Scores of the inputs of down projections, of shape (layers, neurons).
+      density: Share that is kept, in (0, 1]; not read by ``MM``.
+      head_size: Inputs of a head.
+      structure: One of the above.
+      cost: Weights of a head over those of a neuron, for ``AL-AM``. Default: 4/3 of ``head_size``,
+        four projections of a head against three of a gated neuron. (The authors have
+        ``int(512 / 3)`` whatever the head.)
+      heads: Heads to drop, for ``MM``: in each layer (``UL``) or in all (``AL``).
+      neurons: Neurons to drop, likewise. (The authors find it from the number of heads and their
+        sizes.)
+
+    Returns:
+      Boolean arrays (layers, heads) and (layers, neurons); True is kept.
+
+    Raises:
+      ValueError: On an argument outside its range, or counts that ``MM`` needs.
+
+    Example:
+      >>> import numpy as np, bilevel
+      >>> attention, mlp = np.array([[3.0, 3.0, 1.0, 1.0]]), np.array([[1.0, 2.0, 3.0, 4.0]])
+      >>> bilevel.calibrated.flap_masks(attention, mlp, 0.5, head_size=2, structure="UL-UM")
+      (array([[ True, False]]), array([[False, False,  True,  True]]))
+
+    References:
+      An et al., Fluctuation-based Adaptive Structured Pruning for Large Language Models, AAAI 2024.
+    """
+    _checks.choice("structure", structure, ["UL-UM", "UL-MM", "AL-MM", "AL-AM"])
+    _checks.number("density", density, 0, 1, open_low=True)
+    _checks.count("head_size", head_size)
+    attention, mlp = (np.asarray(x, np.float64) for x in (attention, mlp))
+    if attention.ndim != 2 or mlp.ndim != 2 or len(attention) != len(mlp):
+        raise ValueError(
+            f"scores must be (layers, inputs), got shapes {attention.shape} and {mlp.shape}"
+        )
+    if attention.shape[1] % head_size:
+        raise ValueError(f"head_size={head_size} does not divide {attention.shape[1]} inputs")
+    if structure.endswith("MM") and (heads is None or neurons is None):
+        raise ValueError(f"structure {structure!r} needs heads and neurons, numbers to drop")
+
+    def by_head(x: np.ndarray) -> np.ndarray:
+        return x.reshape(len(x), -1, head_size)
+
+    def without(scores: np.ndarray, name: str, count: int) -> np.ndarray:
+        """Without the ``count`` smallest of each row."""
+        _checks.count(name, count, 0)
+        if count > scores.shape[1]:
+            raise ValueError(f"{name}={count} of {scores.shape[1]} cannot be dropped")
+        rank = np.argsort(np.argsort(scores, axis=1, kind="stable"), axis=1, kind="stable")
+        return rank >= count
+
+    attention = attention**2
+    if structure.startswith("UL"):
+        attention = by_head(attention).sum(2)
+        if structure == "UL-UM":
+            heads, neurons = (int((1 - density) * x.shape[1]) for x in (attention, mlp))
+        return without(attention, "heads", heads or 0), without(mlp, "neurons", neurons or 0)
+
+    def standard(x: np.ndarray) -> np.ndarray:
+        spread = x.std(1, ddof=1, keepdims=True)
+        return (x - x.mean(1, keepdims=True)) / np.where(spread > 0, spread, 1)
+
+    attention, mlp = by_head(standard(attention)).mean(2), standard(mlp)
+    if structure == "AL-MM":
+        pairs = ((attention, "heads", heads), (mlp, "neurons", neurons))
+        kept = [without(x.reshape(1, -1), name, n or 0).reshape(x.shape) for x, name, n in pairs]
+        return kept[0], kept[1]
+    cost = 4 * head_size / 3 if cost is None else cost
+    _checks.number("cost", cost, 0, open_low=True)
+    scores = np.concatenate([attention.ravel(), mlp.ravel()])
+    costs = np.r_[np.full(attention.size, float(cost)), np.ones(mlp.size)]
+    order = np.argsort(-scores, kind="stable")
+    kept_cost = np.cumsum(costs[order])
+    # What is above the place whose cost comes closest is kept, without that place.
+    last = np.argmin(np.abs(kept_cost - density * costs.sum()))
+    keep = scores > scores[order[last]]
+    in_heads, in_neurons = np.split(keep, [attention.size])
+    return in_heads.reshape(attention.shape), in_neurons.reshape(mlp.shape)

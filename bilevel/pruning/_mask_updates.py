@@ -9,7 +9,7 @@ from bilevel.pruning import masks as masks_lib
 from bilevel.pruning._select import drop_smallest
 from optim import _checks
 
-__all__ = ["DROPS", "GROWTHS", "exchange", "magnitude_masks", "uniforms"]
+__all__ = ["DROPS", "GROWTHS", "exchange", "largest", "magnitude_masks", "uniforms"]
 
 GROWTHS = ("score", "random", "unfired")
 DROPS = ("magnitude", "signed")
@@ -27,7 +27,7 @@ def magnitude_masks(masks: Any, params: Any, drop: Any, scope: str) -> Any:
     return jax.tree.map(jnp.logical_and, masks, new)
 
 
-def _largest(scores: jax.Array, k: jax.Array) -> jax.Array:
+def largest(scores: jax.Array, k: jax.Array) -> jax.Array:
     """Returns a mask of the ``k`` largest scores."""
     (mask,) = drop_smallest([scores], scores.size - k, absolute=False)
     return mask
@@ -47,6 +47,19 @@ def _drop(m: jax.Array, w: jax.Array, k: jax.Array, drop: str) -> jax.Array:
     return _without_smallest(positive, w, half) | _without_smallest(negative, w, k - half)
 
 
+def _drop_signed_of_the_authors(m: jax.Array, w: jax.Array, k: jax.Array) -> jax.Array:
+    """``m`` with what their program keeps: large positive ones, and the most negative few."""
+    half = (k + 1) // 2
+    positive, negative = m & (w > 0), m & (w < 0)
+
+    def smallest(alive, values):
+        place = jnp.clip(half, 1, jnp.maximum(alive.sum(), 1)) - 1
+        return jnp.sort(jnp.where(alive, values, jnp.inf).ravel())[place]
+
+    most_negative = negative & (w < smallest(negative, w))
+    return (positive & (w > smallest(positive, w))) | most_negative
+
+
 def _grow(
     left: jax.Array,
     k: jax.Array,
@@ -57,13 +70,13 @@ def _grow(
     exact: bool,
 ) -> jax.Array:
     if growth == "score":
-        return left | _largest(jnp.where(left, -1, jnp.abs(score)), k)
+        return left | largest(jnp.where(left, -1, jnp.abs(score)), k)
     first = jnp.zeros_like(left) if growth == "random" else ~fired & ~left
     if exact:
-        return left | _largest(jnp.where(left, -1, uniform + first), k)
+        return left | largest(jnp.where(left, -1, uniform + first), k)
     # In the authors' code numbers are random: each of the zeros enters with one probability.
     few = first.sum() < k
-    left = left | (first & (few | _largest(jnp.where(first, uniform, -1), k)))
+    left = left | (first & (few | largest(jnp.where(first, uniform, -1), k)))
     share = (k - first.sum()) / jnp.maximum((~left).sum(), 1)
     return left | (few & (uniform < share))
 
@@ -99,15 +112,15 @@ def exchange(
       growth: ``"score"``; ``"random"``, uniformly among the zeros (SET); ``"unfired"``, uniformly
         among those that were never active, then among the others (ITOP).
       drop: ``"magnitude"``, or ``"signed"``: half of them the smallest positive and half the
-        largest negative weights, as SET's paper has it (ITOP's code of it drops almost all
-        positive ones, whatever the fraction).
+        largest negative weights, as SET's paper has it.
       key: Of random growth.
       uniform: In place of ``key``: a tree of numbers in [0, 1), the largest of which enter.
       fired: Masks of what was ever active, for ``"unfired"``.
       exact: Whether as many enter as have left. False: each zero enters with the probability
         that makes the expected number right, as in ITOP's code; of those never active the first
         in the order of ``uniform`` enter, its largest. And what is as small as the largest that
-        leaves by magnitude leaves with it.
+        leaves by magnitude leaves with it; by sign, of the negative weights only the
+        :math:`\lceil k/2 \rceil - 1` most negative stay, whatever the fraction.
 
     Returns:
       Boolean masks; with ``exact`` each leaf keeps its count.
@@ -142,10 +155,14 @@ def exchange(
         if m is None:
             return None
         k = jnp.ceil(fraction * m.sum()).astype(jnp.int32)
-        left = _drop(m, w, k, drop)
-        if not exact and drop == "magnitude":
-            most = jnp.max(jnp.where(m & ~left, jnp.abs(w), -1))
-            left &= jnp.abs(w) > most
+        if not exact and drop == "signed":
+            left = _drop_signed_of_the_authors(m, w, k)
+        else:
+            left = _drop(m, w, k, drop)
+        if not exact:
+            if drop == "magnitude":
+                most = jnp.max(jnp.where(m & ~left, jnp.abs(w), -1))
+                left &= jnp.abs(w) > most
             k = m.sum(dtype=jnp.int32) - left.sum(dtype=jnp.int32)
         return _grow(left, k, s, u, f, growth, exact)
 

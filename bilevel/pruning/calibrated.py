@@ -22,9 +22,12 @@ from bilevel.pruning._layer_rules import (
     Stats,
     dsnot,
     flap,
+    flap_masks,
     gblm,
     row_masks,
+    share_masks,
     sparsegpt,
+    sparsegpt_scores,
     stats_of,
     wanda,
 )
@@ -38,10 +41,13 @@ __all__ = [
     "calibrate",
     "dsnot",
     "flap",
+    "flap_masks",
     "gblm",
     "prune",
     "row_masks",
+    "share_masks",
     "sparsegpt",
+    "sparsegpt_scores",
     "stats_of",
     "wanda",
 ]
@@ -364,7 +370,8 @@ def prune(
     ``gblm``        :func:`bilevel.calibrated.gblm`, with gradients of ``loss`` at the dense model
     ``sparsegpt``   :func:`bilevel.calibrated.sparsegpt`, which changes weights too; its count is
                     exact in a layer, not in a row
-    ``dsnot``       :func:`bilevel.calibrated.dsnot` from Wanda's masks
+    ``dsnot``       :func:`bilevel.calibrated.dsnot` from Wanda's masks, or those that the option
+                    ``start`` names: ``"magnitude"``, ``"sparsegpt"`` (its scores, by row)
     ``flap``        :func:`bilevel.calibrated.flap`: whole inputs leave, their means go to the bias
     ==============  ========================================================================
 
@@ -376,7 +383,9 @@ def prune(
       method: One of the above.
       structure: ``"N:M"`` instead of a density: N of each M consecutive inputs (of one output, in
         the order of the kernel) are kept. Not of FLAP.
-      scope: ``"row"``, the density in each output; ``"layer"``, in each kernel; of FLAP
+      scope: ``"row"``, the density in each output; ``"layer"``, in each kernel; ``"share"``, one
+        share of the scores of each output (:func:`bilevel.calibrated.share_masks`), for
+        ``magnitude``, ``wanda`` and ``gblm``; of FLAP
         ``"layer"`` or (default) ``"row"`` for one cut through all layers, by scores that are
         standardized in each.
       sequential: Whether inputs are collected anew for each layer; one pass over the batches for
@@ -406,22 +415,27 @@ def prune(
       (SparseGPT); Zhang et al., ICLR 2024 (DSnoT); An et al., AAAI 2024 (FLAP).
     """
     _checks.choice("method", method, METHODS)
-    _checks.choice("scope", scope, ["row", "layer"])
+    _checks.choice("scope", scope, ["row", "layer", "share"])
     _checks.flag("sequential", sequential)
     if (density is None) == (structure is None):
         raise ValueError(f"one of density and structure is needed, got {density} and {structure!r}")
     if density is not None:
         _checks.number("density", density, 0, 1, open_low=True)
-    if structure is not None and (method == "flap" or scope == "layer"):
+    if structure is not None and (method == "flap" or scope != "row"):
         raise ValueError(f"structure {structure!r} has scope 'row' and is not of method 'flap'")
     if (method == "gblm") != (loss is not None):
         raise ValueError(f"loss is needed by method='gblm', and by it alone, got {method!r}")
-    if scope == "layer" and method == "dsnot":
+    if scope != "row" and method == "dsnot":
         raise ValueError("method 'dsnot' exchanges within rows: scope must be 'row'")
-    batches = _list(batches)
+    if scope == "share" and method in ("sparsegpt", "flap"):
+        raise ValueError(f"scope 'share' is not of method {method!r}")
+    start = options.pop("start", "wanda") if method == "dsnot" else method
+    if method == "dsnot":
+        _checks.choice("start", start, ["wanda", "magnitude", "sparsegpt"])
+    batches, gram = _list(batches), start == "sparsegpt"
     chosen = masks_lib.prunable(params, rule)
     masks_lib.refuse_nan("params", chosen)
-    layers = calibrate(forward, params, batches, rule=rule, gram=method == "sparsegpt")
+    layers = calibrate(forward, params, batches, rule=rule, gram=gram)
     grads = None if loss is None else _mean_gradients(loss, params, batches, chosen)
     if method == "flap":
         return _flap(params, chosen, layers, density, scope, **options)
@@ -429,7 +443,7 @@ def prune(
     for i, (path, layer) in enumerate(layers.items()):
         if sequential and i:
             # Nothing after this layer is computed: the program ends where its inputs are known.
-            collect, places = _collector(forward, (path,), method == "sparsegpt")
+            collect, places = _collector(forward, (path,), gram)
             layer = _collected(collect, places, params, batches)[path]
         kernel = _leaf(params, path)
         matrices = layer.matrices(kernel).astype(layer.stats.norm.dtype)
@@ -438,7 +452,7 @@ def prune(
         for group, w in enumerate(matrices):
             stats = jax.tree.map(lambda s, i=group: s if jnp.ndim(s) == 0 else s[i], layer.stats)
             given = None if g is None else g[group]
-            w, mask = _cut(w, stats, given, method, density, structure, scope, options)
+            w, mask = _cut(w, stats, given, method, start, density, structure, scope, options)
             new.append(w)
             kept.append(mask)
         mask = layer.kernel(jnp.stack(kept), kernel)
@@ -449,15 +463,19 @@ def prune(
     return params, masks
 
 
-def _cut(w, stats, grad, method, density, structure, scope, options):
+def _cut(w, stats, grad, method, start, density, structure, scope, options):
     """Returns the weights and the mask of one matrix."""
     if method == "sparsegpt":
         new, mask, _ = sparsegpt(w, stats.gram, density, structure, **options)
         return new, mask
-    scores = jnp.abs(w) if method == "magnitude" else wanda(w, stats.norm)
+    scores = jnp.abs(w) if start == "magnitude" else wanda(w, stats.norm)
+    if start == "sparsegpt":
+        scores = sparsegpt_scores(w, stats.gram)
     if method == "gblm":
         scores = gblm(w, stats.norm, grad, **options)
-    if scope == "layer":
+    if scope == "share":
+        mask = share_masks(scores, density)
+    elif scope == "layer":
         mask = row_masks(scores.reshape(1, -1), density).reshape(w.shape)
     else:
         mask = row_masks(scores, density, structure)

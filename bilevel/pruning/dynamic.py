@@ -13,16 +13,19 @@ from bilevel.pruning import _common
 from bilevel.pruning import density as density_lib
 from bilevel.pruning import masks as masks_lib
 from bilevel.pruning._mask_updates import DROPS, exchange, magnitude_masks, uniforms
+from bilevel.pruning._rigl_program import RigLProgramState, rigl_program
 from bilevel.pruning._start_masks import start_masks
 from optim import _checks
 from optim._masked_update import clean
 
 __all__ = [
     "DynamicState",
+    "RigLProgramState",
     "dynamic_sparse",
     "gmp",
     "granet",
     "rigl",
+    "rigl_program",
     "set_",
     "start_masks",
 ]
@@ -87,6 +90,7 @@ def dynamic_sparse(
     mask_moments: bool = True,
     masked_momentum: bool = False,
     exact: bool = True,
+    draws: Callable[[Any], Any] | None = None,
     seed: int = 0,
     axis_name: str | None = None,
 ) -> Solver:
@@ -133,7 +137,10 @@ def dynamic_sparse(
       masked_momentum: Whether momentum growth reads the optimizer's own momentum, as in the
         authors' code. With masked moments exactly the weights that have left return.
       exact: Whether counts are exact. False, as in GraNet's and ITOP's code: a cut keeps one
-        weight fewer, the last cut is not made, and random growth draws its number too.
+        weight fewer, the last cut is not made, random growth draws its number too, and the signed
+        drop takes almost all negative weights.
+      draws: Numbers of random growth from elsewhere: a function from the number of changes made
+        before to a tree of numbers in [0, 1), shaped like the masks, the largest of which enter.
       seed: Of start and growth, where ``init`` is given no ``key``.
       axis_name: Mapped axis to average over inside the user's own ``pmap`` or ``shard_map``.
 
@@ -186,6 +193,8 @@ def dynamic_sparse(
         _checks.flag(name, value)
     if masked_momentum and grow != "momentum":
         raise ValueError(f"masked_momentum=True belongs to grow='momentum', got grow={grow!r}")
+    if draws is not None and grow not in ("random", "unfired"):
+        raise ValueError(f"draws belong to grow='random' or 'unfired', got grow={grow!r}")
     cuts = _cuts(density, initial, start, cut_until, every, exact)
     initial = density if initial is None else initial
     masked = optim.masked_update(tx)
@@ -232,11 +241,15 @@ def dynamic_sparse(
             inner = clean(masks, y, inner) if mask_moments else inner
         key, draw = jax.random.split(jax.random.wrap_key_data(state.key))
         growth = "score" if grow in ("gradient", "momentum") else grow
-        scores = None
+        scores = uniform = None
         if growth == "score":
             scores = g if grow == "gradient" else state.running
             if masked_momentum:
                 scores = _momentum(inner)
+        elif draws is None:
+            uniform = uniforms(draw, masks)
+        else:
+            uniform = draws(t // every - max(-(-start // every), 1))
         new = exchange(
             masks,
             y,
@@ -244,7 +257,7 @@ def dynamic_sparse(
             jnp.where(t <= stop, share(t), 0),
             growth=growth,
             drop=drop,
-            uniform=None if growth == "score" else uniforms(draw, masks),
+            uniform=uniform,
             fired=state.fired,
             exact=exact,
         )
@@ -343,7 +356,7 @@ def rigl(
       p_t = \tfrac{p_0}{2} \left(1 + \cos \tfrac{\pi t}{T_{end}}\right)
 
     The authors' program skips the optimizer at the steps at which masks change, and masked weights
-    keep their values; here every step trains.
+    keep their values; here every step trains. :func:`bilevel.dynamic.rigl_program` is the program.
 
     Args:
       lower_step: See :func:`bilevel.dynamic_sparse`.

@@ -32,7 +32,7 @@ def pruning() -> ConfigDict:
         "second_order": True,
         # Of BiP: True for what the authors' program computes; unaliased or implicit for a part.
         "authors": config_dict.placeholder(object),
-        "hydra_learning_rate": 0.1,
+        "hydra_learning_rate": 0.1,  # Of the scores of hydra and jackpot.
         "split_by_seed": True,  # Another split of training and test data for each seed.
     }
     return config
@@ -42,9 +42,10 @@ def sparse() -> ConfigDict:
     """Returns the config of sparse training and calibrated pruning: RigL at a tenth.
 
     Methods that train once from the start: static, rigl, set, granet_sparse, itop, momentum; with
-    ``structure`` N:M ste, sr_ste, mdgf_linear, mdgf_exponential, sdgf. Rounds of a trained model:
-    global, lamp, uniform_plus, sap. Without training, from some examples: wanda, gblm, sparsegpt,
-    dsnot, flap. All methods of ``pruning()`` too.
+    ``structure`` N:M ste, sr_ste, mdgf_linear, mdgf_exponential, sdgf; a pool of shared numbers, as
+    many as ``density`` says: rps, roast, hashednet. Rounds of a trained model: global, lamp,
+    uniform_plus, sap. Scores of a trained model: jackpot. Without training, from some examples:
+    wanda, gblm, sparsegpt, dsnot, flap. All methods of ``pruning()`` too.
     """
     config = pruning()
     config.prune.method = "rigl"

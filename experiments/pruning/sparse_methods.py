@@ -1,4 +1,4 @@
-"""Sparse training and calibrated pruning as stages: dynamic masks, N:M, SAP, one-shot cuts.
+"""Sparse training, sharing and calibrated pruning as stages of a run.
 
 Each entry of ``METHODS`` takes a start and the stages of dense training, and returns the first
 state and the stages. ``prune.length`` is how long what follows is trained, in times of the dense
@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 import bilevel
 from bilevel import calibrated
@@ -96,6 +97,44 @@ def _plain_solver(job: Job, length: int) -> bilevel.Solver:
     return job.solver if length <= 1 else bilevel.sparse_training(job.optimizer(length))
 
 
+def _shared(start: Start, dense: list[Stage]) -> _Planned:
+    """Training of a pool of as many numbers as a mask would keep."""
+    job, prune, length = start.job, start.prune, _length(start, 1)
+    _checks.count("prune.length", length)
+    shared, expand, _ = bilevel.share(
+        start.params, prune.density, start.to_masks, mapping=_SHARED[prune.method]
+    )
+    solver = bilevel.sharing.training(job.optimizer(length), expand)
+    state = solver.init(job.problem, None, shared, stats=start.stats)
+    batches, steps = start.batches("data"), length * job.steps
+    stored = expand.compression
+    stage = Stage(start.setting, _same, solver, batches, 0, steps, stored=stored)
+    return state, [stage]
+
+
+_SHARED = {"rps": "pareto", "roast": "roast", "hashednet": "hash"}
+
+
+def _jackpot(start: Start, dense: list[Stage]) -> _Planned:
+    """Scores of a trained model, whose weights stay."""
+    job, length = start.job, _length(start, 1)
+    _checks.count("prune.length", length)
+    solver = _jackpot_solver(start.options("density", "hydra_learning_rate"), job, length)
+
+    def enter(state):
+        return solver.init(job.problem, None, state.y, stats=state.stats)
+
+    batches = start.batches("data", job.steps)
+    stage = Stage(start.setting, enter, solver, batches, 0, length * job.steps)
+    return _trained(start), [*dense, stage]
+
+
+@config_files.cached(maxsize=64)
+def _jackpot_solver(prune, job, length):
+    schedule = optax.cosine_decay_schedule(prune.hydra_learning_rate, length * job.steps)
+    return bilevel.jackpot(optax.sgd(schedule, momentum=0.9), prune.density)
+
+
 # Rules of bilevel.nm_training by the names of their methods.
 NM = {"ste": "ste", "sr_ste": "sr_ste", "mdgf_linear": "linear",
        "mdgf_exponential": "exponential", "sdgf": "structure"}  # fmt: skip
@@ -177,12 +216,7 @@ def _magnitude_masks(chosen: Any, density: float, prune: Any) -> Any:
             chosen, density, dense=first, last=f"^{names[-1]}$"
         )
         return bilevel.masks.from_scores(chosen, densities, scope="layer")
-    if not prune.min_keep:
-        return bilevel.masks.from_scores(chosen, density)
-    cut = bilevel.masks.from_counts(chosen, bilevel.masks.drop_counts(chosen, density))
-    shares = jax.tree.map(lambda m: float(m.mean()), cut)
-    densities = bilevel.allocate.min_threshold(chosen, shares, density, prune.min_keep)
-    return bilevel.masks.from_scores(chosen, densities, scope="layer")
+    return bilevel.pruning.global_masks(chosen, density, prune.min_keep)
 
 
 def _sap(start: Start, dense: list[Stage]) -> _Planned:
@@ -242,6 +276,8 @@ def _calibrated(start: Start, dense: list[Stage]) -> _Planned:
 METHODS: dict[str, Callable[[Start, list[Stage]], _Planned]] = {
     "static": _static,
     **dict.fromkeys(_DYNAMIC, _dynamic),
+    **dict.fromkeys(_SHARED, _shared),
+    "jackpot": _jackpot,
     **dict.fromkeys(NM, _nm),
     **dict.fromkeys(("global", "lamp", "uniform_plus"), _magnitude),
     "sap": _sap,

@@ -27,6 +27,7 @@ class Stage(NamedTuple):
       start: Step it starts from.
       steps: Step it ends with.
       method: False for dense training, which all methods share.
+      stored: Share of the prunable weights that is stored, where masks do not say it.
     """
 
     key: str
@@ -36,6 +37,7 @@ class Stage(NamedTuple):
     start: int
     steps: int
     method: bool = True
+    stored: float | None = None
 
 
 class Job(NamedTuple):

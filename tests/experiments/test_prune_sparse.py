@@ -8,6 +8,7 @@ from experiments import prune
 from experiments.pruning import methods, sparse_methods
 
 FROM_START = {"static", "rigl", "set", "granet_sparse", "itop", "momentum"}
+SHARED = {"rps", "roast", "hashednet"}
 CALIBRATED = {"wanda", "gblm", "sparsegpt", "dsnot", "flap"}
 
 
@@ -32,10 +33,12 @@ def test_every_method_has_a_plan(method):
     job = methods.job_of(c, None)
     dataset, _ = methods.data_of(c, None)
     state, stages = methods.plan(job, c, dataset)
-    one = method in FROM_START or method in sparse_methods.NM
+    one = method in FROM_START | SHARED or method in sparse_methods.NM
     after = [s for s in stages if s.method]
     steps = {True: job.steps, False: 0}[method not in CALIBRATED]
-    assert [s.steps for s in after] == [steps] * (1 if one or method in CALIBRATED else 2)
+    assert [s.steps for s in after] == [steps] * (
+        1 if one or method in {*CALIBRATED, "jackpot"} else 2
+    )
     assert len(stages) - len(after) == (0 if one else 2)
     assert len({s.key for s in stages}) == len(stages)
     if method in FROM_START:
@@ -47,6 +50,7 @@ def test_every_method_has_a_plan(method):
     ("granet_sparse", {"density": 0.2}, 0.2), ("itop", {}, 0.5),
     ("sdgf", {"structure": "2:4"}, 0.5), ("global", {"min_keep": 60, "density": 0.2}, 0.2),
     ("lamp", {"rounds": 2}, 0.5), ("uniform_plus", {"length": 0}, 0.5), ("sap", {}, None),
+    ("rps", {"density": 0.1}, 0.1), ("jackpot", {}, 0.5),
     ("wanda", {"structure": "2:4"}, 0.5), ("gblm", {}, 0.5), ("flap", {"length": 1}, None),
 ])  # fmt: skip
 def test_runs_end_at_their_density(method, changes, density, memo):

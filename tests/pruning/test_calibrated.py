@@ -33,6 +33,8 @@ def test_wanda_and_gblm_of_the_authors():
         scores = calibrated.wanda(w, norm)
         for ratio in h["ratios"]:
             assert same(calibrated.row_masks(scores, 1 - ratio), record[f"row_{ratio}"])
+            variant = calibrated.share_masks(scores, 1 - ratio)
+            assert same(variant, record[f"variant_{ratio}"])
         for a, b in ZEROS:
             mask = calibrated.row_masks(scores, structure=f"{b - a}:{b}")
             assert same(mask, record[f"zeros{a}of{b}"])
@@ -80,7 +82,9 @@ def test_dsnot_of_the_authors():
         w, norm = record["W"], np.sqrt(record["scaler_row"])
         mean, var = record["sum_metric_row"], record["var"]
         given = (norm, mean, var)
-        for start, scores in (("wanda", calibrated.wanda(w, norm)), ("magnitude", np.abs(w))):
+        saliency = calibrated.sparsegpt_scores(w, calibrated.stats_of(record["X"]).gram)
+        starts = {"wanda": calibrated.wanda(w, norm), "magnitude": np.abs(w), "sparsegpt": saliency}
+        for start, scores in starts.items():
             mask = calibrated.row_masks(jnp.asarray(scores), 0.5)
             for kind in ("any", "same"):
                 for cycles in (1, 8):
@@ -114,6 +118,43 @@ def test_flap_of_the_authors():
                 assert same(keep, record[f"{key}_neurons"][i])
                 bias = record["WM"][i] @ np.where(keep, 0, stats.mean)
                 np.testing.assert_allclose(bias, record[f"{key}_mlp_bias"][i], atol=1e-12)
+
+
+@pytest.mark.fidelity
+def test_heads_and_neurons_of_flap():
+    record, h = record_of("flap")
+    layers, size, hidden = h["layers"], h["head_dim"], h["hidden"]
+    head, neuron = 4 * hidden * size, 3 * hidden
+    remove = h["ratio"] * (neuron * h["inter"] + 4 * hidden**2)
+    each = h["remove_heads"] // layers
+    counts = {"UL-MM": (each, int((remove - each * head) / neuron)),
+              "AL-MM": (h["remove_heads"],
+                        int((layers * remove - h["remove_heads"] * head) / neuron))}  # fmt: skip
+    for metric in ("ifv", "wifv", "wifn"):
+        scores = []
+        for kind, w in (("attn", record["WA"]), ("mlp", record["WM"])):
+            parts = zip(w, record[f"scaler_{kind}"], record[f"fluc_{kind}"], strict=True)
+            scores.append([
+                calibrated.flap(m, calibrated.Stats(np.sqrt(square), None, fluc, 1), metric)
+                for m, square, fluc in parts
+            ])  # fmt: skip
+        for structure in ("UL-UM", "UL-MM", "AL-MM", "AL-AM"):
+            heads, neurons = counts.get(structure, (None, None))
+            got = calibrated.flap_masks(
+                *scores, 1 - h["ratio"], head_size=size, structure=structure,
+                cost=4 * size // 3, heads=heads, neurons=neurons,
+            )  # fmt: skip
+            key = f"{structure.replace('-', '')}_{metric.upper()}"
+            for kind, mask in zip(("heads", "neurons"), got, strict=True):
+                assert same(mask, record[f"{key}_{kind}"]), (key, kind)
+    for options, text in (
+        ({"structure": "UL"}, "structure must be one of UL-UM"),
+        ({"head_size": 3}, "head_size=3 does not divide 16 inputs"),
+        ({"structure": "AL-MM"}, "needs heads and neurons, numbers to drop"),
+        ({"structure": "UL-MM", "heads": 5, "neurons": 0}, "heads=5 of 4 cannot be dropped"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            calibrated.flap_masks(*scores, 0.5, **{"head_size": size, **options})
 
 
 class Net(nnx.Module):
@@ -231,6 +272,25 @@ def test_every_method_prunes_models(make):
         assert float(m.mean()) == 0.5
 
 
+def test_other_starts_and_scopes():
+    forward, params, shape = linen_model()
+    batches, kept = batches_of(shape), {}
+    for start in ("wanda", "sparsegpt"):
+        _, masks = calibrated.prune(forward, params, batches, 0.5, "dsnot", start=start,
+                                    sequential=False)  # fmt: skip
+        kept[start] = np.asarray(masks["first"]["kernel"])
+        assert (kept[start].sum(0) == 4).all()
+    assert not np.array_equal(*kept.values())
+    # A row whose scores are in one weight keeps fewer than one of equal weights.
+    kernel = np.ones((8, 8), np.float32)
+    kernel[0, 0] = 100.0
+    params = {**params, "first": {**params["first"], "kernel": jnp.asarray(kernel)}}
+    _, masks = calibrated.prune(forward, params, batches, 0.5, scope="share", sequential=False)
+    rows = np.asarray(masks["first"]["kernel"]).sum(0)
+    assert rows[0] == 1
+    assert (rows[1:] > 1).all()
+
+
 def test_later_layers_are_fed_by_pruned_ones():
     forward, params, shape = linen_model()
     # Of equal weights those of the largest inputs are kept.
@@ -267,6 +327,8 @@ def test_bad_input():
         ({"structure": "2:4"}, "one of density and structure"), ({"density": 0.0}, "density must"),
         ({"method": "gblm"}, "loss is needed by method='gblm'"), ({"scope": "all"}, "scope must"),
         ({"method": "dsnot", "scope": "layer"}, "scope must be 'row'"),
+        ({"method": "dsnot", "start": "flap"}, "start must be one of wanda, magnitude, sparsegpt"),
+        ({"method": "sparsegpt", "scope": "share"}, "scope 'share' is not of method 'sparsegpt'"),
         ({"batches": []}, "batches is empty"), ({"batches": [np.float32(1)]}, "leading axis"),
         ({"density": None, "structure": "3:5"}, "needs a multiple of 5 inputs: 8"),
     ):  # fmt: skip

@@ -38,79 +38,101 @@ def solver_of(h, **options):
     )  # fmt: skip
 
 
-def replay(name):
-    """Largest differences of weights and masks of a whole run, and its first and last masks."""
-    record, h = records.load(name)
-    with jax.enable_x64(True):
-        solver = solver_of(h)
-        start = [{"kernel": record[f"w{i}_dense"], "bias": record[f"b{i}"][0]} for i in range(3)]
-        state = solver.init(PROBLEM, records.masks_at(record, 0), jax.tree.map(jnp.asarray, start))
+def run_of(solver, record, start):
+    """Largest difference of weights and losses of a whole run, and how many masks differ."""
+    state = solver.init(PROBLEM, records.masks_at(record, 0), jax.tree.map(jnp.asarray, start))
 
-        def step(state, batch):
-            state, metrics = solver.step(state, batch)
-            return state, (state.y, state.masks, metrics["loss"])
+    def step(state, batch):
+        state, metrics = solver.step(state, batch)
+        return state, (state.y, state.masks, metrics["loss"])
 
-        _, (y, masks, losses) = jax.jit(lambda s: jax.lax.scan(step, s, records.batches(record)))(
-            state
-        )
-        after = slice(1, None)
-        wrong = sum(
-            (np.asarray(a) != b).sum()
-            for a, b in zip(
-                jax.tree.leaves(masks),
-                jax.tree.leaves(records.masks_at(record, after)),
-                strict=True,
-            )
-        )
-        return max(
-            records.gap(y, records.at(record, after)), records.gap(losses, record["loss"])
-        ), wrong
+    scan = jax.jit(lambda s: jax.lax.scan(step, s, records.batches(record)))
+    last, (y, masks, losses) = scan(state)
+    after = slice(1, None)
+    pairs = zip(
+        *map(jax.tree.leaves, (masks, records.masks_at(record, after))), strict=True
+    )  # fmt: skip
+    wrong = sum(int((np.asarray(a) != b).sum()) for a, b in pairs)
+    gaps = records.gap(y, records.at(record, after)), records.gap(losses, record["loss"])
+    return last, max(gaps), wrong
+
+
+def draws_of(record, h):
+    """The authors' random numbers as arrays of uniforms, a tree for each change of masks."""
+    given = iter(range(h["init_draws"], len(h["draw_kinds"])))
+    trees = []
+    for t in record["update_steps"]:
+        leaves = []
+        for i in range(3):
+            j = next(given)
+            draw = record[f"draw{j}"]
+            if h["draw_kinds"][j] == "perm":  # The first of a permutation are the largest numbers.
+                unfired = np.flatnonzero(~record[f"fired{i}"][t].astype(bool).ravel())
+                numbers = np.zeros(record[f"m{i}"][t].shape)
+                numbers.ravel()[unfired[draw]] = np.linspace(0.9, 0.1, len(draw))
+                draw = numbers
+            leaves.append(draw)
+        trees.append(leaves)
+    assert next(given, None) is None
+    stacked = [jnp.asarray(np.stack(leaves)) for leaves in zip(*trees, strict=True)]
+    return lambda change: records.kernels([x[change] for x in stacked])
 
 
 @pytest.mark.fidelity
 @pytest.mark.parametrize("name", [
-    "granet_mlp_erk", "granet_conv_erk", "gmp_mlp", "dst_rigl_mlp_uniform",
-    "itop_gradient_adam_mlp", "itop_momentum_mlp", "itop_linear_decay_mlp",
+    "granet_mlp_erk", "granet_conv_erk", "granet_mlp_dense", "gmp_mlp", "dst_rigl_mlp_uniform",
+    "dst_rigl_conv_erk", "itop_gradient_adam_mlp", "itop_momentum_mlp", "itop_linear_decay_mlp",
+    "itop_set_random_mlp", "itop_unfired_mlp", "itop_set_signed_mlp",
 ])  # fmt: skip
 def test_runs_of_the_authors(name):
-    difference, wrong = replay(name)
+    record, h = records.load(name)
+    with jax.enable_x64(True):
+        options = {"drop": "signed"} if h.get("death") == "SET" else {}
+        if h.get("growth", "").startswith("random"):
+            options["draws"] = draws_of(record, h)
+        start = [{"kernel": record[f"w{i}_dense"], "bias": record[f"b{i}"][0]} for i in range(3)]
+        _, difference, wrong = run_of(solver_of(h, **options), record, start)
     assert wrong == 0
     assert difference < 1e-12
 
 
-def draws_of(record, h):
-    """The authors' random numbers as arrays of uniforms, in the order they were used."""
-    for j in range(h["init_draws"], len(h["draw_kinds"])):
-        yield h["draw_kinds"][j], record[f"draw{j}"]
+def program_of(record, h):
+    """The solver of a record of RigL's own program."""
+    noise, uniform = ([record.get(f"{key}{i}") for i in range(3)] for key in ("noise", "unif"))
+    uniform = noise if uniform[0] is None else uniform
+
+    def draws(change):
+        return tuple(records.kernels([jnp.asarray(x)[change] for x in t]) for t in (noise, uniform))
+
+    sgd = optax.sgd(h["lr"], h["momentum"], nesterov=h["nesterov"])
+    weights = [{"kernel": True, "bias": False}] * 3
+    anneal = h["anneal"]
+    return bilevel.dynamic.rigl_program(
+        optax.chain(optax.add_decayed_weights(h["wd"], weights), sgd),
+        1 - h["sparsity"],
+        method=h["method"],
+        every=h["every"],
+        begin=h["begin"],
+        end=None if h["end"] < 0 else h["end"],
+        fraction=h["drop"],
+        decay=float(anneal[12:]) if anneal.startswith("exponential_") else anneal,
+        grown_weight={"zeros": 0.0, "grad_scale_10": 0.1}[h["grow_init"]],
+        grown_momentum=h["acc_scale"],
+        draws=draws,
+    )
 
 
 @pytest.mark.fidelity
-@pytest.mark.parametrize("name", ["itop_set_random_mlp", "itop_unfired_mlp"])
-def test_random_growth_of_the_authors(name):
+@pytest.mark.parametrize("name", [
+    "rigl_mlp_begin_nesterov", "rigl_mlp_cosine", "rigl_conv_exponential", "set_mlp_constant",
+])  # fmt: skip
+def test_runs_of_the_program_of_rigl(name):
     record, h = records.load(name)
-    growth = GROW[h["growth"]]
-    draws = draws_of(record, h)
-    grow = jax.jit(lambda m, w, u, f, p: exchange(
-        m, w, None, p, growth=growth, uniform=u, fired=f, exact=False))  # fmt: skip
     with jax.enable_x64(True):
-        for j, t in enumerate(record["update_steps"]):
-            m, w, u, fired = [], [], [], []
-            for i in range(3):
-                old = record[f"m{i}"][t].astype(bool)
-                ever = record[f"fired{i}"][t].astype(bool) if growth == "unfired" else old
-                kind, draw = next(draws)
-                if kind == "perm":  # The first of a permutation are the largest of these numbers.
-                    order, numbers = draw, np.zeros(old.size)
-                    numbers[np.flatnonzero(~ever.ravel())[order]] = np.linspace(
-                        0.9, 0.1, len(order)
-                    )
-                    draw = numbers.reshape(old.shape)
-                for tree, x in ((m, old), (w, record[f"wpre{i}"][j]), (u, draw), (fired, ever)):
-                    tree.append(x)
-            got = grow(m, w, u, fired, record["rate"][t + 1])
-            for i in range(3):
-                assert np.array_equal(got[i], record[f"m{i}"][t + 1].astype(bool)), (t, i)
-        assert next(draws, None) is None
+        last, difference, wrong = run_of(program_of(record, h), record, records.at(record, 0))
+    assert wrong == 0
+    assert difference < 1e-12
+    assert int(last.steps) == record["global_step"][-1]
 
 
 RNG = np.random.default_rng(0)
@@ -187,6 +209,26 @@ def test_one_program_and_keys_of_ones_own():
     assert records.gap(both.masks["head"]["kernel"][1], one.masks["head"]["kernel"]) == 0
 
 
+def test_the_program_draws_noise_and_growth_itself():
+    for method in ("rigl", "set"):
+        solver = bilevel.dynamic.rigl_program(
+            optax.sgd(0.1, momentum=0.9), 0.2, method=method, every=2, end=7, grown_weight=0.1,
+            decay="constant",
+        )  # fmt: skip
+        first, (last, metrics) = run(solver, 10)
+        assert sum(kept(first.masks)) == 144 - int(0.8 * 144)
+        assert kept(first.masks) == kept(last.masks)
+        # RigL's changes take the place of a step at 0, 2, 4 and 6; SET's come after those to 1,
+        # 3, 5 and 7.
+        changes = [0, 3, 6, 9] if method == "rigl" else [0, 2, 4, 6]
+        assert np.flatnonzero(metrics["exchanged"]).tolist() == changes
+        assert int(last.steps) == (6 if method == "rigl" else 10)
+        hidden = ~np.asarray(last.masks["hidden"]["kernel"])
+        assert np.asarray(last.y["hidden"]["kernel"])[hidden].any()
+        params, _ = solver.export(last)
+        assert not np.asarray(params["hidden"]["kernel"])[hidden].any()
+
+
 def test_signed_drop_takes_the_smallest_of_each_sign():
     w = np.array([3.0, -0.1, 0.2, -2.0, 0.1, -0.3, 1.0, 0.0])
     m = np.array([1, 1, 1, 1, 1, 1, 1, 0], bool)
@@ -208,10 +250,22 @@ def test_signed_drop_takes_the_smallest_of_each_sign():
     ({"masked_momentum": True}, "masked_momentum=True belongs to grow='momentum'"),
     ({"distribution": "er"}, "distribution must be one of erk, uniform"),
     ({"exact": 1}, "exact must be True or False"),
+    ({"draws": abs}, "draws belong to grow='random' or 'unfired', got grow='gradient'"),
 ])  # fmt: skip
 def test_bad_input(options, text):
     with pytest.raises(ValueError, match=text):
         bilevel.dynamic_sparse(0.1, 0.2, **{"every": 2, "steps": 8, **options})
+
+
+@pytest.mark.parametrize(("options", "text"), [
+    ({"method": "rigel"}, "method must be one of rigl, set"),
+    ({"end": None}, "needs end, got None"), ({"end": 3, "begin": 3}, "end must be an integer >= 4"),
+    ({"decay": "linear"}, "decay must be one of cosine, constant or a number"),
+    ({"noise": -1.0}, "noise must be >= 0"),
+])  # fmt: skip
+def test_bad_input_of_the_program(options, text):
+    with pytest.raises(ValueError, match=text):
+        bilevel.dynamic.rigl_program(0.1, 0.2, **{"end": 8, **options})
 
 
 def test_bad_input_of_init_and_exchange():

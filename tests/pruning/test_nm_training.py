@@ -29,7 +29,7 @@ def solver_of(record, h):
     elif h.get("structure"):  # Their stages begin with an epoch.
         first = np.flatnonzero(np.diff(record["nm"][:, 0, 0], prepend=-1))
         rule = [(int(t), int(record["nm"][t, 0, 0])) for t in first if t >= options["dense"]]
-    elif h["code"] == "pgf" and not h["srste"]:
+    elif h["code"] == "pgf" and not h.get("srste"):
         rule = "ste"
     inputs = 0 if h.get("sparse_dim") else 1
     cut = masks.Cut(input_axis=inputs, output_axis=1 - inputs)
@@ -39,7 +39,8 @@ def solver_of(record, h):
 @pytest.mark.fidelity
 @pytest.mark.parametrize("name", [
     "nm_srste_mlp_adam", "nm_srste_conv_sgd", "nm_pgf_exp_mlp_adam", "nm_pgf_linear_column_mlp_sgd",
-    "nm_pgf_sdgf_mlp_sgd", "nm_pgf_srste_mlp_sgd",
+    "nm_pgf_sdgf_mlp_sgd", "nm_pgf_srste_mlp_sgd", "nm_srste_mlp_sgd", "nm_pgf_linear_mlp_sgd",
+    "nm_pgf_linear_conv_sgd", "nm_pgf_step_mlp_adam",
 ])  # fmt: skip
 def test_runs_of_the_authors(name):
     record, h = records.load(name)
