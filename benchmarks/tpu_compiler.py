@@ -45,10 +45,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceShardin
 
 import bilevel
 import optim
+from benchmarks import _training
 from experiments import models
 from experiments.common import files, launch, provenance
 from experiments.common import markdown as md
-from experiments.supervised import training
 
 STEM = "compiler"
 COLLECTIVES = ("all-reduce", "reduce-scatter", "all-gather", "all-to-all", "collective-permute")
@@ -152,43 +152,21 @@ def updates(only: list[str]) -> Iterator[dict[str, Any]]:
         }
 
 
-# Name: (model, shape of an example, classes, options, examples on a chip).
-TRAINED: dict[str, tuple[str, tuple[int, ...], int, dict[str, Any], int]] = {
-    "MLP": ("mlp", (28, 28, 1), 10, {}, 32),
-    "LeNet-5": ("lenet5", (28, 28, 1), 10, {}, 32),
-    "CNN with BatchNorm": ("cnn", (28, 28, 1), 10, {}, 32),
-    "ResNet-20": ("resnet20", (32, 32, 3), 10, {}, 32),
-    "VGG-16": ("vgg16_bn", (32, 32, 3), 10, {}, 32),
-    "LLaMA 60M": ("llama", (256,), 32_000, {"size": "60M"}, 8),
+# Models of benchmarks._training, and examples on a chip.
+TRAINED = {
+    "MLP": 32,
+    "LeNet-5": 32,
+    "CNN with BatchNorm": 32,
+    "ResNet-20": 32,
+    "VGG-16": 32,
+    "LLaMA 60M": 8,
 }
 
 
 def _training_step(name: str, devices: int) -> tuple[Any, Any, Any]:
     """A step with AdamW, and the shapes of its state and batch."""
-    model_name, shape, classes, options, examples = TRAINED[name]
-    model = models.build(model_name, input_shape=shape, num_classes=classes, **options)
-    tx = training.optimizers.Optimizer(*_adamw())
-    step = training.make_step(model, tx)
-    params, stats = jax.eval_shape(model.init, jax.random.key(0))
-    opt_state = jax.eval_shape(tx.init, params, 1e-3, 0.1)
-    count = jax.ShapeDtypeStruct((), jnp.int32)
-    state = training.TrainState(count, params, stats, opt_state)
-    text = len(shape) == 1 and model_name == "llama"
-    n = devices * examples
-    batch = {
-        "x": jax.ShapeDtypeStruct((n, *shape), jnp.int32 if text else jnp.float32),
-        "label": jax.ShapeDtypeStruct((n, *(shape if text else ())), jnp.int32),
-    }
-    return step, state, batch
-
-
-def _adamw():
-    tx = optax.adamw(1e-3, weight_decay=0.1)
-    return (
-        lambda params, rate, decay: tx.init(params),
-        lambda grads, state, params, value, **extra: tx.update(grads, state, params),
-        lambda state, step: jnp.float32(1e-3),
-    )
+    made = _training.program(name, devices * TRAINED[name])
+    return made.step, jax.eval_shape(made.init, jax.random.key(0)), made.batch
 
 
 def trained(only: list[str]) -> Iterator[dict[str, Any]]:
