@@ -297,7 +297,7 @@ def _updates_table(rows):
 def _training_table(rows):
     table = []
     for r in rows:
-        rates = [f"{r['per second'].get(k, float('nan')):.0f}" for k in ("ours", "PyTorch")]
+        rates = [f"{x:.0f}" if x else "–" for x in map(r["per second"].get, ("ours", "PyTorch"))]
         speed = r.get("of PyTorch")
         goal = _goal(speed, GOALS[r["name"]]) if r["name"] in GOALS else ""
         shown = "–" if speed is None else f"{speed:.2f}"

@@ -1,0 +1,58 @@
+"""The script for an accelerator: a failing section takes nothing with it, and the page says so."""
+
+import pytest
+
+from benchmarks import accelerator, training
+
+
+def test_a_failing_and_a_late_section_are_said_and_the_others_run(monkeypatch, capsys):
+    def fails(smoke):
+        yield {"name": "MLP", "examples": 8, "ratio": 1.25}
+        raise RuntimeError("out of memory:\n  3 GiB")
+
+    def runs(smoke):
+        assert smoke
+        yield {"name": "ResNet-20", "examples": 8, "ratio": 1.75}
+
+    monkeypatch.setattr(accelerator, "SECTIONS", {"population": fails, "solvers": runs})
+    found = accelerator.measure(["population", "solvers"], smoke=True, limit=60)
+    assert [len(found[k]["rows"]) for k in found] == [1, 1]
+    assert found["population"]["failed"] == "RuntimeError: out of memory: 3 GiB"
+    assert found["solvers"]["failed"] == ""
+    late = accelerator.measure(["population"], smoke=True, limit=-1)
+    assert late["population"]["rows"] == []
+    assert late["population"]["failed"].startswith("left out: it would have begun after")
+    capsys.readouterr()
+
+    about = {"device": "X", "command": "c", "devices": 1, "platform": "gpu", "versions": {}}
+    sections = {"population": found["population"]}
+    text = accelerator.page({**about, "smoke": True, "sections": sections})
+    assert "| MLP | 8 | 1.25 | 1.5 |" in text
+    assert "**Not whole**: RuntimeError: out of memory: 3 GiB" in text
+    assert "its times mean nothing" in text
+    rows = found["solvers"]["rows"]
+    assert "| ResNet-20 | 8 | 1.75 | 1.5, missed |" in accelerator._population_table(rows)
+
+
+def test_shares_and_goals_of_the_tables():
+    copy = {"name": "copy", "parameters": 10**9, "seconds": 0.002, "bytes per second": 4e12}
+    update = {"name": "lion", "seconds": 0.0058824, "temporaries": 0.0, "compiled in": 1.0}
+    head, _, *table = accelerator._updates_table([copy, {**update, "share": 20 / 5.8824 / 4}])
+    assert head == "1e9 parameters; a copy moves 4.00 TB/s."
+    assert table[-1].startswith("| lion | 5.88 | 0.85 | 0.85, missed |")  # .84999
+
+    row = {"name": "ResNet-20", "examples": 128, "compiled in": 1.0}
+    fast = {**row, "per second": {"ours": 400.0, "PyTorch": 100.0}, "of PyTorch": 4.0}
+    alone = {**row, "per second": {"ours": 400.0}}
+    shown = accelerator._training_table([fast, alone])
+    assert "| ResNet-20 | 128 | 400 | 100 | 4.00 | 2 | 1.0 |" in shown
+    assert "| ResNet-20 | 128 | 400 | – | – | 2 | 1.0 |" in shown
+
+
+@pytest.mark.parametrize(("speed", "goal"), [(0.79, "0.8, missed"), (0.81, "0.8")])
+def test_the_page_of_the_cpu_names_a_missed_goal(speed, goal):
+    row = {"name": "ResNet-20", "examples": 128, "of PyTorch": speed}
+    row["per second"] = {"ours": 99.6, "PyTorch": 125.0}
+    about = {"command": "c", "machine": "m", "cores": 2, "versions": {"jax": "1"}, "torch": "2"}
+    text = training.page({**about, "rounds": 3, "models": [row]})
+    assert f"| ResNet-20 | 128 | 100 | 125 | {speed} | {goal} |" in text
