@@ -27,6 +27,47 @@ STUDIES = {
 
 CLAIMS = [
     {
+        "id": "C88",
+        "paper": "AlgoPerf, arXiv 2306.07179",
+        "title": "The tuning protocol decides the ranking",
+        "claim": "How well an optimizer ranks depends on the protocol by which it is tuned.",
+        "source": "abstract; section on tuning",
+        "scale": "the comparison of this project: mean ranks of its tuned methods over the"
+        " workloads, by the best value of 1 or of 5 settings",
+        "set": "before",
+        "command": "python -m experiments.compare --studies=2 --data_dir=DATA",
+        "parts": [
+            {
+                "what": f"Spearman's correlation of the rankings by 1 and by 5 settings, study"
+                f" {study + 1}",
+                "read": {
+                    "file": "compare/compare",
+                    "function": "ranking_agreement",
+                    "settings": (1, 5),
+                    "studies": (study, study),
+                },
+                "side": "below",
+                "threshold": 0.7,
+                "against": 0.95,
+                "digits": 2,
+            }
+            for study in (0, 1)
+        ]
+        + [
+            {
+                "what": "the same of the rankings by 5 settings in the two studies, which draw"
+                " others",
+                "read": {
+                    "file": "compare/compare",
+                    "function": "ranking_agreement",
+                    "settings": (5, 5),
+                    "studies": (0, 1),
+                },
+                "digits": 2,
+            }
+        ],
+    },
+    {
         "id": "C89",
         "paper": TESTS,
         "title": "Uncorrected tests overstate",

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import scipy.stats
 
 from experiments.tables import stats
 from experiments.tables.cells import Cell
@@ -17,6 +18,7 @@ __all__ = [
     "chosen_ratio",
     "over_experiments",
     "over_sets",
+    "ranking_agreement",
     "share_below",
     "share_significant",
     "top_share",
@@ -99,3 +101,35 @@ def share_below(results: Mapping[str, Any], path: Sequence[str], bound: float) -
     for key in path:
         found = found[key]
     return float(np.mean([v < bound for v in found]))
+
+
+def ranking_agreement(
+    results: Mapping[str, Any], settings: Sequence[int], studies: Sequence[int] = (0, 0)
+) -> float:
+    """Spearman's correlation of two rankings of the tuned methods of the comparison.
+
+    A ranking is the mean over the workloads of the rank of a method's best value, over the first
+    so many settings of a study. Methods with fewer settings than asked for are left out.
+
+    Args:
+      results: ``compare.json``.
+      settings: How many settings each of the two rankings may try.
+      studies: The studies that they take.
+    """
+    best: dict[tuple[int, int], dict[tuple[str, str], float]] = {}
+    counts: dict[str, set[int]] = {}
+    for run in results["runs"]:
+        counts.setdefault(run["method"], set()).add(run["trial"])
+        for tried, study in zip(settings, studies, strict=True):
+            if run["study"] == study and run["trial"] < tried:
+                seen = best.setdefault((tried, study), {})
+                value = math.inf if run["final"]["diverged"] else run["final"]["best"]
+                key = (run["workload"], run["method"])
+                seen[key] = min(value, seen.get(key, math.inf))
+    methods = [m for m, trials in counts.items() if len(trials) >= max(settings)]
+    workloads = sorted({run["workload"] for run in results["runs"]})
+    rankings = []
+    for seen in (best[key] for key in zip(settings, studies, strict=True)):
+        values = np.array([[seen[w, m] for m in methods] for w in workloads])
+        rankings.append(scipy.stats.rankdata(values, axis=1).mean(0))
+    return float(scipy.stats.spearmanr(*rankings).statistic)

@@ -221,3 +221,26 @@ def test_a_matrix_of_rank_one_is_recovered():
     (row,) = robust_recovery.measure(1, searched=1, **problem)
     assert row["error"] < 0.01
     assert 0 < row["below"] < 300
+
+
+def test_rankings_by_few_and_by_many_settings():
+    """Method a wins with its first setting, b with its second; c is never tuned."""
+    values = {"a": (1.0, 1.0), "b": (2.0, 0.5), "d": (3.0, 3.0), "c": (0.1,)}
+    runs = [
+        {
+            "method": method,
+            "workload": workload,
+            "study": 0,
+            "trial": trial,
+            "final": {"best": value, "diverged": 0.0},
+        }
+        for method, both in values.items()
+        for trial, value in enumerate(both)
+        for workload in ("w", "v")
+    ]
+    by = functools.partial(derived.ranking_agreement, {"runs": runs})
+    assert by(settings=(1, 2)) == pytest.approx(0.5)  # (1, 2, 3) against (2, 1, 3).
+    assert by(settings=(2, 2)) == pytest.approx(1.0)
+    runs[0]["final"]["diverged"] = 1.0  # The first setting of a: now (2, 1, 3) on one workload.
+    assert by(settings=(1, 2)) < 1.0
+    assert by(settings=(1, 1)) == pytest.approx(1.0)
