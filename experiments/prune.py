@@ -158,7 +158,7 @@ def _prune(
             final["small/accuracy"] = _numbers(evaluate, *small)["test/accuracy"]
             final["small/parameters"] = models.count(small[0]) / models.count(params)
     if folder is not None and jax.process_index() == 0:
-        saved_model.save(folder, params, stats, masks, report)
+        saved_model.save(folder, params, stats, masks, report, methods.structure_of(config.prune))
         runs.leave_result(folder, [final])
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         files.write(folder / "metrics.jsonl", lines)

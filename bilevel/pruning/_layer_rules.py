@@ -276,16 +276,18 @@ def sparsegpt(
         raise ValueError(f"gram of shape {gram.shape} for weights of shape {w.shape}")
     m, drop = _pattern(n, density, structure)
     if structure is None:
-        spans = [(i, min(i + block, n)) for i in range(0, n, block)]
-        sizes = [len(w) * (b - a) for a, b in spans]
+        width = min(block, n)
+        ends = [min(b, n) for b in range(width, n + width, width)]
+        share = 1 - float(density or 1)
         if strict:  # Exact in all: what rounding leaves goes to the next block.
-            ends = [int((1 - float(density or 1)) * len(w) * b) for _, b in spans]
-            drops = [b - a for a, b in zip([0, *ends], ends, strict=False)]
+            counts = [int(share * len(w) * b) for b in ends]
+            drops = np.diff([0, *counts])
         else:
-            drops = [min(int((1 - float(density or 1)) * k) + 1, k) for k in sizes]
+            sizes = np.diff([0, *ends]) * len(w)
+            drops = np.minimum((share * sizes).astype(int) + 1, sizes)
     else:
-        spans, drops = [(i, i + m) for i in range(0, n, m)], [drop] * (n // m)
-    found = _sparsegpt(w, gram, tuple(spans), tuple(drops), float(damp), structure is not None)
+        width, drops = m, np.full(n // m, drop)
+    found = _sparsegpt(w, gram, jnp.asarray(drops, jnp.int32), damp, width, structure is not None)
     if not isinstance(found[2], jax.core.Tracer) and not bool(jnp.isfinite(found[2])):
         raise ValueError(f"gram is not positive definite with damp={damp}: raise damp")
     return found
@@ -318,28 +320,40 @@ def sparsegpt_scores(w: jax.Array, gram: jax.Array, *, damp: float = 0.01) -> ja
     return (w / jnp.diag(_factor(gram, damp))[None]) ** 2
 
 
-@functools.partial(jax.jit, static_argnames=("spans", "drops", "damp", "by_row"))
-def _sparsegpt(w, gram, spans, drops, damp, by_row):
+@functools.partial(jax.jit, static_argnames=("width", "by_row"))
+def _sparsegpt(w, gram, drops, damp, width, by_row):
     w = jnp.where((jnp.diag(gram) == 0)[None], 0, w)
     u = _factor(gram, damp)
+    # Whole blocks: what is added has no weights, and moves none.
+    n, more = w.shape[1], len(drops) * width - w.shape[1]
+    w = jnp.pad(w, ((0, 0), (0, more)))
+    u = jax.scipy.linalg.block_diag(u, jnp.eye(more, dtype=u.dtype)) if more else u
     diagonal = jnp.diag(u)
-    masks, error = [], jnp.zeros((), w.dtype)
-    for (a, b), drop in zip(spans, drops, strict=True):
-        scores = (w[:, a:b] / diagonal[None, a:b]) ** 2
+
+    def block(carry, given):
+        start, drop = given
+        columns = start + jnp.arange(width)
+        scores = (carry[0][:, columns] / diagonal[None, columns]) ** 2
+        scores = jnp.where(columns[None] < n, scores, jnp.inf)
         flat = scores if by_row else scores.reshape(1, -1)
         rank = jnp.argsort(jnp.argsort(flat, axis=-1, stable=True), axis=-1, stable=True)
         mask = (rank >= drop).reshape(scores.shape)
 
-        def column(carry, j, a=a, mask=mask):
+        def column(carry, given):
             w, error = carry
-            e = jnp.where(mask[:, j - a], 0, w[:, j]) / diagonal[j]
+            j, keep = given
+            e = jnp.where(keep, 0, w[:, j]) / diagonal[j]
             row = jnp.where(jnp.arange(len(u)) > j, u[j], 0)
-            w = w.at[:, j].multiply(mask[:, j - a]) - e[:, None] * row[None]
+            w = w.at[:, j].multiply(keep) - e[:, None] * row[None]
             return (w, error + 0.5 * (e**2).sum()), None
 
-        (w, error), _ = jax.lax.scan(column, (w, error), jnp.arange(a, b))
-        masks.append(mask)
-    mask = jnp.concatenate(masks, axis=1)
+        carry, _ = jax.lax.scan(column, carry, (columns, mask.T))
+        return carry, mask.T
+
+    starts = width * jnp.arange(len(drops))
+    carry = (w, jnp.zeros((), w.dtype))
+    (w, error), masks = jax.lax.scan(block, carry, (starts, drops))
+    w, mask = w[:, :n], masks.reshape(-1, len(w)).T[:, :n]
     return jnp.where(mask, w, 0), mask, error
 
 
@@ -404,10 +418,10 @@ def dsnot(
     _checks.flag("same_sign", same_sign)
     m = 0 if structure is None else _pattern(w.shape[-1], None, structure)[0]
     args = (jnp.asarray(w), jnp.asarray(mask, bool), norm, mean, var)
-    return _dsnot(*args, cycles, threshold, power, same_sign, m)
+    return _dsnot(*args, cycles, threshold, power, jnp.asarray(same_sign), m)
 
 
-@functools.partial(jax.jit, static_argnames=("cycles", "threshold", "power", "same_sign", "m"))
+@functools.partial(jax.jit, static_argnames=("m",))
 def _dsnot(w, mask, norm, mean, var, cycles, threshold, power, same_sign, m):
     d = w * mean[None]
     order = d / jnp.where(var > 0, var, 1)[None] ** power
@@ -415,7 +429,7 @@ def _dsnot(w, mask, norm, mean, var, cycles, threshold, power, same_sign, m):
     rows = jnp.arange(len(w))
     start = jnp.where(mask, 0, d).sum(-1)
 
-    def cycle(carry, _):
+    def cycle(_, carry):
         mask, may_enter, may_leave, error, active = carry
         sign = jnp.where(error > 0, 1.0, -1.0)[:, None]
         toward = jnp.where(may_enter & (sign * d > 0), sign * order, -jnp.inf)
@@ -433,17 +447,16 @@ def _dsnot(w, mask, norm, mean, var, cycles, threshold, power, same_sign, m):
         found = jnp.isfinite(toward[rows, enter]) & jnp.isfinite(price[rows, leave])
         after = error + d[rows, leave] - d[rows, enter]
         active = active & found & (jnp.abs(error) > threshold)
-        if same_sign:
-            active = active & (jnp.sign(after) == jnp.sign(start))
+        active = active & (~same_sign | (jnp.sign(after) == jnp.sign(start)))
         mask = mask.at[rows, enter].set(mask[rows, enter] | active)
         mask = mask.at[rows, leave].set(mask[rows, leave] & ~active)
         # What has moved once stays where it is.
         may_enter = may_enter.at[rows, enter].set(may_enter[rows, enter] & ~active)
         may_leave = may_leave.at[rows, leave].set(may_leave[rows, leave] & ~active)
-        return (mask, may_enter, may_leave, jnp.where(active, after, error), active), None
+        return mask, may_enter, may_leave, jnp.where(active, after, error), active
 
     carry = (mask, ~mask, mask, start, jnp.ones(len(w), bool))
-    (mask, *_), _ = jax.lax.scan(cycle, carry, None, cycles)
+    mask, *_ = jax.lax.fori_loop(0, cycles, cycle, carry)
     return mask
 
 

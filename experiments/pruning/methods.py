@@ -209,6 +209,12 @@ def _bip_solver(prune, job):
     )
 
 
+def structure_of(prune: ConfigDict) -> str:
+    """Returns the structure of the masks that a method leaves."""
+    takes = ("bip", *sparse_methods.NM, *sparse_methods.CALIBRATED)
+    return prune.structure if prune.method in takes else "weight"
+
+
 def mask_rate(peak: float, steps: int) -> optax.Schedule:
     """The authors' learning rate of the scores: a tenth from half of the steps, then another."""
     return optax.piecewise_constant_schedule(peak, {steps // 2: 0.1, steps * 3 // 4: 0.1})

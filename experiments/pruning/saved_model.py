@@ -68,12 +68,25 @@ def smaller(
     return small
 
 
-def save(folder: Path, params: Any, stats: Any, masks: Any, report: bilevel.Report) -> None:
-    """Writes ``pruned.npz`` (matrices as CSR, masks as bits) and ``report.txt``."""
+def save(
+    folder: Path,
+    params: Any,
+    stats: Any,
+    masks: Any,
+    report: bilevel.Report,
+    structure: str = "weight",
+) -> None:
+    """Writes ``pruned.npz`` (matrices as CSR or packed N:M, masks as bits) and ``report.txt``."""
     arrays: dict[str, Any] = {}
     kept = named(masks)
     for name, x in named(params).items():
-        if name in kept and np.ndim(x) == 2:
+        if name in kept and np.ndim(x) == 2 and ":" in structure:
+            packed = export.to_nm(x, structure)
+            arrays[f"params/{name}/nm_values"] = packed.values
+            arrays[f"params/{name}/nm_positions"] = packed.positions
+            arrays[f"params/{name}/nm_shape"] = np.array(packed.shape)
+            arrays[f"params/{name}/nm_m"] = np.array(packed.m)
+        elif name in kept and np.ndim(x) == 2:
             sparse = export.to_csr(x)
             for field in ("data", "indices", "indptr"):
                 arrays[f"params/{name}/{field}"] = getattr(sparse, field)
@@ -108,6 +121,12 @@ def load(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         rows, columns = (int(n) for n in params.pop(f"{name}/shape"))
         sparse = export.CSR(data, indices, indptr, (rows, columns), (1, 1))
         params[name] = export.to_dense(sparse)
+    for name in [n.removesuffix("/nm_m") for n in params if n.endswith("/nm_m")]:
+        values, positions, m, shape = (
+            params.pop(f"{name}/nm_{k}") for k in ("values", "positions", "m", "shape")
+        )
+        shape = tuple(int(n) for n in shape)
+        params[name] = export.from_nm(export.NM(values, positions, shape, (0,), int(m)))
 
     def mask(name, x):
         if name not in bits:

@@ -21,7 +21,7 @@ from experiments.pruning.stages import Job, Stage, Start
 from experiments.supervised import training
 from optim import _checks
 
-__all__ = ["METHODS", "NM", "check"]
+__all__ = ["CALIBRATED", "METHODS", "NM", "check"]
 
 _Planned = tuple[Any, list[Stage]]
 
@@ -273,6 +273,7 @@ def _calibrated(start: Start, dense: list[Stage]) -> _Planned:
     return _trained(start), [*dense, _retrained(start, cut, start.setting, 0, _length(start, 0))]
 
 
+CALIBRATED = ("wanda", "gblm", "sparsegpt", "dsnot", "flap")
 METHODS: dict[str, Callable[[Start, list[Stage]], _Planned]] = {
     "static": _static,
     **dict.fromkeys(_DYNAMIC, _dynamic),
@@ -281,7 +282,7 @@ METHODS: dict[str, Callable[[Start, list[Stage]], _Planned]] = {
     **dict.fromkeys(NM, _nm),
     **dict.fromkeys(("global", "lamp", "uniform_plus"), _magnitude),
     "sap": _sap,
-    **dict.fromkeys(("wanda", "gblm", "sparsegpt", "dsnot", "flap"), _calibrated),
+    **dict.fromkeys(CALIBRATED, _calibrated),
 }
 
 

@@ -28,6 +28,67 @@ def test_csr_and_bcsr_equal_scipys():
         export.to_bcsr(w, (5, 4))
 
 
+@pytest.mark.parametrize(("structure", "shape", "axis"), [
+    ("2:4", (8, 3), -2), ("1:4", (3, 3, 8, 5), 2), ("5:8", (2, 4, 6), (0, 1)), ("2:3", (7, 9), 1),
+    ("1:16", (5, 32), -1), ("4:4", (4, 2), 0), ("1:1", (2, 2), 0),
+])  # fmt: skip
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+def test_packed_weights_come_back_and_take_the_bytes_they_say(structure, shape, axis, dtype):
+    rng = np.random.default_rng(0)
+    n, m = map(int, structure.split(":"))
+    axes = (axis,) if isinstance(axis, int) else axis
+    first = np.moveaxis(rng.standard_normal(shape).astype(dtype), axes, range(len(axes)))
+    flat = first.reshape(-1, m, int(np.prod(first.shape[len(axes) :])))
+    flat = np.where(np.argsort(rng.random(flat.shape), axis=1) < n, flat, np.zeros((), dtype))
+    flat[0, :, 0] = 0  # A group that keeps nothing.
+    w = np.moveaxis(flat.reshape(first.shape), range(len(axes)), axes)
+    packed = export.to_nm(w, structure, axis)
+    back = export.from_nm(packed)
+    assert back.dtype == w.dtype
+    assert np.array_equal(back, w)
+    kept = w.size * n // m
+    bits = kept * max(int(np.ceil(np.log2(m))), 1)
+    assert packed.nbytes == kept * w.dtype.itemsize + -(-bits // 8)
+
+
+def test_a_negative_zero_and_the_order_of_bits():
+    w = np.array([[0.0, -0.0, 3.0, 0.0, 1.0, 2.0, 0.0, 0.0]], np.float32)
+    packed = export.to_nm(w, "2:4", -1)
+    assert np.array_equal(np.signbit(export.from_nm(packed)), np.signbit(w))
+    # Positions 1, 2, 0 and 1, two bits each, the first in the lowest.
+    assert packed.positions.tolist() == [1 | 2 << 2 | 0 << 4 | 1 << 6]
+    full = np.ones((4, 4), np.float32)
+    for given, text in (
+        (("2:4", 0), "w has 4 of 4 weights in group 0 of 4: not 2:4"),
+        (("2:3", 0), "structure '2:3' needs a multiple of 3 entries: 4 along axis 0"),
+        (("2:4", 5), r"axis must be axes of w, got 5 for shape \(4, 4\)"),
+        (("2:4", (0, -2)), "axis names one axis twice"),
+        (("filter", 0), "structure must be 'N:M'"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            export.to_nm(full, *given)
+    with pytest.raises(ValueError, match="do not fit values of"):
+        export.from_nm(packed._replace(positions=packed.positions[:0]))
+
+
+def test_saved_nm_models_are_packed(tmp_path):
+    rng = np.random.default_rng(0)
+    params = {"a": {"kernel": rng.standard_normal((64, 32), np.float32), "bias": np.ones(32)}}
+    masks = bilevel.masks.from_scores(bilevel.masks.prunable(params), structure="2:4")
+    params = bilevel.masks.apply(masks, params)
+    report = bilevel.sparsity_report(params, masks)
+    for structure in ("2:4", "weight"):
+        folder = tmp_path / structure.replace(":", "of")
+        folder.mkdir()
+        saved_model.save(folder, params, {}, masks, report, structure)
+        again, _, kept = saved_model.load(folder)
+        assert np.array_equal(again["a/kernel"], params["a"]["kernel"])
+        assert np.array_equal(again["a/bias"], params["a"]["bias"])
+        assert np.array_equal(kept["a/kernel"], masks["a"]["kernel"])
+    sizes = [(tmp_path / name / "pruned.npz").stat().st_size for name in ("2of4", "weight")]
+    assert sizes[0] < 0.9 * sizes[1]
+
+
 @pytest.mark.parametrize(
     ("name", "structure"), [("cnn", "filter"), ("cnn", "channel"), ("resnet8", "filter")]
 )
