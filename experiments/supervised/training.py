@@ -301,7 +301,7 @@ def load(config: ConfigDict, data_dir: str | None) -> data.Dataset:
     config_files.check_counts(config, *counts, "keep")
     _checks.count("seed", config.seed, 0)
     dataset = data.load(config.data.name, data_dir, **config.data.options)
-    if not config.data.stream:  # Files that are mapped into memory are read.
+    if not config.data.get("stream"):  # Files that are mapped into memory are read.
         train = {k: np.asarray(x) for k, x in dataset.train.items()}
         dataset = dataclasses.replace(dataset, train=train)
     if dataset.num_classes < 2:
