@@ -62,6 +62,8 @@ def test_parts_of_a_batch_tell_the_noise_scale():
 def test_parts_in_turn_give_the_step_of_the_whole_batch():
     state, batch, _ = first_step()
     steps = [training.job_of(config_of(accumulate=k), None).step for k in ("1", "4")]
+    loops = [str(jax.make_jaxpr(step)(state, batch)).count("scan[") for step in steps]
+    assert loops == [0, 1]
     (whole, expected), (parts, found) = (jax.jit(step)(state, batch) for step in steps)
     for one, four in zip(*map(jax.tree.leaves, (expected, found)), strict=True):
         np.testing.assert_allclose(four, one, rtol=1e-5)
