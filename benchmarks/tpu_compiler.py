@@ -369,25 +369,21 @@ _TABLES = {
 
 
 def main(argv) -> None:
-    """Compiles and writes."""
+    """Compiles, and writes after each program: compilations take minutes."""
     del argv
-    flag, parts = flags.FLAGS, {}
+    flag = flags.FLAGS
+    versions = {**provenance.versions(), "libtpu": importlib.metadata.version("libtpu")}
+    content = {"command": "python -m benchmarks.tpu_compiler", "versions": versions, "parts": {}}
     for part in flag.parts:
-        parts[part] = []
+        rows = content["parts"][part] = []
         for row in PARTS[part](flag.only):
             print(f"{part}: {row['name']}: {row['compiled_in']:.1f} s", flush=True)
-            parts[part].append(row)
-    content = {
-        "command": "python -m benchmarks.tpu_compiler",
-        "versions": {**provenance.versions(), "libtpu": importlib.metadata.version("libtpu")},
-        "parts": parts,
-    }
-    text = page(content)
-    print(text)
-    if flag.out:
-        out = Path(flag.out)
-        files.write(out / f"{STEM}.json", json.dumps(content, indent=1) + "\n")
-        files.write(out / f"{STEM}.md", text)
+            rows.append(row)
+            if flag.out:
+                out = Path(flag.out)
+                files.write(out / f"{STEM}.json", json.dumps(content, indent=1) + "\n")
+                files.write(out / f"{STEM}.md", page(content))
+    print(page(content))
 
 
 if __name__ == "__main__":
