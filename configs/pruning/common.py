@@ -45,14 +45,19 @@ def sparse() -> ConfigDict:
     ``structure`` N:M ste, sr_ste, mdgf_linear, mdgf_exponential, sdgf; a pool of shared numbers, as
     many as ``density`` says: rps, roast, hashednet. Rounds of a trained model: global, lamp,
     uniform_plus, sap. Scores of a trained model: jackpot. Without training, from some examples:
-    wanda, gblm, sparsegpt, dsnot, flap. All methods of ``pruning()`` too.
+    wanda, gblm, sparsegpt, dsnot, flap, and magnitudes cut to levels that are searched: rd_dp,
+    evopress. All methods of ``pruning()`` too.
     """
     config = pruning()
     config.prune.method = "rigl"
     # Of dynamic masks and static: erk or uniform (global is erk). Of sap: global, layer or neuron.
     config.prune.allocator = "global"
-    # How long the method trains, in times of dense training; None: 1, of calibrated methods 0.
+    # How long the method trains, in times of dense training; None: 1, of those that look at some
+    # examples 0.
     config.prune.length = config_dict.placeholder(int)
+    # What a pruned trained model retrains: all, bias (and norms), lora (and low-rank adapters).
+    config.prune.retrain = "all"
+    config.prune.rank = 4  # Of the adapters.
     config.prune.rounds = 1  # Of global, lamp, uniform_plus and sap.
     config.prune.min_keep = 0  # Of global: weights that each layer keeps at least.
     config.prune.initial_density = 0.5  # Of granet_sparse.

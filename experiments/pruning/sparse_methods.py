@@ -163,10 +163,16 @@ def _nm_solver(prune, job, length):
 
 def _retrained(start: Start, masks_of: Callable[[Any], Any], key: str, round_: int, length: int):
     """A stage that enters with the weights and masks of ``masks_of(state)``."""
-    job = start.job
-    solver = _plain_solver(job, length)
+    job, prune = start.job, start.prune
+    _checks.choice("prune.retrain", prune.retrain, RETRAIN)
+    few = prune.retrain != "all"
+    solver: Any = _plain_solver(job, length)
+    if few:
+        solver = _few_solver(start.options("retrain", "rank"), job, max(length, 1))
 
     def enter(state):
+        if few and round_:  # What the adapters add is in the weights of the next round.
+            state = state._replace(y=solver.export(state)[0])
         params, masks = masks_of(state)
         return solver.init(job.problem, masks, params, stats=state.stats)
 
@@ -174,6 +180,13 @@ def _retrained(start: Start, masks_of: Callable[[Any], Any], key: str, round_: i
     # Each round goes on in the order of the data where the one before stopped.
     batches = start.batches("data", job.steps + round_ * steps)
     return Stage(f"{key} {round_}", enter, solver, batches, 0, steps)
+
+
+@config_files.cached(maxsize=64)
+def _few_solver(prune, job, length):
+    rank = prune.rank if prune.retrain == "lora" else 0
+    _checks.count("prune.rank", prune.rank)
+    return bilevel.retrain.training(job.optimizer(length), rank=rank)
 
 
 def _trained(start: Start) -> Any:
@@ -242,20 +255,28 @@ def _sap(start: Start, dense: list[Stage]) -> _Planned:
     return _trained(start), dense + stages
 
 
-def _calibrated(start: Start, dense: list[Stage]) -> _Planned:
-    """A trained model, pruned from some examples of its training set."""
+def _examples(start: Start) -> tuple[Any, Callable[[Any, Any, Any], Any]]:
+    """Some examples of the training set, and ``logits(params, stats, batch)``."""
     job, prune = start.job, start.prune
     _checks.count("prune.calibration", prune.calibration)
     size = len(jax.tree.leaves(start.dataset.train)[0])
-    index = np.sort(np.random.default_rng(start.config.seed).permutation(size))
+    index = np.random.default_rng(start.config.seed).permutation(size)
     index = np.sort(index[: min(prune.calibration, size)])
+
+    def logits(params, stats, batch):
+        return job.model.apply(params, stats, batch["x"], train=False)[0]
+
+    return lambda: job.prepare(start.dataset.train, index, start.to_masks), logits
+
+
+def _calibrated(start: Start, dense: list[Stage]) -> _Planned:
+    """A trained model, pruned from some examples of its training set."""
+    prune, (examples, logits) = start.prune, _examples(start)
     nm = ":" in prune.structure
 
     def cut(state):
-        batch = job.prepare(start.dataset.train, index, start.to_masks)
-
         def forward(params, batch):
-            return job.model.apply(params, state.stats, batch["x"], train=False)[0]
+            return logits(params, state.stats, batch)
 
         def loss(params, batch):
             return training.cross_entropy(forward(params, batch), batch["label"])[0].mean()
@@ -263,7 +284,7 @@ def _calibrated(start: Start, dense: list[Stage]) -> _Planned:
         return calibrated.prune(
             forward,
             state.y,
-            [batch],
+            [examples()],
             None if nm else prune.density,
             prune.method,
             structure=prune.structure if nm else None,
@@ -273,7 +294,79 @@ def _calibrated(start: Start, dense: list[Stage]) -> _Planned:
     return _trained(start), [*dense, _retrained(start, cut, start.setting, 0, _length(start, 0))]
 
 
+def _searched(start: Start, dense: list[Stage]) -> _Planned:
+    """Magnitudes of a trained model, cut in each layer to a level that is searched."""
+    prune, (examples, logits) = start.prune, _examples(start)
+    chosen = start.prunable
+    sizes = [int(w.size) for w in jax.tree.leaves(chosen)]
+
+    def cut(state):
+        batch, weights = examples(), bilevel.masks.prunable(state.y)
+        treedef = jax.tree.structure(weights)
+
+        def masks_of(drops):
+            drops = jax.tree.unflatten(treedef, list(np.asarray(drops, np.int32)))
+            return bilevel.masks.from_counts(weights, drops, scope="layer")
+
+        @jax.jit
+        def output(masks):
+            return logits(bilevel.masks.apply(masks, state.y), state.stats, batch)
+
+        def outputs(drops):
+            return np.asarray(output(masks_of(drops)))
+
+        drops = _SEARCHES[prune.method](
+            outputs, batch["label"], weights, sizes, prune.density, start.config.seed
+        )
+        return state.y, masks_of(drops)
+
+    return _trained(start), [*dense, _retrained(start, cut, start.setting, 0, _length(start, 0))]
+
+
+def _rate_distortion(outputs, labels, weights, sizes, density, seed) -> list[int]:
+    """Levels by how far each layer, pruned alone, moves the outputs."""
+    levels = sorted({*np.linspace(0, 0.95, 20).round(2), 0.98, 0.99, round(1 - density, 6)})
+    dense = outputs([0] * len(sizes))
+    drops = [[int(phi * n + 1e-9) for phi in levels] for n in sizes]
+
+    def alone(i, drop):
+        moved = outputs([drop if j == i else 0 for j in range(len(sizes))]) - dense
+        return float(np.square(moved).mean())
+
+    costs = [np.array([alone(i, drop) for drop in row]) for i, row in enumerate(drops)]
+    costs = jax.tree.unflatten(jax.tree.structure(weights), costs)
+    found = bilevel.allocate.rate_distortion(weights, levels, costs, density)
+    return [row[i] for row, i in zip(drops, jax.tree.leaves(found), strict=True)]
+
+
+def _evopress(outputs, labels, weights, sizes, density, seed) -> list[int]:
+    """Levels of equally many weights that move between layers, from the same density in each."""
+
+    def loss(drops):
+        return float(training.cross_entropy(outputs(drops), labels)[0].mean())
+
+    start = jax.tree.leaves(bilevel.masks.drop_counts(weights, density, scope="layer"))
+    step = max(min(sizes) // 20, 1)
+    lowest = -(min(start) // step)
+    highest = min(n - drop - 1 for n, drop in zip(sizes, start, strict=True)) // step
+    if lowest == highest or len(sizes) < 2:
+        raise ValueError(f"evopress has no weights to move at prune.density={density:g}")
+    found, _ = bilevel.allocate.evolve(
+        lambda levels, _: loss(np.array(start) + step * levels),
+        len(sizes),
+        lowest=lowest,
+        highest=highest,
+        generations=20,
+        offspring=8 if len(sizes) > 2 and highest - lowest > 3 else 2,
+        survivors=(2, 1),
+        seed=seed,
+    )
+    return list(np.array(start) + step * found)
+
+
+_SEARCHES = {"rd_dp": _rate_distortion, "evopress": _evopress}
 CALIBRATED = ("wanda", "gblm", "sparsegpt", "dsnot", "flap")
+RETRAIN = ("all", "bias", "lora")
 METHODS: dict[str, Callable[[Start, list[Stage]], _Planned]] = {
     "static": _static,
     **dict.fromkeys(_DYNAMIC, _dynamic),
@@ -283,12 +376,13 @@ METHODS: dict[str, Callable[[Start, list[Stage]], _Planned]] = {
     **dict.fromkeys(("global", "lamp", "uniform_plus"), _magnitude),
     "sap": _sap,
     **dict.fromkeys(CALIBRATED, _calibrated),
+    **dict.fromkeys(_SEARCHES, _searched),
 }
 
 
 def check(prune: Any) -> None:
     """Raises unless the config has the keys that the methods here read."""
-    if "length" not in prune:
+    if "length" not in prune or "retrain" not in prune:
         raise ValueError(
             f"prune.method {prune.method} needs the keys of configs.pruning.common.sparse(), as in "
             "configs/pruning/sparse_digits.py"

@@ -1,5 +1,7 @@
 """The pruning main on sparse training and calibrated pruning: every method ends where it should."""
 
+import jax
+import numpy as np
 import pytest
 
 import bilevel
@@ -9,7 +11,7 @@ from experiments.pruning import methods, sparse_methods
 
 FROM_START = {"static", "rigl", "set", "granet_sparse", "itop", "momentum"}
 SHARED = {"rps", "roast", "hashednet"}
-CALIBRATED = {"wanda", "gblm", "sparsegpt", "dsnot", "flap"}
+CALIBRATED = {"wanda", "gblm", "sparsegpt", "dsnot", "flap", "rd_dp", "evopress"}
 
 
 def config(method, **changes):
@@ -50,7 +52,8 @@ def test_every_method_has_a_plan(method):
     ("granet_sparse", {"density": 0.2}, 0.2), ("itop", {}, 0.5),
     ("sdgf", {"structure": "2:4"}, 0.5), ("global", {"min_keep": 60, "density": 0.2}, 0.2),
     ("lamp", {"rounds": 2}, 0.5), ("uniform_plus", {"length": 0}, 0.5), ("sap", {}, None),
-    ("rps", {"density": 0.1}, 0.1), ("jackpot", {}, 0.5),
+    ("rps", {"density": 0.1}, 0.1), ("jackpot", {}, 0.5), ("evopress", {"density": 0.4}, 0.4),
+    ("global", {"rounds": 2, "retrain": "lora", "density": 0.4}, 0.4),
     ("wanda", {"structure": "2:4"}, 0.5), ("gblm", {}, 0.5), ("flap", {"length": 1}, None),
 ])  # fmt: skip
 def test_runs_end_at_their_density(method, changes, density, memo):
@@ -63,8 +66,19 @@ def test_runs_end_at_their_density(method, changes, density, memo):
     assert 0 <= result.final["test/accuracy"] <= 1
     if "min_keep" in changes:
         assert result.final["density/layers_2/kernel"] * 80 >= 60 - 1e-3
-    steps = {"gblm": 0, "wanda": 0, "uniform_plus": 0, "lamp": 12, "sap": 4}
-    assert result.final["gradients"] == steps.get(method, 6)
+    steps = {"gblm": 0, "wanda": 0, "evopress": 0, "uniform_plus": 0, "lamp": 12, "sap": 4}
+    assert result.final["gradients"] == steps.get(method, 6 * changes.get("rounds", 1))
+
+
+def test_levels_that_are_searched_keep_to_the_density():
+    c = config("rd_dp", density=0.3)
+    job, (dataset, _) = methods.job_of(c, None), methods.data_of(c, None)
+    state, stages = methods.plan(job, c, dataset)
+    found = stages[-1].enter(state).masks
+    sizes = np.array([64 * 16, 16 * 8, 8 * 10])
+    kept = np.array([int(m.sum()) for m in jax.tree.leaves(found)])
+    assert 0.2 < kept.sum() / sizes.sum() <= 0.3
+    assert np.ptp(kept / sizes) > 0.02
 
 
 def test_what_a_config_must_have():
@@ -77,6 +91,8 @@ def test_what_a_config_must_have():
         ("rigl", {"length": 0}, "prune.length must be an integer >= 1"),
         ("ste", {}, "structure must be 'N:M'"), ("sap", {"rounds": 0}, "prune.rounds must"),
         ("wanda", {"calibration": 0}, "prune.calibration must"),
+        ("wanda", {"retrain": "biases"}, "prune.retrain must be one of all, bias, lora"),
+        ("global", {"retrain": "lora", "rank": 0}, "prune.rank must be an integer >= 1"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=text):
             prune.run(config(method, **changes), quiet=True)

@@ -7,7 +7,9 @@ import optax
 import pytest
 import sparse_records as records
 
+import bilevel
 from bilevel import retrain
+from bilevel.pruning import problem
 
 MODES = {"bias": (("bias",), None), "ln": (("norm",), None), "bias_ln": (("bias", "norm"), None),
          "mask_lora": (("bias", "norm"), "masked"), "lora_prune": (("bias", "norm"), "pruned"),
@@ -78,6 +80,47 @@ def test_runs_of_the_authors():
                     new = np.asarray(merged[f"w{i}"]["kernel"])
                     assert records.gap(new, record[f"{name}_merged{i}"]) < 1e-12, name
                     assert not new[record[f"w{i}"] == 0].any()
+
+
+def test_a_solver_retrains_what_is_chosen_and_merges_the_rest():
+    rng = np.random.default_rng(0)
+    normal = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)  # noqa: E731
+    params = {"dense": {"kernel": normal(6, 5), "bias": normal(5)}, "norm": {"scale": jnp.ones(5)}}
+    masks = jax.tree.map(lambda x: None, params)
+    masks["dense"]["kernel"] = jnp.abs(params["dense"]["kernel"]) > 0.7
+    x, y = normal(32, 6), normal(32, 5)
+
+    def mse(p, batch):
+        h = batch @ p["dense"]["kernel"] + p["dense"]["bias"][None]
+        return jnp.mean((h * p["norm"]["scale"][None] - y) ** 2)
+
+    losses = {}
+    for name, options, moved in (
+        ("bias", {"kinds": ("bias",)}, {"bias"}), ("few", {}, {"bias", "scale"}),
+        ("lora", {"rank": 2}, {"bias", "scale", "kernel"}),
+        ("merged", {"rank": 2, "mode": "pruned"}, {"bias", "scale", "kernel"}),
+    ):  # fmt: skip
+        solver = retrain.training(optax.adam(0.05), **options)
+        state, step = solver.init(problem(mse), masks, params), jax.jit(solver.step)
+        for _ in range(40):
+            state, metrics = step(state, x)
+        new, kept = solver.export(state)
+        losses[name] = float(mse(new, x))
+        numbers = {"bias": 5, "few": 10}.get(name, 10 + 2 * (6 + 5))
+        assert float(metrics["trained"]) == pytest.approx(numbers / 40)
+        old = {path[-1].key: v for path, v in jax.tree_util.tree_leaves_with_path(
+            bilevel.masks.apply(masks, params))}  # fmt: skip
+        now = {path[-1].key: v for path, v in jax.tree_util.tree_leaves_with_path(new)}
+        assert {k for k in old if not np.array_equal(old[k], now[k])} == moved
+        assert np.array_equal(kept["dense"]["kernel"], masks["dense"]["kernel"])
+        assert not np.asarray(now["kernel"])[~np.asarray(masks["dense"]["kernel"])].any()
+    start = float(mse(bilevel.masks.apply(masks, params), x))
+    assert losses["lora"] < losses["few"] < losses["bias"] < start
+    with pytest.raises(ValueError, match="needs the masks of the pruned model for x0"):
+        solver.init(problem(mse), None, params)
+    bare = {"kernel": params["dense"]["kernel"]}
+    with pytest.raises(ValueError, match="nothing is retrained"):
+        retrain.training(0.1).init(problem(mse), {"kernel": jnp.ones((6, 5), bool)}, bare)
 
 
 def test_bad_input():
