@@ -7,8 +7,13 @@ steps that ``recommend`` gave it. Where the lower level has no constraint, the m
 projected hypergradient |x - P(x - grad psi(x))| at the end over that at the start; grad psi is
 known in closed form for p1 to p5, and otherwise found by L-BFGS-B to the lower solution and a dense
 linear system, none of it by this package. LLC: the relative error of (x, y). The toy: |psi'(x)| at
-the end over that at the start. Converged means a tenth or less, of LLC an error of a hundredth. Of
-svm both levels have kinks, and so has psi: its residual jumps from one iteration to another.
+the end over that at the start. Converged means a tenth or less, of LLC an error of a hundredth.
+
+Of p3 (a box in the lower level) and svm (a hinge, and a leaky ReLU above) psi itself has kinks,
+minima among them, where no gradient vanishes. There the measure is psi(x) - best, and converged a
+hundredth or less of that at the start; best is the least psi at which L-BFGS-B ends from x0 and
+from eight random points of the box. This was decided before any best of svm was known; of p3 after
+its residual had been seen to jump between .17 and 2.3 at the same psi.
 
 ``--only`` runs some problems and keeps the other rows of the file.
 """
@@ -39,6 +44,7 @@ PROBLEMS: dict[str, dict[str, Any]] = {
     "hyper_representation": {"tasks": 4, "ways": 3, "body": (16, 8), "pool": 700},
     "svm": {"data": "digits", "form": "hinge", "train": 100, "valid": 100},
 }
+KINKED = ("p3", "svm")
 
 
 def batch_of(task: problems.Task) -> Any:
@@ -80,8 +86,29 @@ def implicit_function(task: problems.Task, batch: Any, y: Any):
     return both
 
 
+def least(task: problems.Task, both: Any) -> float:
+    """Returns the least psi that L-BFGS-B finds from x0 and from eight points of the box."""
+    from scipy.optimize import minimize
+
+    x0, unravel = ravel_pytree(task.x0)
+    low, high = (
+        np.asarray(ravel_pytree(task.problem.project_x(unravel(x0 + far)))[0])
+        for far in (-1e6, 1e6)
+    )
+    rng = np.random.default_rng(0)
+    starts = [np.asarray(x0), *rng.uniform(low, high, (8, len(x0)))]
+    found = [
+        minimize(
+            both, x, jac=True, method="L-BFGS-B", bounds=list(zip(low, high, strict=True)),
+            options={"maxiter": 100, "maxfun": 200},
+        ).fun
+        for x in starts
+    ]  # fmt: skip
+    return min(found)
+
+
 def judge(task: problems.Task, name: str, batch: Any):
-    """Returns ``(x, y) -> (psi(x), how far x is from stationary)``."""
+    """Returns ``(x, y) -> (psi(x), how far x is from where it should be)``."""
     if name == "llc":
         return lambda x, y: (np.nan, float(task.evaluate(None, x, y)["error"]))
     if name == "toy":
@@ -91,18 +118,21 @@ def judge(task: problems.Task, name: str, batch: Any):
         form = problems.closed_form.PROBLEMS[name](*problems.closed_form.random_data(name))
         both = lambda x, y: (float(form.psi(x)), np.asarray(form.grad_psi(x)))  # noqa: E731
     else:
-        solved = implicit_function(task, batch, task.y0)
-        both = lambda x, y: solved(*(ravel_pytree(a)[0] for a in (x, y)))  # noqa: E731
+        both = implicit_function(task, batch, task.y0)
+    y0, _ = ravel_pytree(task.y0)
+    best = least(task, lambda x: both(x, y0)) if name in KINKED else None
 
     def distance(x, y):
-        flat, unravel = ravel_pytree(x)
-        if not np.all(np.isfinite(flat)):
+        x, unravel = ravel_pytree(x)
+        if not np.all(np.isfinite(x)):
             return np.nan, np.nan
-        psi, gradient = both(x, y)
-        moved = unravel(flat - gradient)
+        psi, gradient = both(x, ravel_pytree(y)[0])
+        if best is not None:
+            return psi, psi - best
+        moved = unravel(x - gradient)
         if task.problem.project_x is not None:
             moved = task.problem.project_x(moved)
-        return psi, float(np.linalg.norm(flat - ravel_pytree(moved)[0]))
+        return psi, float(np.linalg.norm(x - ravel_pytree(moved)[0]))
 
     return distance
 
@@ -117,7 +147,7 @@ def study(name: str) -> list[str]:
     solver = found.solver
     if solver is None:
         reason = found.advice[0].why
-        return [name, found.facts.lower, "-", "none", *"----", f"refused: {reason}"]
+        return [name, found.facts.lower, "-", "none", *"-----", f"refused: {reason}"]
     steps = 40_000 if solver.name == "lv_hba" else 5000
 
     @jax.jit
@@ -130,12 +160,13 @@ def study(name: str) -> list[str]:
         end = run(task.x0, task.y0, batch)
     measure = judge(task, name, batch)
     (first, before), (last, after) = measure(task.x0, task.y0), measure(end.x, end.y)
-    converged = after <= (0.01 if name == "llc" else 0.1 * before)
+    enough = 0.01 if name == "llc" else before * (0.01 if name in KINKED else 0.1)
+    converged = after <= enough
     psi = ("-", "-") if name == "llc" else (f"{first:.3g}", f"{last:.3g}")
     curvature = f"{found.facts.smallest:.2g} to {found.facts.largest:.2g}"
     return [
-        name, found.facts.lower, curvature, solver.name, *psi, f"{before:.2g}", f"{after:.2g}",
-        "yes" if converged else "no",
+        name, found.facts.lower, curvature, solver.name, str(solver.gradients.lower), *psi,
+        f"{before:.2g}", f"{after:.2g}", "yes" if converged else "no",
     ]  # fmt: skip
 
 
@@ -157,16 +188,24 @@ def main():
 
 def page(kept: dict[str, Any]) -> str:
     """Returns the page of the rows."""
-    head = ["problem", "lower level", "curvature", "named", "psi at x0", "at the end"]
-    head += ["residual at x0", "at the end", "converged"]
-    lines = markdown.table(head, [kept[name]["row"] for name in PROBLEMS if name in kept])
+    head = ["problem", "lower level", "curvature", "named", "lower gradients an iteration"]
+    head += ["psi at x0", "at the end", "measure at x0", "at the end", "converged"]
+    rows = [kept[name]["row"] for name in PROBLEMS if name in kept]
+    lines = markdown.table(head, rows)
+    verdicts: dict[str, list[str]] = {}
+    for row in rows:  # p2a and p2b are one problem with two upper levels.
+        verdicts.setdefault(row[0][:2] if row[0].startswith("p2") else row[0], []).append(row[-1])
+    good = [k for k, v in verdicts.items() if set(v) == {"yes"}]
+    refused = [k for k, v in verdicts.items() if v[0].startswith("refused")]
+    count = f"Of {len(verdicts)} problems (p2a and p2b as one) {len(good)} converge, "
+    count += f"{len(refused)} refused ({', '.join(refused)}: no solver's assumptions hold)."
     title = "# What `recommend` names, and whether it converges"
-    text = " ".join(line.strip() for line in __doc__.split("\n\n")[2].splitlines())
+    text = "\n\n".join(__doc__.split("\n\n")[2:4])
     command = "`python -m benchmarks.recommended --out=results/bilevel/recommended.json`"
     about = f"{command}, float64, {', '.join({k['machine'] for k in kept.values()})}."
     missing = [name for name in PROBLEMS if name not in kept]
     about += f" Not run: {', '.join(missing)}." if missing else ""
-    return "\n".join([title, "", about, "", text, "", *lines, ""])
+    return "\n".join([title, "", about, "", text, "", count, "", *lines, ""])
 
 
 if __name__ == "__main__":

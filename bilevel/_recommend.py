@@ -10,8 +10,9 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from bilevel._common import batches, onto_lower, scalar, start
+from bilevel._common import batches, onto_lower, projected_gradient, scalar, start
 from bilevel._diagnose import growth_of
+from bilevel._solver._hessian import conjugate_gradient
 from bilevel._solver.f2sa import f2sa
 from bilevel._solver.f3sa import f3sa
 from bilevel._solver.implicit import implicit
@@ -34,18 +35,24 @@ _RANK = {"linear": -1, "nonconvex": 0, "convex": 1, "strongly convex": 2}
 
 
 class Facts(NamedTuple):
-    """What :func:`recommend` found out about a problem.
+    r"""What :func:`recommend` found out about a problem.
 
     Attributes:
       x_size: Numbers in x.
       y_size: Numbers in y.
       largest: Largest eigenvalue of the lower Hessian: at the start, where descent led, and at the
-        ends of X where it is bounded.
+        ends of X where it is bounded; larger where 500 iterations with it led to a larger one, or
+        did not lead to a lower solution.
       smallest: Smallest one; of more than 40 numbers an estimate from above.
       lower: ``"strongly convex"``, ``"convex"``, ``"nonconvex"`` or ``"linear"``, there.
       twice_differentiable: Whether the lower gradient has derivatives in forward mode.
       noise: Spread of the lower gradient between batches over its size; 0 for one batch.
       coupling: Largest squared singular value of the constraint's Jacobian in y; 0 without one.
+      seen: Smallest curvature in the directions that the upper gradient :math:`F_y` reaches, its
+        Krylov space; nan where second derivatives are missing or there is a constraint.
+      unsolved: :math:`\|f_{yy} v - F_y\| / \|F_y\|` after 200 conjugate gradients, at the start or
+        where descent led, the larger. Near 0 the upper level sees nothing of what the lower one
+        leaves open, such as the constant that a softmax ignores; nan as above.
     """
 
     x_size: int
@@ -56,6 +63,8 @@ class Facts(NamedTuple):
     twice_differentiable: bool
     noise: float
     coupling: float
+    seen: float
+    unsolved: float
 
 
 class Advice(NamedTuple):
@@ -81,7 +90,8 @@ class Recommendation(NamedTuple):
       advice: :class:`Advice` for every solver, the better ones first.
       facts: The :class:`Facts` on which it rests.
       stable_steps: Constant upper steps of the recommended solver with the spectral radius of its
-        iteration there; above one it is locally unstable. Empty where a joint step moves x and y.
+        iteration there; above one it is locally unstable. ``implicit`` is taken with Neumann's
+        series, which lags further behind. Empty where a joint step moves x and y.
     """
 
     solver: Solver | None
@@ -112,12 +122,17 @@ def recommend(
 
     It finds the extreme eigenvalues of the lower Hessian :math:`f_{yy}` by Lanczos' method on
     Hessian-vector products, at ``y`` and after 200 steps of projected gradient descent from there,
-    the largest one at the ends of a bounded X too, since x moves and may take it along; the spread
+    the largest one at the ends of a bounded X and where 500 iterations lead too, since x moves and
+    may take it along; the spread
     of the lower gradient between batches; the sets and constraints of the problem.
     Lower steps are :math:`1 / L`; :func:`bilevel.implicit` takes them with Nesterov's momentum for
-    the condition number. Of constant upper steps it says which are locally stable, as
-    :func:`bilevel.diagnose` does. All this is local: a lower level that is convex here may not be
-    elsewhere.
+    the condition number :math:`\kappa`, and :math:`\sqrt\kappa` of them (10 to 100) an iteration,
+    as many as conjugate gradients, so that y and v follow x. Its hypergradient is then nearly
+    exact, and without noise AdaGrad with momentum moves x: its steps shrink as far as the gradients
+    demand, and not with time alone as Adam's. A lower level with flat directions counts
+    as strongly convex where the upper gradient has no part in them. Of constant upper steps it says
+    which are locally stable, as :func:`bilevel.diagnose` does. All this is local: a lower level
+    that is convex here may not be elsewhere.
 
     Args:
       problem: The problem.
@@ -147,7 +162,9 @@ def recommend(
         warnings.simplefilter("ignore")  # Of an infeasible start: it is only a place to look at.
         x, y = start(problem, x, y, joint=True)
     rng = np.random.default_rng(seed)
-    facts = _facts(problem, x, y, batch, more_batches, rng)
+    product = _hessian_product(problem, y, batch)
+    facts = _facts(problem, product, x, y, batch, more_batches, rng)
+    facts = _ahead(problem, product, facts, x, y, batch, rng)
     candidates = _candidates(problem, facts)
     if problem.constraint is not None:
         scale = _joint_scale(problem, facts, x, y, batch)
@@ -161,28 +178,43 @@ def recommend(
     return Recommendation(best.solver, f"{best.solver.name}: {best.why}", advice, facts, steps)
 
 
-def _facts(problem, x, y, batch, more_batches, rng) -> Facts:
-    f = scalar(problem.lower, "lower")
+def _hessian_product(problem: Problem, y: Any, batch: Any) -> Callable[..., jax.Array]:
+    """Returns ``(x, y, v) -> f_yy v`` of flat y and v."""
+    f, lower_batch = scalar(problem.lower, "lower"), batches(batch)[1]
+    _, unravel = ravel_pytree(y)
+
+    @jax.jit
+    def product(x, y, v):
+        slope = lambda y: ravel_pytree(jax.grad(f, 1)(x, unravel(y), lower_batch))[0]  # noqa: E731
+        return jax.jvp(slope, (y,), (v,))[1]
+
+    return product
+
+
+def _facts(problem, product, x, y, batch, more_batches, rng) -> Facts:
+    f, F = scalar(problem.lower, "lower"), scalar(problem.upper, "upper")
     lower_batch = batches(batch)[1]
     y_flat, unravel = ravel_pytree(y)
     n = y_flat.size
 
     @jax.jit
-    def gradient(y, b, x=x):
+    def gradient(y, b):
         return ravel_pytree(jax.grad(f, 1)(x, unravel(y), b))[0]
 
-    @jax.jit
-    def product(y, v, x):
-        return jax.jvp(lambda y: gradient(y, lower_batch, x), (y,), (v,))[1]
+    def extremes(y, x=x, start=None):
+        return _lanczos(lambda v: product(x, y, jnp.asarray(v, y.dtype)), n, rng, start=start)
 
-    def extremes(y, x=x):
-        return _lanczos(lambda v: product(y, jnp.asarray(v, y.dtype), x), n, rng)
+    @jax.jit
+    def system(y):
+        b = ravel_pytree(jax.grad(F, 1)(x, unravel(y), batches(batch)[0]))[0].astype(y.dtype)
+        return b, conjugate_gradient(lambda v: product(x, y, v), b, jnp.zeros_like(b), 200)[1]
 
     try:
         low, high = extremes(y_flat)
         twice = True
     except TypeError:  # A custom_vjp has no forward mode.
         low, high, twice = np.nan, np.nan, False
+    seen, unsolved = np.nan, np.nan
     if twice and problem.constraint is None:
         step = 1.0 / max(high, -low, 1e-12)
 
@@ -194,11 +226,15 @@ def _facts(problem, x, y, batch, more_batches, rng) -> Facts:
 
             return jax.lax.fori_loop(0, 200, move, y)
 
-        settled = settle(y_flat)
+        settled, places = settle(y_flat), [y_flat]
         if np.all(np.isfinite(settled)):
             again = extremes(settled)
             low, high = min(low, again[0]), max(high, again[1])
+            places.append(settled)
             y_flat = settled
+        pulls, lefts = zip(*(system(place) for place in places), strict=True)
+        unsolved = max(map(float, lefts))
+        seen = min(extremes(*at)[0] for at in zip(places, [x, x], pulls, strict=False))
         high = max([high, *(extremes(y_flat, end)[1] for end in _ends(problem, x))])
     kind = "nonconvex"
     slope = float(jnp.linalg.norm(gradient(y_flat, lower_batch)))
@@ -226,7 +262,52 @@ def _facts(problem, x, y, batch, more_batches, rng) -> Facts:
         twice_differentiable=twice,
         noise=float(spread / (np.linalg.norm(mean) + 1e-12)) if more_batches else 0.0,
         coupling=float(coupling),
+        seen=float(seen),
+        unsolved=float(unsolved),
     )
+
+
+def _ahead(problem, product, facts: Facts, x: Any, y: Any, batch: Any, rng) -> Facts:
+    """Returns the facts with a curvature for which y still follows x after 500 iterations.
+
+    Only where implicit differentiation fits and the lower Hessian changes with x.
+    """
+
+    def made():
+        return _implicit(problem, facts, 1 / max(facts.largest, 1e-12), _upper_step(facts))
+
+    if facts.noise > 0.01 or not _judge(problem, facts, made()).fits:
+        return facts
+    f, lower_batch = scalar(problem.lower, "lower"), batches(batch)[1]
+
+    def largest(x, y):
+        y, _ = ravel_pytree(y)
+        return _lanczos(lambda v: product(x, y, jnp.asarray(v, y.dtype)), y.size, rng)[1]
+
+    aside = jax.tree.map(lambda a: a + jnp.asarray(rng.standard_normal(a.shape), a.dtype), x)
+    if abs(largest(x, y) - largest(aside, y)) <= 1e-3 * facts.largest:
+        return facts
+
+    def trial(solver):
+        @jax.jit
+        def run(x, y, batch):
+            state = solver.init(problem, x, y)
+            end = jax.lax.fori_loop(0, 500, lambda _, s: solver.step(s, batch)[0], state)
+            slopes = [
+                projected_gradient(problem.project_y, y, jax.grad(f, 1)(end.x, y, lower_batch))
+                for y in (y, end.y)
+            ]
+            return end.x, end.y, slopes[1] <= 0.1 * slopes[0]
+
+        return run(x, y, batch)
+
+    for _ in range(6):
+        *end, follows = trial(made())
+        found = largest(*end) if follows else 2 * facts.largest
+        if found <= 1.001 * facts.largest:
+            break
+        facts = facts._replace(largest=2 * found)
+    return facts
 
 
 def _ends(problem: Problem, x: Any) -> list[Any]:
@@ -242,10 +323,18 @@ def _ends(problem: Problem, x: Any) -> list[Any]:
     return [end(far), end(-far)]
 
 
-def _lanczos(matvec: Callable[[Any], Any], n: int, rng, steps: int = 40) -> tuple[float, float]:
-    """Returns the smallest and the largest Ritz value of a symmetric matrix of size n."""
+def _lanczos(
+    matvec: Callable[[Any], Any], n: int, rng, steps: int = 40, start: Any = None
+) -> tuple[float, float]:
+    """Returns the smallest and the largest Ritz value of a symmetric matrix of size n.
+
+    With ``start`` only those whose vectors have a part in it, in the space that its images span;
+    0 where it is zero.
+    """
     basis, products = np.zeros((0, n)), np.zeros((0, n))
-    q = rng.standard_normal(n)
+    q = rng.standard_normal(n) if start is None else np.asarray(start, np.float64)
+    if not np.any(q):
+        return 0.0, 0.0
     for _ in range(min(n, steps)):
         before = np.linalg.norm(q)
         for _ in range(2):  # Twice is enough.
@@ -259,7 +348,9 @@ def _lanczos(matvec: Callable[[Any], Any], n: int, rng, steps: int = 40) -> tupl
         q = np.asarray(matvec(basis[-1]), np.float64)
         products = np.vstack([products, q])
     projected = basis @ products.T
-    values = np.linalg.eigvalsh((projected + projected.T) / 2)
+    values, vectors = np.linalg.eigh((projected + projected.T) / 2)
+    if start is not None:
+        values = values[np.abs(vectors[0]) > 1e-6]
     return float(values[0]), float(values[-1])
 
 
@@ -267,11 +358,7 @@ def _candidates(problem: Problem, facts: Facts) -> list[Solver]:
     """Returns the solvers with steps for this problem, in the order in which one would try them."""
     curvature = max(facts.largest, -facts.smallest, 1e-12) if facts.twice_differentiable else 10.0
     step = 1 / curvature
-    linear = "cg" if problem.project_y is None else "normal_cg"
-    exact = [
-        implicit(linear, lower_step=_lower_step(facts, step), linear_step=step),
-        unrolled(lower_step=step),
-    ]
+    exact = [_implicit(problem, facts, step, _upper_step(facts)), unrolled(lower_step=step)]
     if facts.noise > 0.01:
         alpha, gamma = f2sa_schedules("both", 0.03 * step * 1000 ** (5 / 7), step * 1000 ** (4 / 7))
         momentum = f3sa_schedules("both", 0.03 * step * 1000**0.6, step * 1000**0.4)
@@ -294,12 +381,36 @@ def _candidates(problem: Problem, facts: Facts) -> list[Solver]:
     return [*order, lv_hba(**(lv_hba_steps() | {"lower_step": 0.5 / (curvature + 0.1)}))]
 
 
-def _lower_step(facts: Facts, step: float) -> Any:
-    """Returns Nesterov's step for the lower level's condition number; a plain one with noise."""
-    if facts.lower != "strongly convex" or facts.noise > 0.01:
-        return step
-    root = (facts.largest / facts.smallest) ** 0.5
-    return optax.sgd(step, momentum=(root - 1) / (root + 1), nesterov=True)
+def _implicit(problem, facts: Facts, step: float, upper_step: Any, linear: str = "") -> Solver:
+    """Returns implicit differentiation whose lower level settles by a factor e in an iteration.
+
+    Nesterov's momentum and conjugate gradients need about the root of the condition number of
+    steps for that; between 10 and 100 are made. With noise the steps are plain, and 10.
+    """
+    linear = linear or ("cg" if problem.project_y is None else "normal_cg")
+    if facts.noise > 0.01 or not _settles(problem, facts):
+        return implicit(linear, upper_step, step, linear_step=step)
+    least = facts.smallest if facts.lower == "strongly convex" else facts.seen
+    root = min((facts.largest / max(least, 1e-12)) ** 0.5, 100.0)
+    count = max(int(np.ceil(root)), 10)
+    momentum = optax.sgd(step, momentum=(root - 1) / (root + 1), nesterov=True)
+    return implicit(
+        linear, upper_step, momentum, inner_steps=count, linear_steps=count, linear_step=step
+    )
+
+
+def _upper_step(facts: Facts) -> Any:
+    """Returns AdaGrad with momentum; with noise the default."""
+    if facts.noise > 0.01:
+        return None
+    scale = optax.scale_by_rss(initial_accumulator_value=0.0, eps=1e-16)
+    return optax.chain(scale, optax.trace(0.9), optax.scale(-0.03))
+
+
+def _settles(problem: Problem, facts: Facts) -> bool:
+    """Returns whether the lower level is strongly convex, in all that the upper one sees of it."""
+    unseen = facts.lower == "convex" and problem.project_y is None and facts.unsolved <= 1e-3
+    return facts.lower == "strongly convex" or unseen
 
 
 def _joint(facts: Facts, scale: Any) -> Solver:
@@ -345,7 +456,8 @@ def _judge(problem: Problem, facts: Facts, solver: Solver) -> Advice:
     if facts.lower == "linear" and problem.constraint is None:
         text = "the lower level is linear in y: its solution jumps with x, no error bound holds"
         return Advice(solver, False, text)
-    if _RANK[facts.lower] < _RANK[solver.lower]:
+    settles = _settles(problem, facts)
+    if _RANK[facts.lower] < _RANK[solver.lower] and not settles:
         text = f"the lower level is {facts.lower} there, not {solver.lower}"
         return Advice(solver, False, f"{text} (curvature from {facts.smallest:.3g})")
     if solver.name == "lv_hba" and problem.constraint is not None:
@@ -354,18 +466,16 @@ def _judge(problem: Problem, facts: Facts, solver: Solver) -> Advice:
                 return Advice(solver, False, f"the problem has a constraint and no {name}")
     noise = f", noise {facts.noise:.2g}" if facts.noise else ""
     text = f"the lower level is {facts.lower} there: {facts.smallest:.3g} to {facts.largest:.3g}"
+    if settles and facts.lower == "convex":
+        text += f", and {facts.seen:.3g} from below in all that the upper level sees of it"
     return Advice(solver, True, text + noise)
 
 
 def _stable_steps(problem, solver, facts, x, y, batch, rng) -> dict[float, float]:
     """Returns the spectral radius of the recommended iteration with constant upper steps."""
     made = {
-        "implicit": lambda s, step: implicit(
-            "cg" if problem.project_y is None else "normal_cg",
-            s,
-            _lower_step(facts, step),
-            linear_step=step,
-        ),
+        # The derivative of conjugate gradients that have converged is rounding.
+        "implicit": lambda s, step: _implicit(problem, facts, step, s, "neumann"),
         "unrolled": lambda s, step: unrolled(20, s, step),
         "penalty": lambda s, step: penalty(s / 0.1, 0.8, 0.5 * step, 0.1, prox=1.0, inner_steps=5),
         "soba": lambda s, step: soba(step, s),

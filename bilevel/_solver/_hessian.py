@@ -38,25 +38,31 @@ def conjugate_gradient(
     """Runs ``steps`` iterations of conjugate gradients on ``matvec(v) = b`` from ``v0``.
 
     ``matvec`` is symmetric positive definite over pytrees. An iteration whose residual is already
-    at rounding level, or whose direction has no positive curvature, leaves ``v`` as it is.
+    at rounding level, or whose direction has no positive curvature, none above the rounding of the
+    largest one met, leaves ``v`` as it is.
 
     Returns:
       The solution and the norm of the residual relative to ``b``.
     """
-    tiny = jnp.finfo(jnp.result_type(*jax.tree.leaves(b))).eps ** 2 * optax.tree.vdot(b, b)
+    eps = jnp.finfo(jnp.result_type(*jax.tree.leaves(b))).eps
+    tiny = eps**2 * optax.tree.vdot(b, b)
 
     def body(_, carry):
-        v, r, p, rr = carry
+        v, r, p, rr, largest = carry
         ap = matvec(p)
-        curvature = jnp.asarray(optax.tree.vdot(p, ap))
-        going = (rr > tiny) & (curvature > 0)
+        curvature, square = jnp.asarray(optax.tree.vdot(p, ap)), optax.tree.vdot(p, p)
+        # Of a singular system that is solved, what is left is rounding: it would grow without end.
+        largest = jnp.maximum(largest, curvature / jnp.where(square > 0, square, 1))
+        going = (rr > tiny) & (curvature > 10 * eps * largest * square)
         a = jnp.where(going, rr / jnp.where(going, curvature, 1), 0)
         v, r_new = axpy(a, p, v), axpy(-a, ap, r)
         rr_new = optax.tree.vdot(r_new, r_new)
         ratio = jnp.where(going, rr_new / jnp.where(going, rr, 1), 0)
-        return v, r_new, axpy(ratio, p, r_new), jnp.where(going, rr_new, rr)
+        return v, r_new, axpy(ratio, p, r_new), jnp.where(going, rr_new, rr), largest
 
     r = optax.tree.sub(b, matvec(v0))
-    v, _, _, rr = jax.lax.fori_loop(0, steps, body, (v0, r, r, optax.tree.vdot(r, r)))
+    rr = jnp.asarray(optax.tree.vdot(r, r))
+    first = (v0, r, r, rr, jnp.zeros_like(rr))
+    v, _, _, rr, _ = jax.lax.fori_loop(0, steps, body, first)
     norm_b = optax.tree.norm(b)
     return v, jnp.sqrt(rr) / jnp.where(norm_b > 0, norm_b, 1)

@@ -7,6 +7,7 @@ import pytest
 
 import bilevel
 from bilevel import projections
+from bilevel._solver._hessian import conjugate_gradient
 from experiments.problems import closed_form, constrained
 
 
@@ -16,7 +17,7 @@ def upper(x, y, batch):
 
 NAMED = {
     "p1": ("implicit", "strongly convex"),
-    "p2a": ("penalty", "convex"),
+    "p2a": ("implicit", "convex"),  # Singular, but the upper level sees only what is not.
     "p2b": ("penalty", "convex"),
     "p5": ("implicit", "strongly convex"),
 }
@@ -91,6 +92,33 @@ def test_curvature_where_x_may_go():
     end = bilevel.minimize(problem, found.solver, zero, zero, tol=1e-5, max_steps=2000)
     np.testing.assert_allclose(end.x, 3, atol=1e-6)
     np.testing.assert_allclose(end.y, 1 / (1 + np.exp(-3)), rtol=1e-4)
+
+
+def test_curvature_where_x_leads_without_bounds():
+    """It rises from 1 to 32 where psi is least, at x = 5.55; a step of 1 for y diverges there."""
+
+    def lower(x, y, batch):
+        return 0.5 * jnp.sum((1 + x**2) * y**2 - 2 * y)
+
+    problem = bilevel.Problem(lambda x, y, b: jnp.sum(y + 0.01 * (x - 5) ** 2), lower)
+    zero = np.zeros(2, np.float32)
+    found = bilevel.recommend(problem, zero, zero)
+    end = bilevel.minimize(problem, found.solver, zero, zero, tol=1e-4, max_steps=5000)
+    # psi(x) = 1 / (1 + x^2) + .01 (x - 5)^2, entry by entry.
+    np.testing.assert_allclose(0.02 * (end.x - 5), 2 * end.x / (1 + end.x**2) ** 2, atol=2e-4)
+    np.testing.assert_allclose(end.y, 1 / (1 + end.x**2), rtol=1e-3)
+
+
+def test_conjugate_gradients_of_a_singular_system_stay():
+    scales = np.array([0.0, 0.0, 1e-3, 0.1, 1.0])
+    rotation, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((5, 5)))
+    matrix = jnp.asarray(rotation @ np.diag(scales) @ rotation.T, jnp.float32)
+    wanted = rotation[:, 2:] @ np.ones(3)
+    solve = jax.jit(lambda b, v: conjugate_gradient(lambda u: matrix @ u, b, v, 50))
+    v = jnp.zeros(5)
+    for _ in range(40):  # Warm starts, as the solvers make.
+        v, _ = solve(matrix @ wanted, v)
+    np.testing.assert_allclose(v, wanted, atol=0.05)
 
 
 def test_momentum_for_a_lower_level_of_large_condition_number():
