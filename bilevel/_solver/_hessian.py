@@ -50,7 +50,7 @@ def conjugate_gradient(
     def body(_, carry):
         v, r, p, rr, largest = carry
         ap = matvec(p)
-        curvature, square = jnp.asarray(optax.tree.vdot(p, ap)), optax.tree.vdot(p, p)
+        curvature, square = (jnp.asarray(optax.tree.vdot(p, u)) for u in (ap, p))
         # Of a singular system that is solved, what is left is rounding: it would grow without end.
         largest = jnp.maximum(largest, curvature / jnp.where(square > 0, square, 1))
         going = (rr > tiny) & (curvature > 10 * eps * largest * square)
