@@ -91,10 +91,8 @@ def least(task: problems.Task, both: Any) -> float:
     from scipy.optimize import minimize
 
     x0, unravel = ravel_pytree(task.x0)
-    low, high = (
-        np.asarray(ravel_pytree(task.problem.project_x(unravel(x0 + far)))[0])
-        for far in (-1e6, 1e6)
-    )
+    project = task.problem.project_x or (lambda x: x)
+    low, high = (np.asarray(ravel_pytree(project(unravel(x0 + far)))[0]) for far in (-1e6, 1e6))
     rng = np.random.default_rng(0)
     starts = [np.asarray(x0), *rng.uniform(low, high, (8, len(x0)))]
     found = [
