@@ -13,7 +13,8 @@ def pruning() -> ConfigDict:
     config.optimizer.momentum = 0.9
     config.optimizer.learning_rate = 0.1
     config.optimizer.weight_decay = 1e-4
-    for key in ("steps", "groups", "eval_every"):  # Not of this main.
+    # Not of this main.
+    for key in ("steps", "groups", "eval_every", "loss", "accumulate", "micro_batches"):
         del config[key]
     del config.data.stream, config.data.length
     config.prune = {
