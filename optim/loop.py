@@ -422,11 +422,11 @@ def _compile(one, scan, length, mesh, vectorized, shared):
 
 def _buffer(length, one) -> jax.Array:
     """Zeros for the metrics of a call; on explicit axes of a mesh sharded as one metric is."""
-    where = one.sharding
-    if where is not None and AxisType.Explicit in where.mesh.axis_types:
-        where = NamedSharding(where.mesh, PartitionSpec(None, *where.spec))
-        return jnp.zeros((length, *one.shape), one.dtype, device=where)
-    return jnp.zeros((length, *one.shape), one.dtype)
+    where, zeros = one.sharding, jnp.zeros((length, *one.shape), one.dtype)
+    if where is None or AxisType.Explicit not in where.mesh.axis_types:
+        return zeros
+    # Not device=: from jax 0.12 on, that makes a replicated array without a mesh.
+    return jax.sharding.reshard(zeros, NamedSharding(where.mesh, PartitionSpec(None, *where.spec)))
 
 
 def _rows(metrics, n) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """The rules of single optimizers: projection, layouts, dtypes, special leaves, bad input."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -484,7 +485,7 @@ def test_states_are_public_and_documented():
             found.add(type(state).__name__)
             assert getattr(optim, type(state).__name__) is type(state)
             for field in state._fields:
-                assert f"\n      {field}: " in type(state).__doc__, (type(state), field)
+                assert f"\n  {field}: " in inspect.getdoc(type(state)), (type(state), field)
         if isinstance(state, tuple):
             for part in state:
                 visit(part)
