@@ -246,8 +246,8 @@ def test_eight_devices_equal_one(solver):
     start = np.float32([0.5, -1.0, 2.0]), np.float32([1.0, 0.0, -1.0])
     mesh = parallel.data_mesh()
 
-    def run(step, place=lambda b: b):
-        state = solver().init(MEANS, *start)
+    def run(step, place=lambda b: b, state_on=None):
+        state = jax.device_put(solver().init(MEANS, *start), state_on)  # Where a step leaves it.
         for batch in batches:
             state, metrics = step(state, place(batch))
         return jax.device_get((state.x, state.y, metrics["hypergradient"], metrics["upper"]))
@@ -259,11 +259,12 @@ def test_eight_devices_equal_one(solver):
         in_specs=(PartitionSpec(), PartitionSpec("data")),
         out_specs=PartitionSpec(),
     )
-    split = NamedSharding(mesh, PartitionSpec("data"))
-    got = [
-        run(jax.jit(mapped)),
-        run(jax.jit(solver().step), lambda b: jax.device_put(b, split)),
-    ]
+    whole, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
+
+    def spread(batch):
+        return jax.device_put(batch, split)
+
+    got = [run(jax.jit(step), spread, whole) for step in (mapped, solver().step)]
     for result in got:
         for a, b in zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
