@@ -109,20 +109,13 @@ def test_curvature_where_x_leads_without_bounds():
     np.testing.assert_allclose(end.y, 1 / (1 + end.x**2), rtol=1e-3)
 
 
-def test_conjugate_gradients_of_a_singular_system_stay():
-    """Where only rounding is left, directions without curvature would be taken ever longer."""
-    rng = np.random.default_rng(1)
-    rotation, _ = np.linalg.qr(rng.standard_normal((30, 30)))
-    scales = np.append(np.zeros(10), np.geomspace(0.01, 1, 20))
-    matrix = jnp.asarray(rotation @ np.diag(scales) @ rotation.T, jnp.float32)
-    wanted = rotation[:, 10:] @ np.ones(20)
-    b = matrix @ jnp.asarray(wanted, jnp.float32)
-    solve = jax.jit(lambda v: conjugate_gradient(lambda u: matrix @ u, b, v, 100)[0])
-    v = jnp.zeros(30)
-    for _ in range(40):  # Warm starts, as the solvers make.
-        v = solve(v)
-    np.testing.assert_allclose(rotation[:, 10:].T @ np.asarray(v), 1, atol=1e-4)
-    assert np.linalg.norm(rotation[:, :10].T @ np.asarray(v)) < 1
+def test_conjugate_gradients_take_no_direction_whose_curvature_is_rounding():
+    """A singular system leaves such directions when it is solved; steps there have no bound."""
+    scales, b = jnp.array([1.0, 0.5, 1e-12]), jnp.array([1.0, 1.0, 1e-6])
+    v, left = conjugate_gradient(lambda v: scales * v, b, jnp.zeros(3), 20)
+    np.testing.assert_allclose(v[:2], [1, 2], rtol=1e-5)
+    assert abs(v[2]) < 1  # The exact solution has a million there.
+    assert left < 1e-5
 
 
 def test_momentum_for_a_lower_level_of_large_condition_number():
