@@ -13,7 +13,12 @@ Of p3 (a box in the lower level) and svm (a hinge, and a leaky ReLU above) psi i
 minima among them, where no gradient vanishes. There the measure is psi(x) - best, and converged a
 hundredth or less of that at the start; best is the least psi at which L-BFGS-B ends from x0 and
 from eight random points of the box. This was decided before any best of svm was known; of p3 after
-its residual had been seen to jump between .17 and 2.3 at the same psi.
+its residual had been seen to jump between .17 and 2.3 at the same psi. Below zero the solver ended
+lower than that search, which kinks stop as well: of svm it is a weak reference.
+
+What does not converge: in regularization x drives penalties to exp(-12), where the condition number
+of the lower level is beyond 10^6; a hundred steps an iteration do not follow x there, and the
+hypergradient is inexact. psi itself falls, but not to a point that is stationary by this measure.
 
 ``--only`` runs some problems and keeps the other rows of the file.
 """
@@ -198,9 +203,10 @@ def page(kept: dict[str, Any]) -> str:
     count = f"Of {len(verdicts)} problems (p2a and p2b as one) {len(good)} converge, "
     count += f"{len(refused)} refused ({', '.join(refused)}: no solver's assumptions hold)."
     title = "# What `recommend` names, and whether it converges"
-    text = "\n\n".join(__doc__.split("\n\n")[2:4])
+    text = "\n\n".join(__doc__.split("\n\n")[2:5])
     command = "`python -m benchmarks.recommended --out=results/bilevel/recommended.json`"
-    about = f"{command}, float64, {', '.join({k['machine'] for k in kept.values()})}."
+    machines = ", ".join({k["machine"] for k in kept.values()})
+    about = f"{command}, row by row with `--only`, float64, {machines}."
     missing = [name for name in PROBLEMS if name not in kept]
     about += f" Not run: {', '.join(missing)}." if missing else ""
     return "\n".join([title, "", about, "", text, "", count, "", *lines, ""])
