@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -431,22 +432,34 @@ def main_of(*arguments, **kwargs):
 
 
 def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
-    smoke = "--config=configs/digits.py:smoke"
-    cases = {
-        "--config.optimizer.nam=lion": "optimizer 'adamw' takes no optimizer.nam; nearest: name",
-        "--sweep=optimizer.name=[lion, lionn]": "optimizer.name=lionn: unknown optimizer 'lionn'",
-    }
-    for argument, message in cases.items():
-        done = main_of(smoke, argument, f"--workdir={tmp_path}")
-        assert done.returncode == 1
-        assert len(done.stderr.strip().splitlines()) == 1
-        assert message in done.stderr
-        assert not any(tmp_path.iterdir())
-    (tmp_path / "file").write_text("")
-    done = main_of(smoke, f"--workdir={tmp_path / 'file' / 'run'}")
+    smoke, typo = "--config=configs/digits.py:smoke", "--config.optimizer.nam=lion"
+    done = main_of(smoke, typo, f"--workdir={tmp_path}")
     assert done.returncode == 1
-    assert "NotADirectoryError" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+    assert "optimizer 'adamw' takes no optimizer.nam; nearest: name" in done.stderr
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_sweep_with_a_bad_point_and_a_folder_that_is_a_file_are_one_line(
+    tmp_path, monkeypatch, capsys
+):
+    given = {"plan": "", "seeds": 1, "sharding": "replicated", "tensorboard": False}
+    monkeypatch.setattr(launch, "preemption", lambda: None)
+    (tmp_path / "file").write_text("")
+    cases = {
+        "optimizer.name=[lion, lionn]": (
+            tmp_path / "run",
+            "ValueError: optimizer.name=lionn: unknown optimizer 'lionn'",
+        ),
+        "": (tmp_path / "file" / "run", "NotADirectoryError: "),
+    }
+    for text, (workdir, message) in cases.items():
+        said = types.SimpleNamespace(FLAGS=types.SimpleNamespace(sweep=text, **given))
+        monkeypatch.setattr(train, "flags", said)
+        assert launch.guard(lambda w=workdir: train.main(config_of(), w, None)) == 1
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert message in line
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 def test_importing_optim_pulls_in_neither_flax_nor_orbax_nor_matplotlib():
