@@ -148,7 +148,7 @@ class NM(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of values and positions: 9/16 of dense float32 ones and 5/8 of bfloat16 for 2:4."""
+        """Bytes of values and positions together."""
         return self.values.nbytes + self.positions.nbytes
 
 
