@@ -373,7 +373,10 @@ def main(argv) -> None:
     del argv
     flag = flags.FLAGS
     versions = {**provenance.versions(), "libtpu": importlib.metadata.version("libtpu")}
-    content = {"command": "python -m benchmarks.tpu_compiler", "versions": versions, "parts": {}}
+    command = "python -m benchmarks.tpu_compiler"
+    command += "" if flag.parts == list(PARTS) else f" --parts={','.join(flag.parts)}"
+    command += f' --only="{", ".join(flag.only)}"' if flag.only else ""
+    content = {"command": command, "versions": versions, "parts": {}}
     for part in flag.parts:
         rows = content["parts"][part] = []
         for row in PARTS[part](flag.only):
