@@ -1,8 +1,13 @@
 """The script for an accelerator: a failing section takes nothing with it, and the page says so."""
 
+import json
+from pathlib import Path
+
 import pytest
 
-from benchmarks import accelerator, training
+from benchmarks import accelerator, tpu_compiler, training
+
+TPU = Path(__file__).parents[1] / "results" / "tpu"
 
 
 def test_a_failing_and_a_late_section_are_said_and_the_others_run(monkeypatch, capsys):
@@ -57,3 +62,14 @@ def test_the_page_of_the_cpu_names_a_missed_goal(speed, goal):
     about = {"command": "c", "machine": "m", "cores": 2, "versions": {"jax": "1"}, "torch": "2"}
     text = training.page({**about, "rounds": 3, "models": [row]})
     assert f"| ResNet-20 | 128 | 100 | 125 | {speed} | {goal} |" in text
+
+
+def test_the_page_of_the_tpu_compiler_is_that_of_its_json():
+    content = json.loads((TPU / "compiler.json").read_text(encoding="utf-8"))
+    assert tpu_compiler.page(content) == (TPU / "compiler.md").read_text(encoding="utf-8")
+    rows = {row["name"]: row for row in content["parts"]["updates"]}
+    rows["lion"]["bytes"] *= 1.03
+    missed = "| lion (Optax) | 1.03 | 1.02, missed |"
+    assert missed in tpu_compiler.page(content)
+    rows["lion"]["host_calls"] = 1
+    assert "With a call to the host or float64: lion." in tpu_compiler.page(content)
