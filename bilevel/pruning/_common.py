@@ -201,3 +201,19 @@ def mask_solver(
         init, step, axis_name, name=name, gradients=Gradients(lower=1), batch="one",
         step_names=("lower_step",), residuals=(), export=export, doubts=doubts,
     )  # fmt: skip
+
+
+def score_solver(
+    name: str, init: Callable[..., Any], step: Callable[..., Any], axis_name: str | None
+) -> Solver:
+    """Returns a solver of scores at fixed weights, with a :class:`ScoreState`."""
+
+    def export(state: ScoreState) -> tuple[Any, Any]:
+        masks_lib.warn(state.masks)
+        return copy((masks_lib.apply(state.masks, state.y), state.masks))
+
+    return Solver(
+        init, step, axis_name, name=name, gradients=Gradients(upper=1), batch="one",
+        step_names=("upper_step",), residuals=(), export=export,
+        doubts=lambda state: masks_lib.doubts(state.masks),
+    )  # fmt: skip

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from bilevel.problem import Gradients, Problem, Solver
+from bilevel.problem import Problem, Solver
 from bilevel.pruning import _common, criteria
 from bilevel.pruning import masks as masks_lib
 from optim import _checks
@@ -96,19 +96,4 @@ def hydra(
         count = state.count + 1
         return state._replace(count=count, x=x, y=y, stats=stats, masks=masks, opt=opt), metrics
 
-    def export(state: _common.ScoreState) -> tuple[Any, Any]:
-        masks_lib.warn(state.masks)
-        return _common.copy((masks_lib.apply(state.masks, state.y), state.masks))
-
-    return Solver(
-        init,
-        step,
-        axis_name,
-        name="hydra",
-        gradients=Gradients(upper=1),
-        batch="one",
-        step_names=("upper_step",),
-        residuals=(),
-        export=export,
-        doubts=lambda state: masks_lib.doubts(state.masks),
-    )
+    return _common.score_solver("hydra", init, step, axis_name)

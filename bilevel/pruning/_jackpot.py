@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bilevel.problem import Gradients, Problem, Solver
+from bilevel.problem import Problem, Solver
 from bilevel.pruning import _common
 from bilevel.pruning import masks as masks_lib
 from optim import _checks
@@ -104,19 +104,4 @@ def jackpot(
         new = state._replace(count=state.count + 1, x=x, stats=stats, masks=masks, opt=opt)
         return new, metrics
 
-    def export(state: _common.ScoreState) -> tuple[Any, Any]:
-        masks_lib.warn(state.masks)
-        return _common.copy((masks_lib.apply(state.masks, state.y), state.masks))
-
-    return Solver(
-        init,
-        step,
-        axis_name,
-        name="jackpot",
-        gradients=Gradients(upper=1),
-        batch="one",
-        step_names=("upper_step",),
-        residuals=(),
-        export=export,
-        doubts=lambda state: masks_lib.doubts(state.masks),
-    )
+    return _common.score_solver("jackpot", init, step, axis_name)
