@@ -10,7 +10,7 @@ def grid(center, bump=0.0):
     """A bowl in both logarithms around a learning rate and 2^18 tokens; one run may be worse."""
     rates, tokens = center * 2.0 ** np.arange(-2, 3), 2.0 ** np.arange(16, 21)
     rows = [
-        (r, t, 2 + 0.004 * (np.log2(r / center) ** 2 + (np.log2(t) - 18) ** 2))
+        (r, t, 2 + 0.002 * (np.log2(r / center) ** 2 + (np.log2(t) - 18) ** 2))
         for r in rates
         for t in tokens
     ]
@@ -21,7 +21,7 @@ def grid(center, bump=0.0):
 
 def test_lines_of_a_bowl_and_of_one_with_a_bump():
     assert step_law.unimodal(grid(1e-3)) == [True] * 10
-    # The best moves beside the bump, which is then .2 % above both of its neighbors.
+    # The best moves beside the bump, which is then .3 % above both of its neighbors.
     assert step_law.unimodal(grid(1e-3, bump=0.008)).count(False) == 2
     assert step_law.unimodal(grid(1e-3, bump=0.008), slack=0.01) == [True] * 10
 
