@@ -16,22 +16,14 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
-from bilevel.pruning import _layer_rules as rules
 from bilevel.pruning import masks as masks_lib
-from bilevel.pruning._layer_rules import (
-    Stats,
-    dsnot,
-    flap,
-    flap_masks,
-    gblm,
-    row_masks,
-    share_masks,
-    sparsegpt,
-    sparsegpt_scores,
-    stats_of,
-    wanda,
-)
+from bilevel.pruning._dsnot import dsnot
+from bilevel.pruning._flap import flap, flap_masks
+from bilevel.pruning._layer_masks import row_masks, share_masks
+from bilevel.pruning._layer_scores import gblm, wanda
+from bilevel.pruning._layer_stats import Stats, of_sums, stats_of
 from bilevel.pruning._positions import SAME
+from bilevel.pruning._sparsegpt import sparsegpt, sparsegpt_scores
 from optim import _checks, _paths
 
 __all__ = [
@@ -257,7 +249,7 @@ def _collected(collect: Any, places: Any, params: Any, batches: list[Any]) -> di
     layers = {}
     for path, (first, second, gram, count) in total.items():
         # One kernel that is read k times has k times the tokens.
-        stats = rules.of_sums((first, second, gram), examples, int(count))
+        stats = of_sums((first, second, gram), examples, int(count))
         layers[path] = Layer(places[path], stats)
     return layers
 
