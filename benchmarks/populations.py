@@ -6,6 +6,7 @@ Both make the same runs in turns, after a first turn that compiles. The comparis
 one by one where that is quicker (``side_by_side`` of the workload).
 """
 
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -37,13 +38,14 @@ def main(argv) -> None:
             together, alone = np.median(taken, 0)
             cells = [f"{together:.2f}", f"{alone:.2f}", f"{together / alone:.2f}"]
             rows.append([name, method.name, *cells])
+    asked = [word for word in sys.argv[1:] if not word.startswith(("--out", "--machine"))]
     head = ["workload", "method", "side by side, s", "one by one, s", "ratio"]
     lines = [
         "# Five settings of a method as one population",
         "",
         f"{flags.FLAGS.machine or provenance.machine()}; jax {jax.__version__}.",
-        "`python -m benchmarks.populations --data_dir=DATA`,"
-        f" medians of {flags.FLAGS.rounds} turns.",
+        f"`python -m benchmarks.populations {shlex.join(asked)}`, medians of"
+        f" {flags.FLAGS.rounds} turns.",
         "",
         *md.table(head, rows, "llrrr"),
     ]
