@@ -29,7 +29,7 @@ STUDIES = {
                 "sign",
                 "conservative",
             ],
-            "passes": [400, 4000],
+            "passes": [500, 3000],
             "rates": [(1e-4, 3e-4, 1e-3, 3e-3, 1e-2)],
         },
         "seeds": 5,
@@ -403,7 +403,7 @@ CLAIMS = [
         " sparse estimates, and backpropagation for the last layer improve on random estimates of"
         " the whole gradient.",
         "source": "abstract; section on extended methods",
-        "scale": "transformer of .03M parameters, 2000 steps on tinyshakespeare, then PTB: 4000"
+        "scale": "transformer of .03M parameters, 1000 steps on tinyshakespeare, then PTB: 3000"
         " forward passes on 16 windows of 32 characters, a tangent or gradient counts as two, Adam,"
         " best of 5 rates on a seed of its own, 5 seeds",
         "set": "before",
@@ -416,7 +416,7 @@ CLAIMS = [
                 "below",
                 -0.1,
                 0.0,
-                where={"method": "RGE", "passes": 4000},
+                where={"method": "RGE", "passes": 3000},
             ),
             *(
                 _study(
@@ -426,8 +426,8 @@ CLAIMS = [
                     "below",
                     0.0,
                     0.0,
-                    where={"method": method, "passes": 4000},
-                    minus={"method": "RGE", "passes": 4000},
+                    where={"method": method, "passes": 3000},
+                    minus={"method": "RGE", "passes": 3000},
                     digits=3,
                 )
                 for method in ("forward gradient", "block-wise", "sparse", "hybrid")
