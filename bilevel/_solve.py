@@ -132,7 +132,7 @@ def solve(
       state: State to continue from, instead of the start; iteration ``state.count`` is next. For a
         warm start of another problem say so: ``state._replace(problem=problem)``.
       mesh: One-axis mesh, as from ``optim.parallel.data_mesh()``: batches are split over it, the
-        state is replicated.
+        state is replicated, save what ``state``, ``x0`` and ``y0`` hold split over it already.
       axis_name: Name of the mesh's axis, to run the step by ``jax.shard_map`` on each device's
         share of the batch; the solver must have been made with the same ``axis_name``. By default
         the compiler splits the step.

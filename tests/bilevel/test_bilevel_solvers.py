@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import PartitionSpec
 
 import bilevel
 from bilevel import Problem, Samples, power, projections
 from optim import loop, parallel
 
 rng = np.random.default_rng(0)
-N, P, Q = 16, 3, 4  # Examples in a batch, numbers in x, numbers in y.
+N, P, Q = 16, 3, 8  # Examples in a batch, numbers in x, numbers in y.
 
 
 def upper(x, y, batch):
@@ -80,7 +81,7 @@ def same_bits(a, b):
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_eight_devices_equal_one_and_resume_is_bit_exact(name):
-    """By the loop over a mesh, by shard_map in the loop, and in a user's own pmap."""
+    """By the loop over a mesh, y split over it, by shard_map in the loop, in a user's own pmap."""
     with jax.enable_x64(True):
         problem, solver = make(name)
         one, metrics = bilevel.solve(problem, solver, X0, Y0, batches, 6, steps_per_call=3)
@@ -97,11 +98,17 @@ def test_eight_devices_equal_one_and_resume_is_bit_exact(name):
 
         mesh = parallel.data_mesh()
         assert mesh.size == 8
+        rules = (("w$", PartitionSpec("data")), ("", None))
+        placed = parallel.shard(solver.init(problem, X0, Y0), mesh, rules)
         split, split_metrics = bilevel.solve(
-            problem, solver, X0, Y0, batches, 6, mesh=mesh, steps_per_call=3
+            problem, solver, X0, Y0, batches, 6, state=placed, mesh=mesh, steps_per_call=3
         )
         close(split, one)
         close(split_metrics, metrics)
+        # What has the shape of y is still split.
+        for before, after in zip(jax.tree.leaves(placed), jax.tree.leaves(split), strict=True):
+            assert after.sharding.is_equivalent_to(before.sharding, after.ndim)
+        assert [s.data.shape for s in split.y["w"].addressable_shards] == [(1,)] * 8
         _, mapped = make(name, "data")
         shard, shard_metrics = bilevel.solve(
             problem, mapped, X0, Y0, batches, 6, mesh=mesh, axis_name="data", steps_per_call=3
