@@ -4,6 +4,7 @@
     python -m benchmarks.kill_and_resume --kills=3 --config=configs/frugal_tinyshakespeare.py \\
         --data_dir=DATA --set=steps=60 --set=batch_size=8 --set=optimizer.density=0.25 \\
         --set=optimizer.update_gap=7 --set=schedule.warmup=5
+    JAX_NUM_CPU_DEVICES=8 python -m benchmarks.kill_and_resume --sharding=fsdp --set=epochs=40.0
 
 Ends with status 0 if the final parameters and every line of metrics.jsonl but its time fields are
 bit-identical to those of a run that was never killed. The second form changes FRUGAL's subspace
@@ -12,7 +13,6 @@ between the saves.
 
 import json
 import random
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -24,7 +24,8 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 from benchmarks import _kill
-from experiments.common import checkpoints, runs
+from experiments import train
+from experiments.common import checkpoints, config_files, runs
 from experiments.supervised import training
 
 # A save every ten steps: many a kill hits one.
@@ -53,26 +54,29 @@ def compare(
     config: str = "configs/digits.py",
     data_dir: str | None = None,
     seed: int = 0,
+    sharding: str = "replicated",
 ) -> tuple[int, list[str]]:
-    """Returns how often the run was killed, and what differs from the calm one."""
+    """Returns how often the run was killed, and what differs from the calm one of this process."""
+    workdir, rng = folder / "killed", random.Random(seed)
     command = [sys.executable, "-m", "experiments.train", f"--config={config}"]
     command += [f"--config.{override}" for override in (*OFTEN, *overrides)]
     command += [f"--data_dir={data_dir}"] if data_dir else []
-    calm_command = [*command, f"--workdir={folder / 'calm'}"]
-    subprocess.run(calm_command, check=True, stdout=subprocess.DEVNULL)
-    workdir, rng = folder / "killed", random.Random(seed)
+    command += [f"--workdir={workdir}", f"--sharding={sharding}"]
 
     def left():
-        config, log = workdir / "config.json", workdir / "metrics.jsonl"
-        return config.exists(), log.stat().st_mtime_ns if log.exists() else None
+        log = workdir / "metrics.jsonl"
+        return len(log.read_text().splitlines()) // 4 if log.exists() else 0
 
     done = _kill.run_killed(
-        [*command, f"--workdir={workdir}"],
+        command,
         kills,
         left,
-        # The first kill is before the first step; the others are a while after a line.
+        # After four lines two saves are whole or under way; the first kill does not wait.
         lambda done: rng.uniform(0.0, 1.0) if done else 0.0,
     )
+    texts = dict(override.split("=", 1) for override in (*OFTEN, *overrides))
+    chosen = config_files.override_texts(config_files.load(config), texts)
+    train.run_population([chosen], folder / "calm", data_dir, quiet=True, sharding=sharding)
     (calm, want), (killed, got) = (outcome(folder / n, data_dir) for n in ("calm", "killed"))
     differences = [f"line {a} became {b}" for a, b in zip(calm, killed, strict=False) if a != b]
     if len(calm) != len(killed):
@@ -85,7 +89,9 @@ def main(_) -> None:
     """Prints what differs, and exits with 1 if anything does."""
     f = flags.FLAGS
     with tempfile.TemporaryDirectory() as folder:
-        done, differences = compare(Path(folder), f.kills, f.set, f.config, f.data_dir, f.seed)
+        done, differences = compare(
+            Path(folder), f.kills, f.set, f.config, f.data_dir, f.seed, f.sharding
+        )
     print(f"{done} kills; {len(differences)} differences from the run that was never killed")
     for difference in differences:
         print(difference)
@@ -98,4 +104,5 @@ if __name__ == "__main__":
     flags.DEFINE_string("config", "configs/digits.py", "What to train.")
     flags.DEFINE_multi_string("set", ["epochs=40.0"], "Keys of the config, as key=value.")
     flags.DEFINE_string("data_dir", None, "Folder of the data sets.")
+    flags.DEFINE_string("sharding", "replicated", "As of experiments.train.")
     app.run(main)

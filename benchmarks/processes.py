@@ -1,48 +1,69 @@
-"""Two processes against one: the same numbers; what happens when one is killed, or told to stop.
+"""Two processes of four devices against one device; what happens when one is killed or stopped.
 
     python -m benchmarks.processes
 
-Trains the digits in two processes on this machine with SGD and momentum, compares every metric with
-those of one process, then kills one of the two, waits for the other to end, and resumes; then sends
-SIGTERM, and resumes.
+Trains the digits in two processes on this machine, four virtual devices each, with parameters and
+states split over all eight. After 20 steps of SGD with momentum and of AdamP, metrics and final
+state, restored on one device, are compared with those of one process of one device. Then FRUGAL,
+whose subspace changes on the way: one of the two processes is killed, the other ends by itself, and
+the same command resumes; then SIGTERM, and the checkpoint goes on with all eight devices, with two
+and with one.
 """
 
 import argparse
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from benchmarks import kill_and_resume
 from experiments import train
 from experiments.common import config_files, runs
 
-SGD = ("optimizer.name=sgd", "optimizer.momentum=0.9", "optimizer.learning_rate=0.1")
+OPTIMIZERS = {
+    "sgd": {"name": "sgd", "momentum": 0.9, "learning_rate": 0.1},
+    "adamp": {"name": "adamp", "learning_rate": 0.01},
+    "frugal": {"name": "frugal", "density": 0.5, "update_gap": 150, "learning_rate": 0.003},
+}
 
 
-def start(workdir: Path, count: int, steps: int, every: int) -> list[subprocess.Popen]:
-    """Starts the run in ``count`` processes."""
+def keys_of(optimizer: str, steps: int, every: int) -> dict[str, str]:
+    """Returns the keys of the config that a run changes, as text."""
+    keys = {f"optimizer.{k}": str(v) for k, v in OPTIMIZERS[optimizer].items()}
+    keys |= {"optimizer.weight_decay": "0.0"} if optimizer != "sgd" else {}
+    return keys | {"steps": str(steps), "eval_every": str(every), "log_every": str(min(every, 10))}
+
+
+def start(
+    workdir: Path, keys: dict[str, str], count: int = 2, devices: int = 4
+) -> list[subprocess.Popen]:
+    """Starts the run in ``count`` processes of so many devices, its state split over all."""
     with socket.socket() as s:
         s.bind(("localhost", 0))
         port = s.getsockname()[1]
-    keys = (*SGD, f"steps={steps}", f"eval_every={every}", f"log_every={min(every, 10)}")
     command = [sys.executable, "-m", "experiments.train", f"--workdir={workdir}"]
-    command += [f"--config.{key}" for key in keys]
+    command += [f"--config.{k}={v}" for k, v in keys.items()]
+    command += ["--sharding=fsdp"] if count * devices > 1 else []
     if count > 1:
         command += [f"--coordinator=localhost:{port}", f"--num_processes={count}"]
+    where = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
     return [
         subprocess.Popen(
             command + ([f"--process_id={i}"] if count > 1 else []),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            env={**os.environ, **where},
         )
         for i in range(count)
     ]
@@ -61,17 +82,27 @@ def rows(workdir: Path) -> list[dict]:
     ]
 
 
-def difference_from_one_process(folder: Path) -> float:
-    """Returns the largest relative difference of any metric over 20 steps of SGD."""
-    processes = start(folder / "2", 2, steps=20, every=20)
-    keys = dict(key.split("=") for key in (*SGD, "steps=20", "eval_every=20", "log_every=10"))
+def largest(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]]) -> float:
+    """Returns the largest difference of two lists of named arrays, each relative to its size."""
+    found = [
+        np.max(np.abs(np.subtract(one[k], two[k]))) / max(np.max(np.abs(one[k])), 1e-6)
+        for one, two in zip(a, b, strict=True)
+        for k in one
+    ]
+    return float(max(found))
+
+
+def difference_from_one_process(folder: Path, optimizer: str = "sgd") -> float:
+    """Returns the largest relative difference of a metric or a leaf of the state after 20 steps."""
+    keys = keys_of(optimizer, steps=20, every=20)
+    processes = start(folder / "2", keys)
     config = config_files.override_texts(config_files.load("configs/digits.py"), keys)
     train.run(config, folder / "1", quiet=True)  # The one is this process, meanwhile.
     outputs = [p.communicate(timeout=300)[0] for p in processes]
     if any(p.returncode for p in processes):
         raise RuntimeError("\n".join(outputs))
-    pairs = zip(rows(folder / "1"), rows(folder / "2"), strict=True)
-    return max(np.abs(a[k] - b[k]) / max(abs(a[k]), 1e-6) for a, b in pairs for k in a)
+    one, two = (kill_and_resume.outcome(folder / n, None) for n in "12")
+    return max(largest(one[0], two[0]), largest([one[1]], [two[1]]))
 
 
 def wait_for(workdir: Path, step: int) -> None:
@@ -85,11 +116,15 @@ def main() -> None:
     """Prints what was measured."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        print(f"largest relative difference: {difference_from_one_process(folder):.1e}")
-        finish(start(folder / "calm", 2, steps=1000, every=100))
+        for optimizer in ("sgd", "adamp"):
+            found = difference_from_one_process(folder / optimizer, optimizer)
+            print(f"{optimizer}: largest relative difference {found:.1e}")
+        keys = keys_of("frugal", steps=1000, every=100)
+        finish(start(folder / "calm", keys))
+        calm = rows(folder / "calm")
         for victim in (0, 1):
             workdir = folder / f"killed-{victim}"
-            processes = start(workdir, 2, steps=1000, every=100)
+            processes = start(workdir, keys)
             wait_for(workdir, 200)
             processes[victim].kill()
             begun = time.monotonic()
@@ -98,21 +133,20 @@ def main() -> None:
                 f"process {victim} killed: the other ended after {time.monotonic() - begun:.1f} s"
             )
             print("  with: " + output.strip().splitlines()[-1][:150])
-            codes = finish(start(workdir, 2, steps=1000, every=100))
-            print(
-                f"  rerun: statuses {codes}, same lines: {rows(workdir) == rows(folder / 'calm')}"
-            )
+            codes = finish(start(workdir, keys))
+            print(f"  rerun: statuses {codes}, same lines: {rows(workdir) == calm}")
         workdir = folder / "told"
-        processes = start(workdir, 2, steps=1000, every=100)
+        processes = start(workdir, keys)
         wait_for(workdir, 200)
         processes[1].send_signal(signal.SIGTERM)
         outputs = [p.communicate(timeout=300)[0].strip().splitlines()[-1] for p in processes]
         print(f"SIGTERM to process 1: statuses {[p.returncode for p in processes]}")
         print("  with: " + "; ".join(o[:60] for o in outputs))
-        for run in ("rerun", "once more"):
-            codes = finish(start(workdir, 2, steps=1000, every=100))
-            same = rows(workdir) == rows(folder / "calm")
-            print(f"  {run}: statuses {codes}, same lines: {same}")
+        for count, devices in ((1, 2), (1, 1), (2, 4)):
+            again = shutil.copytree(workdir, folder / f"again-{count}x{devices}")
+            codes = finish(start(again, keys, count, devices))
+            found = largest(calm, rows(again))
+            print(f"  on {count} x {devices} devices: statuses {codes}, difference {found:.1e}")
 
 
 if __name__ == "__main__":

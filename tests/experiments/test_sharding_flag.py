@@ -1,5 +1,7 @@
 """``--sharding`` and ``--plan`` of the main that trains."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -20,24 +22,32 @@ def config():
     return config
 
 
-def test_a_split_run_is_a_replicated_run_and_each_resumes_the_other(config, tmp_path, monkeypatch):
-    whole = train.run(config, tmp_path / "whole")
-    seen, run = [], optim.loop.run
+def test_what_eight_devices_began_goes_on_on_two_and_on_one_as_on_one_alone(
+    config, tmp_path, monkeypatch
+):
+    config.optimizer.name, config.optimizer.weight_decay = "sgd", None  # Factors show.
+    config.optimizer.learning_rate = 0.1
+    seen, run, mesh = [], optim.loop.run, optim.parallel.data_mesh
 
     def watched(step, state, *args, **options):
-        seen.append(state.params["layers_0"]["kernel"].sharding.is_fully_replicated)
+        kernel = state.params["layers_0"]["kernel"]
+        seen.append([s.data.size for s in kernel.addressable_shards])
         return run(step, state, *args, **options)
 
     monkeypatch.setattr(optim.loop, "run", watched)
-    (split,) = train.run_population([config], tmp_path / "split", sharding="fsdp")
-    for key, value in whole.final.items():
-        np.testing.assert_allclose(split.final[key], value, rtol=1e-5, err_msg=key)
+    half = tmp_path / "half"
     with pytest.raises(launch.Preempted):
-        train.run_population([config], tmp_path / "half", sharding="fsdp", stop=lambda step: True)
-    resumed = train.run(config, tmp_path / "half")
-    for key, value in whole.final.items():
-        np.testing.assert_allclose(resumed.final[key], value, rtol=1e-5, err_msg=key)
-    assert seen == [False, False, True]
+        train.run_population([config], half, sharding="fsdp", stop=lambda step: True)
+    shutil.copytree(half, tmp_path / "on 2")
+    monkeypatch.setattr(optim.parallel, "data_mesh", lambda: mesh(jax.devices()[:2]))
+    (two,) = train.run_population([config], tmp_path / "on 2", sharding="fsdp")
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    one, alone = train.run(config, half), train.run(config, tmp_path / "alone")
+    size = 64 * 64
+    assert seen == [[size // 8] * 8, [size // 2] * 2, [size], [size]]
+    for key, value in alone.final.items():
+        for resumed in (two, one):
+            np.testing.assert_allclose(resumed.final[key], value, rtol=1e-5, err_msg=key)
 
 
 def test_plan_counts_bytes(config):

@@ -24,6 +24,15 @@ def one_device(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 1)
 
 
+draw_curves = curves.draw_curves
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    # One takes as long as these runs.
+    monkeypatch.setattr(curves, "draw_curves", lambda rows, file, title: file.touch())
+
+
 def config_of(**overrides):
     config = digits.get_config()
     config.model.options = {"widths": (16,)}
@@ -118,7 +127,7 @@ def test_kill_and_resume(tmp_path):
     # The short form of the script; the long one kills ten times.
     from benchmarks import kill_and_resume
 
-    done, differences = kill_and_resume.compare(tmp_path, kills=1, overrides=["epochs=8.0"])
+    done, differences = kill_and_resume.compare(tmp_path, kills=1, overrides=["epochs=2.0"])
     assert done == 1
     assert not differences
 
@@ -475,7 +484,7 @@ def test_importing_optim_pulls_in_neither_flax_nor_orbax_nor_matplotlib():
     assert done.stdout == plain.stdout
 
 
-def test_two_processes_equal_one(tmp_path):
+def test_two_processes_of_four_devices_equal_one(tmp_path):
     from benchmarks import processes
 
     assert processes.difference_from_one_process(tmp_path) <= 1e-6
@@ -547,7 +556,7 @@ def test_a_single_log_point_can_be_seen_and_axes_have_units(tmp_path, monkeypatc
 def drawing(monkeypatch, rows, folder):
     kept = []
     monkeypatch.setattr(curves.figures, "save", lambda made, *args, **kwargs: kept.append(made))
-    curves.draw_curves(rows, folder / "curves.png", "a run")
+    draw_curves(rows, folder / "curves.png", "a run")
     (made,) = kept
     return made
 
