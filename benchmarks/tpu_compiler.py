@@ -4,28 +4,29 @@
     python -m benchmarks.tpu_compiler --out=results/tpu     # all parts
     python -m benchmarks.tpu_compiler --parts=updates --only=lion,adamp
 
-Programs are compiled ahead of time for chips of a TPU v5e: nothing runs, nothing is allocated.
+Programs are compiled ahead of time for chips of a TPU v5e: nothing runs, nothing is allocated. Each
+is lowered for CUDA too. A compilation takes seconds to minutes, so programs that the folder has
+from an earlier run of the same versions are kept; --only compiles them anew.
 
-updates   one update of each optimizer on a LLaMA 60M: bytes accessed and temporaries per parameter,
-          beside those of the optimizer of Optax that a user would take instead
-training  a training step of each model, data parallel on 4 chips (2x2): its collectives; and that
-          it lowers for CUDA
-sharded   a training step of the LLaMA with parameters and states split over 4 and over 256 chips
-          (16x16): collectives and bytes on each chip
-solvers   a step of each bilevel solver and of BiP, on one chip
+updates     one update of each optimizer on a LLaMA 60M: bytes accessed and temporaries per
+            parameter, beside those of the optimizer of Optax that a user would take instead
+optimizers  one update of every optimizer on four small arrays split over 4 chips (2x2)
+training    a training step of each model, data parallel on 4 chips: its collectives
+sharded     a training step of the LLaMA with parameters and states split over 4 and over 256 chips
+            (16x16): collectives and bytes on each chip
+solvers     a step of each solver on one chip: bilevel, pruning, without backpropagation
 
 Compilation fails on what a TPU cannot do. Two further things are looked for in each program and
 named if they are there: a call back to the host, and float64.
 """
 
-import collections
 import importlib.metadata
 import json
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ from experiments.common import files, launch, provenance
 from experiments.common import markdown as md
 
 STEM = "compiler"
+COMMAND = "python -m benchmarks.tpu_compiler --out=results/tpu"
 COLLECTIVES = ("all-reduce", "reduce-scatter", "all-gather", "all-to-all", "collective-permute")
 
 # An optimizer, the one of Optax beside it, and how many times its bytes are thought right.
@@ -70,6 +72,74 @@ UPDATES: dict[str, tuple[Callable[[], Any], str, float | None]] = {
     "badam": (lambda: optim.badam(1e-3), "adamw (Optax)", None),
 }
 
+# Every optimizer of the project.
+OPTIMIZERS: dict[str, Callable[[], Any]] = {
+    "lion": lambda: optim.lion(1e-3),
+    "lion_k": lambda: optim.lion_k(1e-3, optim.kappas.l2),
+    "cautious": lambda: optim.cautious(optim.lion(1e-3)),
+    "cautious_decay": lambda: optim.cautious_decay(optim.lion(1e-3, weight_decay=0), 1e-3, 0.1),
+    "orthograd": lambda: optim.orthograd(optax.sgd(1e-3)),
+    "adamp": lambda: optim.adamp(1e-3),
+    "sgdp": lambda: optim.sgdp(1e-3, momentum=0.9),
+    "diffgrad": lambda: optim.diffgrad(1e-3),
+    "adagrad_norm": lambda: optim.adagrad_norm(1e-3),
+    "scale_by_momentum": lambda: optax.chain(
+        optim.scale_by_momentum(sign=True), optax.scale(-1e-3)
+    ),
+    "record_norms": lambda: optax.chain(optim.record_norms(100), optax.sgd(1e-3)),
+    "masked_update": lambda: optim.masked_update(optax.adamw(1e-3)),
+    "error_feedback": lambda: optax.chain(
+        optim.error_feedback(optim.compressors.natural()), optax.sgd(1e-3)
+    ),
+    **{
+        f"frugal {subspace}": lambda subspace=subspace: optim.frugal(1e-3, subspace=subspace)
+        for subspace in ("block", "columns", "rows", "randk")
+    },
+    "badam": lambda: optim.badam(1e-3),
+    "galore": lambda: optim.galore(1e-3),
+}
+
+# Models of benchmarks._training, and examples on a chip.
+TRAINED = {
+    "MLP": 32,
+    "LeNet-5": 32,
+    "CNN with BatchNorm": 32,
+    "LLaMA 60M": 8,
+    "ResNet-20": 32,
+    "VGG-16": 32,
+}
+
+# What a solver is for, and the solver.
+SOLVERS: dict[str, tuple[str, Callable[[], Any]]] = {
+    "f2sa": ("bilevel", lambda: bilevel.f2sa(0.01, 0.02, inner_steps=5)),
+    "f3sa": ("bilevel", lambda: bilevel.f3sa(0.01, 0.02, 0.5)),
+    "penalty, inner loop": ("bilevel", lambda: bilevel.penalty(0.1, 0.8, 0.02, 0.1, 1.0, 5)),
+    "penalty, momentum": (
+        "bilevel",
+        lambda: bilevel.penalty(0.1, 0.8, 0.02, 0.1, 1.0, momentum=0.5),
+    ),
+    "lv_hba": ("bilevel", lambda: bilevel.lv_hba(0.02, 0.1, 0.02)),
+    "implicit": ("bilevel", bilevel.implicit),
+    "unrolled": ("bilevel", bilevel.unrolled),
+    "soba": ("bilevel", bilevel.soba),
+    "saba": ("bilevel", lambda: bilevel.saba(16, 16)),
+    "bip": ("prune", lambda: bilevel.bip(0.1, 1.0, density=0.5)),
+    "hydra": ("prune", lambda: bilevel.hydra(0.1, density=0.5)),
+    "jackpot": ("prune", lambda: bilevel.jackpot(0.1, density=0.5)),
+    "sparse_training": ("prune", lambda: bilevel.sparse_training(optax.sgd(0.1))),
+    "dynamic_sparse": (
+        "prune",
+        lambda: bilevel.dynamic_sparse(optax.sgd(0.1), 0.2, every=100, steps=1000),
+    ),
+    "nm_training": ("prune", lambda: bilevel.nm_training(optax.sgd(0.1))),
+    "mezo": ("train", lambda: optim.zeroth_order.mezo(_mean_loss, 1e-3)),
+    "conservative": ("train", lambda: optim.zeroth_order.conservative(_mean_loss, optax.sgd(1e-3))),
+    "block_descent": (
+        "train",
+        lambda: optim.zeroth_order.block_descent(_mean_loss, optax.sgd(1e-3), "(.*)/w"),
+    ),
+}
+
 
 def mesh_of(topology: str) -> Mesh:
     """Returns a mesh of the chips of a topology such as ``"2x2"``, over one axis.
@@ -87,34 +157,54 @@ def mesh_of(topology: str) -> Mesh:
 
 def place(tree: Any, sharding: Any) -> Any:
     """Returns the shapes of a tree with a sharding, or with one for each leaf."""
-    if not isinstance(sharding, dict | tuple | list):
+    if isinstance(sharding, jax.sharding.Sharding):
         sharding = jax.tree.map(lambda _: sharding, tree)
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, sharding
     )
 
 
-def compile_for_tpu(step: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """Returns a step compiled for the chips that its arguments are placed on."""
-    traced = jax.jit(step, **options).trace(*arguments)
-    return traced.lower(lowering_platforms=("tpu",)).compile()
-
-
-def findings(compiled: Any) -> dict[str, Any]:
-    """Returns what there is to know of a program for one chip."""
-    text, memory = compiled.as_text(), compiled.memory_analysis()
-    counted = collections.Counter(
-        m.group(1)
-        for m in re.finditer(rf"= [^=\n]*?\b({'|'.join(COLLECTIVES)})(?:-start)?\(", text)
+def split(tree: Any, mesh: Mesh) -> Any:
+    """Returns how parameters and states are split over all chips, a sharding for each leaf."""
+    return jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec),
+        optim.parallel.specs(tree, mesh.size),
+        is_leaf=lambda x: isinstance(x, PartitionSpec),
     )
+
+
+def collectives(program: str) -> dict[str, int]:
+    """Returns how many of each kind are in a compiled program; one may carry many arrays."""
+    found = re.findall(rf" = .*? ({'|'.join(COLLECTIVES)})(?:-start)?\(", program)
+    return {kind: found.count(kind) for kind in COLLECTIVES if kind in found}
+
+
+def findings(step: Callable[..., Any], *arguments: Any, **options: Any) -> dict[str, Any]:
+    """Compiles a step for the chips that its arguments are placed on, and lowers it for CUDA.
+
+    Returns:
+      What there is to know of the program for one chip.
+    """
+    start = time.perf_counter()
+    traced = jax.jit(step, **options).trace(*arguments)
+    compiled = traced.lower(lowering_platforms=("tpu",)).compile()
+    compiled_in = time.perf_counter() - start
+    anywhere = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
+    jax.jit(step).trace(*anywhere).lower(lowering_platforms=("cuda",))
+    text, memory = compiled.as_text(), compiled.memory_analysis()
     return {
         "bytes_accessed": compiled.cost_analysis()["bytes accessed"],
         "temporaries": memory.temp_size_in_bytes,
         "arguments": memory.argument_size_in_bytes,
-        "collectives": {k: counted[k] for k in COLLECTIVES if counted[k]},
+        "collectives": collectives(text),
         "host_calls": len(re.findall(r"custom_call_target=\"[^\"]*callback", text)),
         "float64": " f64[" in text,
+        "cuda": True,
+        "compiled_in": compiled_in,
     }
+
+
+ALWAYS = ("compiled_in", "host_calls", "float64", "cuda")
 
 
 def llama(size: str = "60M", length: int = 256) -> models.Model:
@@ -122,45 +212,54 @@ def llama(size: str = "60M", length: int = 256) -> models.Model:
     return models.build("llama", input_shape=(length,), num_classes=32_000, size=size)
 
 
-def updates(only: list[str]) -> Iterator[dict[str, Any]]:
-    """Yields the cost of one update of each optimizer."""
-    chip = SingleDeviceSharding(mesh_of("2x2").devices.flat[0])
+def _chip() -> SingleDeviceSharding:
+    return SingleDeviceSharding(mesh_of("2x2").devices.flat[0])
+
+
+def _update(tx: Any) -> Callable[..., Any]:
+    """One update of parameters by gradients."""
+
+    def step(params, state, grads):
+        changes, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, changes), state
+
+    return step
+
+
+def update(name: str) -> dict[str, Any]:
+    """Returns the cost of one update of an optimizer on a LLaMA."""
+    make, peer, bound = UPDATES[name]
+    tx, chip = make(), _chip()
     params, _ = jax.eval_shape(llama().init, jax.random.key(0))
     params, count = place(params, chip), models.count(params)
-    for name, (make, peer, bound) in UPDATES.items():
-        if only and name not in only:
-            continue
-        tx = make()
-
-        def step(params, state, grads, tx=tx):
-            changes, state = tx.update(grads, state, params)
-            return optax.apply_updates(params, changes), state
-
-        state = place(jax.eval_shape(tx.init, params), chip)
-        start = time.perf_counter()
-        compiled = compile_for_tpu(step, params, state, params, donate_argnums=(0, 1))
-        found = findings(compiled)
-        yield {
-            "name": name,
-            "peer": peer,
-            "bound": bound,
-            "bytes": found["bytes_accessed"] / count,
-            "temporaries": found["temporaries"] / count,
-            "state": optim.state_bytes(tx, params) / count,
-            "compiled_in": time.perf_counter() - start,
-            **{k: found[k] for k in ("host_calls", "float64")},
-        }
+    state = place(jax.eval_shape(tx.init, params), chip)
+    found = findings(_update(tx), params, state, params, donate_argnums=(0, 1))
+    return {
+        "peer": peer,
+        "bound": bound,
+        "bytes": found["bytes_accessed"] / count,
+        "temporaries": found["temporaries"] / count,
+        "state": optim.state_bytes(tx, params) / count,
+        **{k: found[k] for k in ALWAYS},
+    }
 
 
-# Models of benchmarks._training, and examples on a chip.
-TRAINED = {
-    "MLP": 32,
-    "LeNet-5": 32,
-    "CNN with BatchNorm": 32,
-    "ResNet-20": 32,
-    "VGG-16": 32,
-    "LLaMA 60M": 8,
+SMALL = {
+    "bias": (128,),
+    "conv": (3, 3, 32, 128),
+    "embedding": (1024, 128),
+    "kernel": (128, 256),
 }
+
+
+def optimizer(name: str) -> dict[str, Any]:
+    """Returns what is in one update of small arrays that are split over four chips."""
+    tx, mesh = OPTIMIZERS[name](), mesh_of("2x2")
+    params = {k: jax.ShapeDtypeStruct(shape, jnp.float32) for k, shape in SMALL.items()}
+    state = jax.eval_shape(tx.init, params)
+    params, state = (place(tree, split(tree, mesh)) for tree in (params, state))
+    found = findings(_update(tx), params, state, params, donate_argnums=(0, 1))
+    return {k: found[k] for k in ("collectives", *ALWAYS)}
 
 
 def _training_step(name: str, devices: int) -> tuple[Any, Any, Any]:
@@ -169,63 +268,63 @@ def _training_step(name: str, devices: int) -> tuple[Any, Any, Any]:
     return made.step, jax.eval_shape(made.init, jax.random.key(0)), made.batch
 
 
-def trained(only: list[str]) -> Iterator[dict[str, Any]]:
-    """Yields what is in a data-parallel training step of each model on four chips."""
+def trained(name: str) -> dict[str, Any]:
+    """Returns what is in a data-parallel training step of a model on four chips."""
     mesh = mesh_of("2x2")
-    whole, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
-    for name in TRAINED:
-        if only and name not in only:
-            continue
-        step, state, batch = _training_step(name, mesh.size)
-        jax.jit(step).trace(state, batch).lower(lowering_platforms=("cuda",))
-        start = time.perf_counter()
-        compiled = compile_for_tpu(step, place(state, whole), place(batch, split), donate_argnums=0)
-        found, count = findings(compiled), models.count(state.params)
-        yield {
-            "name": name,
-            "parameters": count,
-            "compiled_in": time.perf_counter() - start,
-            **{k: found[k] for k in ("collectives", "host_calls", "float64")},
-        }
+    whole, parts = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
+    step, state, batch = _training_step(name, mesh.size)
+    found = findings(step, place(state, whole), place(batch, parts), donate_argnums=0)
+    return {
+        "parameters": models.count(state.params),
+        "examples": TRAINED[name],
+        **{k: found[k] for k in ("collectives", *ALWAYS)},
+    }
 
 
-def sharded(only: list[str]) -> Iterator[dict[str, Any]]:
-    """Yields a training step of the LLaMA with split parameters and states."""
-    for topology in ("2x2", "16x16"):
-        if only and topology not in only:
-            continue
-        mesh = mesh_of(topology)
-        step, state, batch = _training_step("LLaMA 60M", mesh.size)
-        placed = jax.tree.map(
-            lambda spec, mesh=mesh: NamedSharding(mesh, spec),
-            optim.parallel.specs(state, mesh.size),
-            is_leaf=lambda x: isinstance(x, PartitionSpec),
-        )
-        split = NamedSharding(mesh, PartitionSpec("data"))
-        start = time.perf_counter()
-        compiled = compile_for_tpu(
-            step,
-            place(state, placed),
-            place(batch, split),
-            donate_argnums=0,
-            out_shardings=(placed, None),
-        )
-        found = findings(compiled)
-        held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
-        yield {
-            "name": f"LLaMA 60M, {mesh.size} chips",
-            "chips": mesh.size,
-            "state_bytes": held,
-            "compiled_in": time.perf_counter() - start,
-            **{k: found[k] for k in ("arguments", "temporaries", "collectives", "host_calls")},
-            "float64": found["float64"],
-        }
+def sharded(topology: str) -> dict[str, Any]:
+    """Returns what is in a training step of the LLaMA with split parameters and states."""
+    mesh = mesh_of(topology)
+    step, state, batch = _training_step("LLaMA 60M", mesh.size)
+    placed = split(state, mesh)
+    found = findings(
+        step,
+        place(state, placed),
+        place(batch, NamedSharding(mesh, PartitionSpec("data"))),
+        donate_argnums=0,
+        out_shardings=(placed, None),
+    )
+    return {
+        "chips": mesh.size,
+        "state_bytes": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)),
+        **{k: found[k] for k in ("arguments", "temporaries", "collectives", *ALWAYS)},
+    }
 
 
-def _cleaning(width: int = 256, batch: int = 128):
-    """Weights of samples for a perceptron on images: two problems, x0, y0, a pair of batches."""
-    shape = jax.ShapeDtypeStruct
-    x0 = shape((1000,), jnp.float32)
+def _losses(y: Any, data: Any) -> jax.Array:
+    """Cross-entropies of a perceptron on images."""
+    h = jax.nn.relu(data["image"] @ y[0]["w"] + y[0]["b"])
+    logits = h @ y[1]["w"] + y[1]["b"]
+    return optax.softmax_cross_entropy_with_integer_labels(logits, data["label"])
+
+
+def _mean_loss(y: Any, data: Any) -> jax.Array:
+    return jnp.mean(_losses(y, data))
+
+
+CLEANING = bilevel.Problem(
+    upper=lambda x, y, data: _mean_loss(y, data),
+    lower=lambda x, y, data: jnp.mean(jax.nn.sigmoid(x[data["row"]]) * _losses(y, data)),
+)
+PRUNING = bilevel.pruning.problem(_mean_loss)
+
+
+def solved(name: str, width: int = 256, batch: int = 128, samples: int = 1000) -> dict[str, Any]:
+    """Returns the cost of a step of a solver on one chip.
+
+    Bilevel solvers clean the data of a perceptron on images, a weight for each sample; those that
+    prune, and those without backpropagation, train the perceptron.
+    """
+    shape, chip = jax.ShapeDtypeStruct, _chip()
     sizes = ((784, width), (width, 10))
     y0 = [{"w": shape(s, jnp.float32), "b": shape(s[1:], jnp.float32)} for s in sizes]
     data = {
@@ -233,60 +332,35 @@ def _cleaning(width: int = 256, batch: int = 128):
         "label": shape((batch,), jnp.int32),
         "row": shape((batch,), jnp.int32),
     }
+    kind, make = SOLVERS[name]
+    solver = make()
+    takes = solver.batch if isinstance(solver, bilevel.Solver) else "one"
+    if kind == "bilevel":
+        x0 = shape((samples,), jnp.float32)
+        state = jax.eval_shape(lambda x, y: solver.init(CLEANING, x, y), x0, y0)
+    elif kind == "prune":
+        state = jax.eval_shape(lambda y: solver.init(PRUNING, None, y), y0)
+    else:
+        state = jax.eval_shape(lambda y: solver.init(y, jax.random.key(0)), y0)
+    if takes == "components":
+        data = (shape((), jnp.int32), data)
+    placed = place(state, chip), place(data if takes == "one" else (data, data), chip)
+    found, count = findings(solver.step, *placed, donate_argnums=0), models.count(y0)
+    return {
+        "bytes": found["bytes_accessed"] / count,
+        "temporaries": found["temporaries"] / count,
+        **{k: found[k] for k in ALWAYS},
+    }
 
-    def losses(y, data):
-        h = jax.nn.relu(data["image"] @ y[0]["w"] + y[0]["b"])
-        logits = h @ y[1]["w"] + y[1]["b"]
-        return optax.softmax_cross_entropy_with_integer_labels(logits, data["label"])
 
-    problem = bilevel.Problem(
-        upper=lambda x, y, data: jnp.mean(losses(y, data)),
-        lower=lambda x, y, data: jnp.mean(jax.nn.sigmoid(x[data["row"]]) * losses(y, data)),
-    )
-    pruned = bilevel.pruning.problem(lambda y, data: jnp.mean(losses(y, data)))
-    return problem, pruned, x0, y0, (data, data)
-
-
-SOLVERS: dict[str, Callable[[], Any]] = {
-    "f2sa": lambda: bilevel.f2sa(0.01, 0.02, inner_steps=5),
-    "f3sa": lambda: bilevel.f3sa(0.01, 0.02, 0.5),
-    "penalty, inner loop": lambda: bilevel.penalty(0.1, 0.8, 0.02, 0.1, 1.0, 5),
-    "penalty, momentum": lambda: bilevel.penalty(0.1, 0.8, 0.02, 0.1, 1.0, momentum=0.5),
-    "lv_hba": lambda: bilevel.lv_hba(0.02, 0.1, 0.02),
-    "implicit": bilevel.implicit,
-    "unrolled": bilevel.unrolled,
-    "soba": bilevel.soba,
-    "bip": lambda: bilevel.bip(0.1, 1.0, density=0.5),
+# What each part compiles by name, and the function of a name that does.
+PARTS: dict[str, tuple[Iterable[str], Callable[[str], dict[str, Any]]]] = {
+    "updates": (UPDATES, update),
+    "optimizers": (OPTIMIZERS, optimizer),
+    "training": (TRAINED, trained),
+    "sharded": (("2x2", "16x16"), sharded),
+    "solvers": (SOLVERS, solved),
 }
-
-
-def solved(only: list[str]) -> Iterator[dict[str, Any]]:
-    """Yields a step of each bilevel solver on data hyper-cleaning, and of BiP on its network."""
-    chip = SingleDeviceSharding(mesh_of("2x2").devices.flat[0])
-    problem, pruned, x0, y0, batch = _cleaning()
-    count = models.count(y0)
-    for name, make in SOLVERS.items():
-        if only and name not in only:
-            continue
-        solver = make()
-        if name == "bip":
-            state = jax.eval_shape(lambda y, s=solver: s.init(pruned, None, y), y0)
-        else:
-            state = jax.eval_shape(lambda x, y, s=solver: s.init(problem, x, y), x0, y0)
-        jax.jit(solver.step).trace(state, batch).lower(lowering_platforms=("cuda",))
-        start = time.perf_counter()
-        placed = place(state, chip), place(batch, chip)
-        found = findings(compile_for_tpu(solver.step, *placed, donate_argnums=0))
-        yield {
-            "name": name,
-            "bytes": found["bytes_accessed"] / count,
-            "temporaries": found["temporaries"] / count,
-            "compiled_in": time.perf_counter() - start,
-            **{k: found[k] for k in ("host_calls", "float64")},
-        }
-
-
-PARTS = {"updates": updates, "training": trained, "sharded": sharded, "solvers": solved}
 
 
 def page(content: dict[str, Any]) -> str:
@@ -294,17 +368,18 @@ def page(content: dict[str, Any]) -> str:
     lines = [
         "# What the TPU compiler makes of it",
         "",
-        f"`{content['command']}`, compiled ahead of time for a TPU v5e by"
+        f"`{COMMAND}`, compiled ahead of time for a TPU v5e by"
         f" {', '.join(f'{k} {v}' for k, v in sorted(content['versions'].items()))}. Nothing ran on"
         " a TPU: bytes are the compiler's count, and times of compilation are this CPU's.",
         "",
     ]
     for part, rows in content["parts"].items():
         lines += [*_TABLES[part]({r["name"]: r for r in rows}), ""]
-    every = [row for rows in content["parts"].values() for row in rows]
-    bad = [r["name"] for r in every if r["host_calls"] or r["float64"]]
+    every = [(part, row) for part, rows in content["parts"].items() for row in rows]
+    bad = [f"{r['name']} ({part})" for part, r in every if r["host_calls"] or r["float64"]]
     lines += [
-        f"{len(every)} programs. With a call to the host or float64: {', '.join(bad) or 'none'}.",
+        f"{len(every)} programs, {sum('cuda' in r for _, r in every)} of them lowered for CUDA too."
+        f" With a call to the host or float64: {', '.join(bad) or 'none'}.",
         "",
     ]
     return "\n".join(lines)
@@ -329,25 +404,38 @@ def _collectives(row) -> str:
     return ", ".join(f"{n} {kind}" for kind, n in row["collectives"].items()) or "none"
 
 
+def _optimizers_table(rows):
+    table = [[name, _collectives(r), f"{r['compiled_in']:.0f} s"] for name, r in rows.items()]
+    title = ["## One update of every optimizer, four small arrays split over 4 chips", ""]
+    return [*title, *md.table(["", "collectives", "compiled in"], table, "llr")]
+
+
 def _training_table(rows):
     table = [
-        [name, f"{r['parameters'] / 1e6:.2f}M", _collectives(r), f"{r['compiled_in']:.0f} s"]
+        [
+            name,
+            f"{r['parameters'] / 1e6:.2f}M",
+            str(r["examples"]),
+            _collectives(r),
+            f"{r['compiled_in']:.0f} s",
+        ]
         for name, r in rows.items()
     ]
+    head = ["", "parameters", "examples of a chip", "collectives", "compiled in"]
     title = ["## A training step with AdamW, data parallel on 4 chips", ""]
-    return [*title, *md.table(["", "parameters", "collectives", "compiled in"], table, "lrlr")]
+    return [*title, *md.table(head, table, "lrrlr")]
 
 
 def _sharded_table(rows):
     table = [
         [
-            name,
+            f"LLaMA 60M, {r['chips']} chips",
             f"{r['state_bytes'] / 2**20:.0f}",
             f"{r['arguments'] / 2**20:.1f}",
             f"{r['temporaries'] / 2**20:.0f}",
             _collectives(r),
         ]
-        for name, r in rows.items()
+        for r in rows.values()
     ]
     head = ["", "state in all, MiB", "arguments of a chip, MiB", "temporaries of a chip, MiB"]
     title = ["## A training step with parameters and states split over all chips", ""]
@@ -362,6 +450,7 @@ def _solvers_table(rows):
 
 _TABLES = {
     "updates": _updates_table,
+    "optimizers": _optimizers_table,
     "training": _training_table,
     "sharded": _sharded_table,
     "solvers": _solvers_table,
@@ -369,21 +458,25 @@ _TABLES = {
 
 
 def main(argv) -> None:
-    """Compiles, and writes after each program: compilations take minutes."""
+    """Compiles, and writes after each program."""
     del argv
-    flag = flags.FLAGS
+    flag, out = flags.FLAGS, Path(flags.FLAGS.out)
     versions = {**provenance.versions(), "libtpu": importlib.metadata.version("libtpu")}
-    command = "python -m benchmarks.tpu_compiler"
-    command += "" if flag.parts == list(PARTS) else f" --parts={','.join(flag.parts)}"
-    command += f' --only="{", ".join(flag.only)}"' if flag.only else ""
-    content = {"command": command, "versions": versions, "parts": {}}
+    content = {"versions": versions, "parts": {}}
+    if flag.out and (out / f"{STEM}.json").exists():
+        before = json.loads((out / f"{STEM}.json").read_text(encoding="utf-8"))
+        content = before if before["versions"] == versions else content
     for part in flag.parts:
-        rows = content["parts"][part] = []
-        for row in PARTS[part](flag.only):
-            print(f"{part}: {row['name']}: {row['compiled_in']:.1f} s", flush=True)
-            rows.append(row)
+        names, compiled = PARTS[part]
+        rows = {row["name"]: row for row in content["parts"].get(part, ())}
+        for name in flag.only or [name for name in names if name not in rows]:
+            if name not in names:
+                continue  # Of another part.
+            rows[name] = {"name": name, **compiled(name)}
+            print(f"{part}: {name}: {rows[name]['compiled_in']:.1f} s", flush=True)
+            parts = {**content["parts"], part: [rows[name] for name in names if name in rows]}
+            content["parts"] = {part: parts[part] for part in PARTS if part in parts}
             if flag.out:
-                out = Path(flag.out)
                 files.write(out / f"{STEM}.json", json.dumps(content, indent=1) + "\n")
                 files.write(out / f"{STEM}.md", page(content))
     print(page(content))
@@ -391,6 +484,6 @@ def main(argv) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_list("parts", list(PARTS), "Which parts.")
-    flags.DEFINE_list("only", [], "Rows of them by name; all by default.")
+    flags.DEFINE_list("only", [], "Rows of them by name; all that are missing by default.")
     flags.DEFINE_string("out", "", "Folder for the JSON and the page, beside printing.")
     sys.exit(launch.guard(lambda: app.run(main)))

@@ -72,4 +72,16 @@ def test_the_page_of_the_tpu_compiler_is_that_of_its_json():
     missed = "| lion (Optax) | 1.03 | 1.02, missed |"
     assert missed in tpu_compiler.page(content)
     rows["lion"]["host_calls"] = 1
-    assert "With a call to the host or float64: lion." in tpu_compiler.page(content)
+    assert "With a call to the host or float64: lion (updates)." in tpu_compiler.page(content)
+
+
+def test_collectives_of_a_program_are_counted():
+    program = """
+      %all-reduce.1 = (f32[], f32[8]{0:T(128)}, /*index=5*/f32[]) all-reduce(%a, %b), channel_id=1
+      %sum = f32[] get-tuple-element(%all-reduce.1), index=0
+      %gather = (f32[2], f32[8]) all-gather-start(%c), metadata={op_name="jit(step)/all-reduce"}
+      %done = f32[8] all-gather-done(%gather)
+      ROOT %part = f32[1]{0} reduce-scatter(%d), to_apply=%add
+    """
+    counted = {"all-reduce": 1, "reduce-scatter": 1, "all-gather": 1}
+    assert tpu_compiler.collectives(program) == counted
