@@ -93,7 +93,8 @@ def run(
     Returns:
       Final numbers and history. ``test/accuracy`` is of the pruned model; ``seconds`` (of the
       processor, all cores added, without compilation) and ``gradients`` (gradient evaluations) are
-      those after dense training; methods that prune at the start train once and count that.
+      those after dense training; methods that prune at the start train once and count that. Where
+      gradients are estimated ``forward_passes`` counts what they took.
     """
     folder = runs.folder_of(workdir)
     job = methods.job_of(config, data_dir)
@@ -139,7 +140,7 @@ def _prune(
             density = stage.stored or float(bilevel.masks.density(masks))
             rows.append({"step": before, "stage": i, "density": density, **numbers, **cost})
     after = [c for c, s in zip(costs, stages, strict=True) if s.method]
-    spent = {k: sum(c[k] for c in after) for k in ("seconds", "gradients")}
+    spent = {k: sum(c[k] for c in after) for k in costs[0]}
     final = {**numbers, "density": density, **spent}
     final["all_seconds"] = sum(c["seconds"] for c in costs)
     if dense is not None:
@@ -230,11 +231,11 @@ def _train(
         _, seconds = timed(state)
         run.finish((state, seconds))
         save(stage.steps, state)
-    steps = stage.steps - stage.start
-    return state, {
-        "seconds": float(seconds),
-        "gradients": float(stage.solver.gradients.total * steps),
-    }
+    gradients = stage.solver.gradients.total * (stage.steps - stage.start)
+    cost = {"seconds": float(seconds), "gradients": float(gradients)}
+    if job.passes is not None:
+        cost["forward_passes"] = float(job.passes * gradients)
+    return state, cost
 
 
 def _positions(job: Job, dataset: Any, params: Any, stats: Any) -> dict[str, int]:
@@ -271,7 +272,11 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
             share = 100 * final["small/parameters"]
             print(f"smaller model    {100 * final['small/accuracy']:.2f} %, {share:.1f} % as large")
         print(f"kept             {100 * final['density']:.2f} % of the prunable weights")
-        print(f"cost             {final['seconds']:.1f} s, {final['gradients']:.0f} gradients")
+        passes = ""
+        if "forward_passes" in final:
+            passes = f" by {final['forward_passes']:.0f} forward passes"
+        cost = f"{final['seconds']:.1f} s, {final['gradients']:.0f} gradients{passes}"
+        print(f"cost             {cost}")
         print(f"config, checkpoints, pruned model and report: {workdir}")
     return 0
 

@@ -84,7 +84,7 @@ def official(
 
     def gradient(state, batch):
         z = masks_lib.apply(state.masks, state.y)
-        return _common.gradient(state.problem, z, state.stats, batch, axis_name)
+        return _common.gradient(state, z, batch, axis_name)
 
     def both(state, tx, opt, g_params, g_scores, skip_params, skip_scores):
         params, of_params = _update(tx, g_params, opt.params, state.y, skip_params)

@@ -165,7 +165,7 @@ def paper(
 
     def gradient(state, batch):
         z = masks_lib.apply(state.masks, state.y)
-        return _common.gradient(state.problem, z, state.stats, batch, axis_name)
+        return _common.gradient(state, z, batch, axis_name)
 
     def lower(state, batch):
         value, stats, g = gradient(state, batch)

@@ -12,7 +12,7 @@ import optax
 import optim
 from bilevel.problem import Gradients, Problem, Solver
 from bilevel.pruning import masks as masks_lib
-from optim import _checks
+from optim import _checks, zeroth_order
 
 __all__ = [
     "ScoreState",
@@ -29,16 +29,29 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class _Masked:
-    """The loss of masked parameters; two of one loss are equal."""
+    """The loss of masked parameters; two of one loss and estimator are equal."""
 
     loss: Callable[..., Any]
+    estimator: zeroth_order.Estimator | None = None
 
     def __call__(self, masks: Any, params: Any, batch: Any, stats: Any = None) -> Any:
         z = params if masks is None else masks_lib.apply(masks, params)
+        batch, _ = self.split(batch)
         return self.loss(z, batch) if stats is None else self.loss(z, stats, batch)
 
+    def split(self, batch: Any) -> tuple[Any, Any]:
+        """Returns the batch of the loss and the key of the estimate."""
+        if self.estimator is None:
+            return batch, None
+        if not (isinstance(batch, tuple) and len(batch) == 2):
+            raise ValueError(
+                "batch must be (batch, key) where gradients are estimated, got "
+                f"{type(batch).__name__}"
+            )
+        return batch
 
-def problem(loss: Callable[..., Any]) -> Problem:
+
+def problem(loss: Callable[..., Any], estimator: zeroth_order.Estimator | None = None) -> Problem:
     r"""Returns pruning as a bilevel problem: both levels are the loss of the masked parameters.
 
     .. math::
@@ -50,12 +63,15 @@ def problem(loss: Callable[..., Any]) -> Problem:
     Args:
       loss: ``loss(params, batch) -> scalar``. With statistics of the model, such as BatchNorm's,
         ``loss(params, stats, batch) -> (scalar, new_stats)``; ``init`` is then given ``stats=``.
+      estimator: An estimator of :mod:`optim.zeroth_order`, such as ``rge()``, in place of
+        backpropagation. Every batch is then ``(batch, key)``, with a key of its own. What a method
+        takes of the gradient it takes of the estimate: RigL and GraNet regrow by it.
 
     Returns:
-      A :class:`bilevel.Problem`, equal for equal losses.
+      A :class:`bilevel.Problem`, equal for equal losses and estimators.
 
     Raises:
-      ValueError: When ``loss`` cannot be called.
+      ValueError: When ``loss`` cannot be called, or ``estimator`` is none.
 
     Example:
       >>> import jax.numpy as jnp, bilevel
@@ -66,7 +82,9 @@ def problem(loss: Callable[..., Any]) -> Problem:
     """
     if not callable(loss):
         raise ValueError(f"loss must be callable, got {loss!r}")
-    masked = _Masked(loss)
+    if not isinstance(estimator, zeroth_order.Estimator | None):
+        raise ValueError(f"estimator must be an Estimator such as rge(), got {estimator!r}")
+    masked = _Masked(loss, estimator)
     return Problem(upper=masked, lower=masked)
 
 
@@ -158,15 +176,29 @@ def evaluate(problem: Problem, z: Any, stats: Any, batch: Any) -> tuple[jax.Arra
 
 
 def gradient(
-    problem: Problem, z: Any, stats: Any, batch: Any, axis_name: str | None
+    state: Any, z: Any, batch: Any, axis_name: str | None, masks: Any = None
 ) -> tuple[jax.Array, Any, Any]:
-    """Returns loss, new statistics and the gradient at ``z``: one backward pass."""
+    """Returns loss, new statistics and the gradient at ``z``: one backward pass, or an estimate.
 
-    def loss(z, stats, batch):
-        return evaluate(problem, z, stats, batch)
+    An estimate perturbs only what ``masks`` keep: for callers who drop the rest of the gradient.
+    """
+    problem, estimator = state.problem, state.problem.lower.estimator
+    if estimator is None:
 
-    vg = optim.parallel.value_and_grad(loss, has_aux=True, axis_name=axis_name)
-    (value, stats), g = vg(z, stats, batch)
+        def loss(z, stats, batch):
+            return evaluate(problem, z, stats, batch)
+
+        vg = optim.parallel.value_and_grad(loss, has_aux=True, axis_name=axis_name)
+        (value, stats), g = vg(z, state.stats, batch)
+        return value, stats, g
+
+    def masked(z, batch):
+        z = z if masks is None else masks_lib.apply(masks, z)
+        return evaluate(problem, z, state.stats, batch)
+
+    _, key = problem.lower.split(batch)
+    vg = zeroth_order.value_and_grad(masked, estimator, has_aux=True, axis_name=axis_name)
+    (value, stats), g = vg(z, batch, key, state.count)
     return value, stats, g
 
 

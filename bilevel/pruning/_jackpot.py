@@ -84,7 +84,7 @@ def jackpot(
 
     def step(state: _common.ScoreState, batch: Any) -> tuple[_common.ScoreState, dict[str, Any]]:
         z = masks_lib.apply(state.masks, state.y)
-        value, stats, g = _common.gradient(state.problem, z, state.stats, batch, axis_name)
+        value, stats, g = _common.gradient(state, z, batch, axis_name)
 
         def straight_through(s, theta, g):
             return None if s is None else theta * g

@@ -232,7 +232,7 @@ def rigl_program(
 
     def step(state: RigLProgramState, batch: Any) -> tuple[RigLProgramState, dict[str, Any]]:
         z, before = masks_lib.apply(state.masks, state.y), state.masks
-        value, stats, g = _common.gradient(state.problem, z, state.stats, batch, axis_name)
+        value, stats, g = _common.gradient(state, z, batch, axis_name)
         state = state._replace(count=state.count + 1, stats=stats)
         if method == "rigl":
             state = jax.lax.cond(due(state), change, train, state, g)

@@ -316,7 +316,8 @@ def sparse_training(
     def step(state: SparseState, batch: Any) -> tuple[SparseState, dict[str, Any]]:
         if gradual is not None and exchange is None:
             state = _gradual(state, gradual)
-        value, stats, g = _common.gradient(state.problem, state.y, state.stats, batch, axis_name)
+        only = None if exchange is not None else state.masks
+        value, stats, g = _common.gradient(state, state.y, batch, axis_name, only)
         masked = optim.masked_update(_with_rate(tx))
         updates, opt = masked.update(g, state.opt, state.y, rate=state.rate)
         y = optax.apply_updates(state.y, updates)

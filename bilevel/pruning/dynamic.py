@@ -268,7 +268,8 @@ def dynamic_sparse(
         return state._replace(y=y, opt=opt, fired=fired, key=jax.random.key_data(key))
 
     def step(state: DynamicState, batch: Any) -> tuple[DynamicState, dict[str, Any]]:
-        value, stats, g = _common.gradient(state.problem, state.y, state.stats, batch, axis_name)
+        only = state.masks if grow in ("random", "unfired") and mask_moments else None
+        value, stats, g = _common.gradient(state, state.y, batch, axis_name, only)
         if mask_moments:
             updates, opt = masked.update(g, state.opt, state.y)
             y = optax.apply_updates(state.y, updates)

@@ -346,7 +346,7 @@ def nm_training(
             return masks_lib.map_leaves(one, masks, y)
 
         z, pull = jax.vjp(forward, state.y)
-        value, stats, gz = _common.gradient(state.problem, z, state.stats, batch, axis_name)
+        value, stats, gz = _common.gradient(state, z, batch, axis_name)
         updates, opt = tx.update(pull(gz)[0], state.opt, state.y)
         y = optax.apply_updates(state.y, updates)
         new = NMState(state.problem, t + 1, y, stats, masks, opt)

@@ -262,7 +262,7 @@ def training(
     def step(state: RetrainState, batch: Any) -> tuple[RetrainState, dict[str, Any]]:
         trained = (split(state.y), state.adapters)
         z, pull = jax.vjp(lambda trained: whole(state.x, state.y, trained), trained)
-        value, stats, gz = _common.gradient(state.problem, z, state.stats, batch, axis_name)
+        value, stats, gz = _common.gradient(state, z, batch, axis_name)
         updates, opt = tx.update(pull(gz)[0], state.opt, trained)
         new_trained: Any = optax.apply_updates(trained, updates)
         part, adapters = new_trained

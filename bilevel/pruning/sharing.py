@@ -467,7 +467,7 @@ def training(
 
     def step(state: SharedState, batch: Any) -> tuple[SharedState, dict[str, Any]]:
         z, pull = jax.vjp(expand, state.y)
-        value, stats, gz = _common.gradient(state.problem, z, state.stats, batch, axis_name)
+        value, stats, gz = _common.gradient(state, z, batch, axis_name)
         updates, opt = tx.update(pull(gz)[0], state.opt, state.y)
         y = optax.apply_updates(state.y, updates)
         new = SharedState(state.problem, state.count + 1, y, stats, opt)

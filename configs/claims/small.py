@@ -16,6 +16,25 @@ STUDIES = {
         "seeds": 10,
     },
     "zeroth_order_queries": {"units": {"steps": 60, "rates": [(0.3, 1.0, 3.0, 10.0)]}, "seeds": 5},
+    "zeroth_order_tuning": {
+        "units": {
+            "method": [
+                "backpropagation",
+                "RGE",
+                "RGE, 8 directions",
+                "forward gradient",
+                "block-wise",
+                "sparse",
+                "hybrid",
+                "sign",
+                "conservative",
+            ],
+            "passes": [500, 3000],
+            "rates": [(1e-4, 3e-4, 1e-3, 3e-3, 1e-2)],
+        },
+        "seeds": 5,
+        "data": True,
+    },
     "rank_descent": {
         "units": {"function": ["quadratic", "rosenbrock"], "size": 20, "steps": 1000},
         "seeds": 5,
@@ -373,6 +392,45 @@ CLAIMS = [
                 "below",
                 0.9,
                 0.99,
+            ),
+        ],
+    },
+    {
+        "id": "C77",
+        "paper": "ZO-LLM, arXiv 2402.11592",
+        "title": "Beyond plain ZO-SGD",
+        "claim": "In fine-tuning without backpropagation the forward gradient, block-wise and"
+        " sparse estimates, and backpropagation for the last layer improve on random estimates of"
+        " the whole gradient.",
+        "source": "abstract; section on extended methods",
+        "scale": "transformer of .03M parameters, 1000 steps on tinyshakespeare, then PTB: 3000"
+        " forward passes on 16 windows of 32 characters, a tangent or gradient counts as two, Adam,"
+        " best of 5 rates on a seed of its own, 5 seeds",
+        "set": "before",
+        "command": "python -m experiments.claims --only=C77 --fresh --data_dir=DATA",
+        "parts": [
+            _study(
+                "zeroth_order_tuning",
+                "gain",
+                "test loss, RGE - before fine-tuning",
+                "below",
+                -0.1,
+                0.0,
+                where={"method": "RGE", "passes": 3000},
+            ),
+            *(
+                _study(
+                    "zeroth_order_tuning",
+                    "loss",
+                    f"test loss, {method} - RGE",
+                    "below",
+                    0.0,
+                    0.0,
+                    where={"method": method, "passes": 3000},
+                    minus={"method": "RGE", "passes": 3000},
+                    digits=3,
+                )
+                for method in ("forward gradient", "block-wise", "sparse", "hybrid")
             ),
         ],
     },

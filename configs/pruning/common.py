@@ -8,7 +8,6 @@ from configs import common
 def pruning() -> ConfigDict:
     """Returns the default config: SGD with momentum, cosine schedule, BiP at a tenth."""
     config = common.supervised()
-    del config.gradient  # By backpropagation.
     config.optimizer.name = "sgd"
     config.optimizer.momentum = 0.9
     config.optimizer.learning_rate = 0.1
@@ -19,7 +18,7 @@ def pruning() -> ConfigDict:
     del config.data.stream, config.data.length
     config.prune = {
         # dense, bip, imp, imp_rewind_lr2, imp_finetune_lr2, imp_reinit, omp, gmp, granet, random,
-        # snip, grasp, synflow, hydra.
+        # snip, grasp, zo_grasp, synflow, hydra.
         "method": "bip",
         "density": 0.1,  # Share of the prunable weights that is kept.
         "structure": "weight",  # Of BiP: weight, filter, channel or N:M.

@@ -15,7 +15,7 @@ from experiments import data, models
 from experiments.common import config_files
 from experiments.pruning import sparse_methods
 from experiments.pruning.stages import Job, Stage, Start
-from experiments.supervised import optimizers, training
+from experiments.supervised import gradients, optimizers, training
 from optim import _checks
 
 GMP_LENGTH = 3  # Times the epochs of dense training, about the cost of BiP.
@@ -49,14 +49,33 @@ def job_of(config: ConfigDict, data_dir: str | None) -> Job:
         logits, stats = model.apply(params, stats, batch["x"], train=True)
         return training.cross_entropy(logits, batch["label"])[0].mean(), stats
 
+    estimator, passes = gradients.build(config.gradient), None
+    if estimator is not None:
+        passes = estimator.evaluations(jax.eval_shape(model.init, jax.random.key(0))[0])
+
+    def prepare(arrays, inputs, key):
+        if estimator is None:
+            return make(arrays, inputs, key)
+        to_augment, to_probe = jax.random.split(key)
+        return make(arrays, inputs, to_augment), to_probe
+
     def prepare_pair(arrays, inputs, key):
         upper, lower = inputs
         to_lower, to_upper = jax.random.split(key)
-        return make(arrays, upper, to_upper), make(arrays, lower, to_lower)
+        return prepare(arrays, upper, to_upper), prepare(arrays, lower, to_lower)
 
-    solver = bilevel.sparse_training(optimizer(1))
-    problem = bilevel.pruning.problem(loss)
-    return Job(model, problem, optimizer, make, prepare_pair, epoch, steps, solver)
+    return Job(
+        model=model,
+        problem=bilevel.pruning.problem(loss, estimator),
+        optimizer=optimizer,
+        prepare=prepare,
+        prepare_pair=prepare_pair,
+        examples=make,
+        passes=passes,
+        epoch=epoch,
+        steps=steps,
+        solver=bilevel.sparse_training(optimizer(1)),
+    )
 
 
 def data_of(config: ConfigDict, data_dir: str | None) -> tuple[data.Dataset, Any]:
@@ -85,9 +104,15 @@ def check(job: Job, config: ConfigDict) -> int:
     """Returns the step that methods rewind to.
 
     Raises:
-      ValueError: The method is unknown, or that step is none of the run.
+      ValueError: The method is unknown or needs backpropagation where that is not to be, or that
+        step is none of the run.
     """
     _checks.choice("prune.method", config.prune.method, METHODS)
+    if config.prune.method in BACKPROPAGATED and job.passes is not None:
+        raise ValueError(
+            f"prune.method={config.prune.method} scores weights by backpropagation: it needs "
+            f"gradient.name=backprop, got {config.gradient.name!r} (zo_grasp scores without)"
+        )
     rewind = round(config.prune.rewind_epochs * job.epoch)
     if not 0 <= rewind < job.steps:
         raise ValueError(
@@ -302,7 +327,7 @@ def _random(start: Start) -> Any:
 
 def _scoring_batch(start: Start) -> Any:
     index = next(start.batches("scoring")(0))
-    return start.job.prepare(start.dataset.train, np.sort(index), start.to_masks)
+    return start.job.examples(start.dataset.train, np.sort(index), start.to_masks)
 
 
 def _scoring_loss(start: Start, temperature: float) -> Callable[[Any, Any], Any]:
@@ -330,6 +355,16 @@ def _grasp(start: Start) -> Any:
     return bilevel.masks.from_scores(scores, start.prune.density, absolute=False)
 
 
+def _zo_grasp(start: Start) -> Any:
+    # As DeepZero has it, 2 x 193 forward passes on one batch; the score is GraSP's, signed.
+    batch, loss = _scoring_batch(start), _scoring_loss(start, 1.0)
+    key = jax.random.fold_in(start.to_masks, 1)
+    scores = jax.jit(lambda p, batch: bilevel.criteria.zo_grasp(lambda z: loss(z, batch), p, key))
+    return bilevel.masks.from_scores(
+        scores(start.params, batch), start.prune.density, absolute=False
+    )
+
+
 def _synflow(start: Start) -> Any:
     def forward(variables, x):
         return start.job.model.apply(variables["params"], variables["stats"], x, train=False)[0]
@@ -345,6 +380,7 @@ AT_INIT: dict[str, Callable[[Start], Any]] = {
     "random": _random,
     "snip": _snip,
     "grasp": _grasp,
+    "zo_grasp": _zo_grasp,
     "synflow": _synflow,
 }
 
@@ -368,3 +404,4 @@ AFTER_TRAINING: dict[str, Callable[[Start], list[Stage]]] = {
     "hydra": _hydra,
 }
 METHODS = (*AFTER_TRAINING, *AT_INIT, *sparse_methods.METHODS)
+BACKPROPAGATED = ("snip", "grasp", "synflow", "gblm")  # Whatever config.gradient says.

@@ -266,7 +266,7 @@ def _examples(start: Start) -> tuple[Any, Callable[[Any, Any, Any], Any]]:
     def logits(params, stats, batch):
         return job.model.apply(params, stats, batch["x"], train=False)[0]
 
-    return lambda: job.prepare(start.dataset.train, index, start.to_masks), logits
+    return lambda: job.examples(start.dataset.train, index, start.to_masks), logits
 
 
 def _calibrated(start: Start, dense: list[Stage]) -> _Planned:

@@ -49,6 +49,9 @@ class Job(NamedTuple):
       optimizer: ``optimizer(factor)`` for training ``factor`` times as long.
       prepare: Makes the batch of a step from the data.
       prepare_pair: Makes a pair of batches.
+      examples: Makes a batch for scores and calibration: examples alone, where ``prepare`` adds a
+        key to estimate gradients by.
+      passes: Forward passes of an estimate of the gradient; ``None`` with backpropagation.
       epoch: Steps of an epoch.
       steps: Steps of dense training.
       solver: Plain training under masks.
@@ -59,6 +62,8 @@ class Job(NamedTuple):
     optimizer: Callable[[int], optax.GradientTransformation]
     prepare: Callable[..., Any]
     prepare_pair: Callable[..., Any]
+    examples: Callable[..., Any]
+    passes: int | None
     epoch: int
     steps: int
     solver: bilevel.Solver

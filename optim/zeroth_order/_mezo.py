@@ -63,7 +63,8 @@ def mezo(
 
     Returns:
       The solver. Its metrics are ``loss`` (mean over all perturbed values), ``slope`` (root mean
-      square of the s_j) and ``evaluations``. Donate the state: then it is overwritten in place.
+      square of the s_j) and ``evaluations``. Donate the state: then it is overwritten in place, and
+      with the first one the parameters given to ``init``, which makes no copy.
 
     Raises:
       ValueError: If an argument is out of its range, the loss is no real scalar, or a leaf is no

@@ -19,8 +19,9 @@ def one_device(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 1)
 
 
-def config(method, **changes):
+def config(method, gradient="backprop", **changes):
     c = digits.get_config("smoke")
+    c.gradient.name = gradient
     c.model.options = {"widths": (16, 8)}
     c.epochs, c.batch_size, c.log_every = 0.5, 128, 2
     c.prune.rewind_epochs = 0.2
@@ -69,11 +70,15 @@ def test_a_memo_keeps_what_was_used_last_within_its_bytes():
 
 
 def test_eight_devices_prune_as_one(monkeypatch):
-    one = prune.run(config("hydra", density=0.5), quiet=True).final
+    # By estimates, whose directions are then the same on all.
+    c = config("hydra", "rge", density=0.5)
+    c.gradient.mu, c.gradient.samples = 0.1, 2
+    one = prune.run(c, quiet=True).final
     monkeypatch.setattr(jax, "device_count", lambda: 8)
-    eight = prune.run(config("hydra", density=0.5), quiet=True).final
+    eight = prune.run(c, quiet=True).final
     assert eight["density"] == one["density"]
     np.testing.assert_allclose(eight["test/loss"], one["test/loss"], rtol=1e-4)
+    assert one["forward_passes"] == 4 * one["gradients"] == 4 * 12
 
 
 def test_lottery_tickets_and_their_control(memo):
@@ -142,6 +147,9 @@ def test_a_stopped_run_resumes_bit_identically(method, tmp_path):
         ({"method": "imp", "rewind_epochs": 9.0}, r"rewind_epochs must be in \[0, 0.5\), got 9"),
         ({"method": "omp", "allocator": "erk"}, "must be global or lottery, got 'erk'"),
         ({"method": "imp", "density": 0.0}, r"prune\.density must be in \(0, 1\], got 0"),
+        ({"method": "snip", "gradient": "rge"}, "snip scores weights by backpropagation: it needs"),
+        ({"method": "imp", "gradient": "rg"}, "gradient.name must be one of .*; nearest: rge"),
+        ({"method": "imp", "gradient": "hybrid"}, "gradient 'hybrid' needs gradient.rule"),
     ],
 )
 def test_bad_configs(changes, message):

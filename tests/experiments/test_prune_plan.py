@@ -44,7 +44,7 @@ PLANS = {
     "omp": [(ROUND, [(3, T)])],
     **{m: [((0, 3 * T, 1), [(3, T)])] for m in ("gmp", "granet")},
     "hydra": [((0, T, 1), [(3, T)]), ((0, T, 1), [(3, 2 * T)])],
-    **{m: [((0, T, 1), [(3, 0)])] for m in ("random", "snip", "grasp", "synflow")},
+    **{m: [((0, T, 1), [(3, 0)])] for m in ("random", "snip", "grasp", "zo_grasp", "synflow")},
 }
 
 

@@ -165,6 +165,27 @@ def test_auxiliary_data(estimator):
     assert (value.shape, aux["a"].shape, gradient["a"].shape) == ((), (3, 2), (3, 2))
 
 
+@pytest.mark.filterwarnings("ignore:mu=0.00. is lost in bfloat16")
+@pytest.mark.parametrize("estimator", [row[0] for row in COUNTS])
+def test_runs_and_steps_at_once_in_any_dtype(estimator):
+    half, brain = TREE["b"]["c"].astype(jnp.float16), TREE["a"].astype(jnp.bfloat16)
+    params = {"a": brain, "b": {**TREE["b"], "c": half}}
+    vg = zo.value_and_grad(tree_loss, estimator)
+
+    def run(key):
+        def step(p, t):
+            value, gradient = vg(p, 2.0, jax.random.fold_in(key, t), t)
+            return jax.tree.map(lambda p, g: p - g, p, gradient), value
+
+        return jax.lax.scan(step, params, jnp.arange(3))
+
+    after, values = jax.eval_shape(jax.vmap(run), jax.random.split(KEY, 4))
+    assert values.shape == (4, 3)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
+        lambda x: ((4, *x.shape), x.dtype), params
+    )
+
+
 def test_probes_in_chunks_are_the_same_probes():
     @jax.jit
     def both(p):
@@ -326,32 +347,86 @@ def test_mezo_needs_one_copy_of_the_parameters(samples, users_compiler):
 # Devices.
 
 
-def hybrid(axis_name=None):
-    return zo.hybrid({"w": True, "b": False}, axis_name=axis_name)
+DEVICES = {
+    "rge": zo.rge(0.1, samples=2, chunk=2),
+    "one-sided": zo.rge(0.1, two_sided=False, distribution="sphere"),
+    "cge": zo.cge(0.1),
+    "forward": zo.forward_gradient(),
+    "sign": zo.sign(0.1, distribution="rademacher"),
+    "sparse": zo.sparse(zo.random_mask(0.5), 2, zo.rge(0.1)),
+    "blocks": zo.blockwise("[wb]", zo.rge(0.1)),
+    "deepzero": zo.deepzero_rge(0.1, 2),
+}
+START = {"w": jnp.linspace(-1.0, 1.0, 4), "b": jnp.ones(())}
 
 
-@pytest.mark.parametrize(
-    ("estimator", "mapped"),
-    [(e, e) for e in (zo.rge(samples=2), zo.cge(), zo.forward_gradient())]
-    + [(hybrid(), hybrid("i"))],
-)
-def test_eight_devices_are_one(estimator, mapped):
+def tanh_loss(p, x):
+    return jnp.mean(jnp.tanh(x @ p["w"] + p["b"]) ** 2)
+
+
+def on_devices(whole, shared):
+    """``whole(x)`` on one device and on eight; ``shared(x)`` in a pmap of the user's."""
     x = np.float32(np.random.default_rng(0).normal(size=(16, 4)))
-    params = {"w": jnp.linspace(-1.0, 1.0, 4), "b": jnp.ones(())}
+    spread = jax.device_put(x, NamedSharding(optim.parallel.data_mesh(), P("data")))
+    run = jax.jit(whole)
+    each = jax.pmap(shared, "i")(x.reshape(8, 2, 4))
+    return run(x), [run(spread), *(jax.tree.map(lambda a, i=i: a[i], each) for i in (0, 7))]
 
-    def loss(p, x):
-        return jnp.mean(jnp.tanh(x @ p["w"] + p["b"]) ** 2)
 
-    one = jax.jit(zo.value_and_grad(loss, estimator))(params, x, KEY)
-    mesh = optim.parallel.data_mesh()
-    spread = jax.device_put(x, NamedSharding(mesh, P("data")))
-    whole = jax.jit(zo.value_and_grad(loss, estimator))(params, spread, KEY)
-    vg = zo.value_and_grad(loss, mapped, axis_name="i")
-    each = jax.pmap(vg, "i", in_axes=(None, 0, None))(params, x.reshape(8, 2, 4), KEY)
-    for found in (whole, jax.tree.map(lambda a: a[0], each)):
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=3e-4), one, found
+def test_every_estimate_on_eight_devices_is_that_on_one():
+    def estimates(x, axis_name=None):
+        exact = zo.hybrid({"w": True, "b": False}, zo.rge(0.1), axis_name=axis_name)
+        return {
+            name: zo.value_and_grad(tanh_loss, e, axis_name=axis_name)(START, x, KEY, 3)
+            for name, e in {**DEVICES, "hybrid": exact}.items()
+        }
+
+    one, others = on_devices(estimates, lambda x: estimates(x, "i"))
+    for found in others:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-5), one, found)
+
+
+def test_every_solver_on_eight_devices_is_that_on_one():
+    def solvers(axis_name):
+        loss, tx, rge = tanh_loss, optax.sgd(0.1), zo.rge(0.1)
+        return [
+            zo.mezo(loss, 0.1, 0.1, samples=2, axis_name=axis_name),
+            zo.conservative(loss, tx, rge, axis_name=axis_name),
+            zo.block_descent(loss, tx, "[wb]", rge, axis_name=axis_name),
+        ]
+
+    def steps(x, axis_name=None):
+        found = []
+        for solver in solvers(axis_name):
+            state, metrics = jax.lax.scan(
+                lambda s, _, step=solver.step: step(s, x), solver.init(START, KEY), length=2
+            )
+            found.append((state.params, metrics))
+        return found
+
+    one, others = on_devices(steps, lambda x: steps(x, "i"))
+    for found in others:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-5), one, found)
+
+
+def test_mezo_in_the_loop():
+    solver = zo.mezo(tanh_loss, 0.1, 0.1)
+    x = np.float32(np.random.default_rng(0).normal(size=(16, 4)))
+    found = []
+    for mesh in (None, optim.parallel.data_mesh()):
+        seen = []
+        state = optim.loop.run(
+            solver.step,
+            solver.init(jax.tree.map(jnp.copy, START), jax.random.key(0)),  # Of its own: donated.
+            lambda start: iter([x] * 4),
+            4,
+            mesh=mesh,
+            steps_per_call=2,
+            on_metrics=lambda first, values, seen=seen: seen.append(values),
         )
+        assert [list(v["evaluations"]) for v in seen] == [[2.0, 2.0]] * 2
+        found.append((state.params, [v["loss"] for v in seen]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-5), *found)
 
 
 # Bad input.

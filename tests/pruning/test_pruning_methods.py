@@ -32,6 +32,68 @@ def problem(seed=0, n=32):
     return params, batch
 
 
+def test_estimates_take_the_place_of_gradients():
+    # Central differences of a quadratic are its gradient, whatever a method makes of it.
+    rng = np.random.default_rng(0)
+    params = {"w": rng.standard_normal((4, 3)).astype(np.float32)}
+    batches = [rng.standard_normal((8, 4)).astype(np.float32) for _ in range(2)]
+
+    def loss(params, stats, x):
+        return jnp.mean((x @ params["w"] - 1) ** 2), {"seen": stats["seen"] + 1}
+
+    solvers = {
+        "masks": bilevel.sparse_training(0.1),
+        "rigl": bilevel.dynamic.rigl(0.1, 0.5, every=1, steps=4),
+        "nm": bilevel.nm_training(0.1, "2:4"),
+        "bip": bilevel.bip(0.1, 0.1, 0.5),
+    }
+    estimator = optim.zeroth_order.cge(0.5, central=True)
+
+    def start(name, estimator):
+        masks = {"w": np.arange(12).reshape(4, 3) % 2 == 0} if name == "masks" else None
+        problem = bilevel.pruning.problem(loss, estimator)
+        return solvers[name].init(problem, masks, params, stats={"seen": jnp.zeros(())})
+
+    @jax.jit
+    def steps(states):
+        found = []
+        for name, state in states.items():
+            batch = [(x, jax.random.key(0)) for x in batches]
+            batch = batches if state.problem.lower.estimator is None else batch
+            state, metrics = solvers[name].step(state, tuple(batch) if name == "bip" else batch[0])
+            found.append((state.x, state.y, state.stats, metrics["density"]))
+        return found
+
+    exact, estimated = (steps({n: start(n, e) for n in solvers}) for e in (None, estimator))
+    for a, b in zip(jax.tree.leaves(exact), jax.tree.leaves(estimated), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match=r"batch must be \(batch, key\) where gradients are estim"):
+        solvers["rigl"].step(start("rigl", estimator), batches[0])
+    with pytest.raises(ValueError, match="estimator must be an Estimator such as rge"):
+        bilevel.pruning.problem(loss, optim.zeroth_order.rge)
+
+
+def test_estimates_perturb_what_masks_keep():
+    params, masks = {"w": jnp.ones((2, 3))}, {"w": jnp.arange(6).reshape(2, 3) > 2}
+
+    def loss(params, _):
+        return params["w"][1] @ jnp.arange(3.0) + 1e4 * params["w"][0].sum()
+
+    estimator = optim.zeroth_order.rge(0.5)
+    problem = bilevel.pruning.problem(loss, estimator)
+    for solver in (
+        bilevel.sparse_training(1.0),
+        bilevel.dynamic.set_(1.0, 0.5, every=9, steps=9),
+    ):
+        state = solver.init(problem, masks, params)
+        new, _ = solver.step(state, (None, jax.random.key(1)))
+        kept = optim.zeroth_order.value_and_grad(
+            lambda p, _: p["w"][1] @ jnp.arange(3.0), estimator
+        )
+        g = kept(state.y, None, jax.random.key(1))[1]["w"]
+        np.testing.assert_allclose(new.y["w"], np.where(masks["w"], 1 - g, 0), rtol=1e-3)
+
+
 @pytest.mark.fidelity
 @pytest.mark.parametrize("alias", [False, True])
 def test_hydra_replays_the_authors_code(alias):
