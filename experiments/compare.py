@@ -17,6 +17,7 @@ with. The page says which to take, how sure that is, and the line of code.
 
 import itertools
 import json
+import math
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -41,7 +42,7 @@ from experiments.comparing import (
 from experiments.tables import cache, definition, execution
 from optim import _checks
 
-__all__ = ["compare", "compare_on_model", "plan"]
+__all__ = ["changed_problems", "compare", "compare_on_model", "plan"]
 
 STUDIES, TRIALS = 3, 5
 SMOKE_METHODS = "AdamW, SGDM, Lion, schedule-free AdamW"
@@ -135,13 +136,22 @@ def compare(
     if missing:
         say(f"{missing} runs of other shards are missing; the command without --shard ends it")
         return None
+    changed = changed_problems(compared, names, runs, known, data_dir)
+    elsewhere = execution.load(folder, changed, own, say)
+    done = execution.finished(elsewhere)
+    todo = sum(r.digest not in done for r in changed)
+    with execution.progress("variants", todo) as bar:
+        packs = [[run] for run in changed]
+        execution.make(training, packs, folder, done, own, bar, data_dir=data_dir, metric="best")
     results = page.results(
         compared,
         names,
         runs,
         known,
+        changed=(changed, execution.load(folder, changed, own, say)),
         targets=targets.read(),
         clock=_clock(compared, names, out_dir, data_dir),
+        oracles=_oracles(names, out_dir, data_dir),
         state=_state_bytes(compared, names, data_dir),
         prediction=methods.prediction(),
         command=command,
@@ -149,6 +159,34 @@ def compare(
     for path in page.write(results, out_dir):
         say(f"wrote {path}")
     return results
+
+
+def changed_problems(
+    compared: Sequence[methods.Method],
+    names: Sequence[str],
+    runs: Sequence[definition.Run],
+    known: execution.Records,
+    data_dir: str | None,
+) -> list[definition.Run]:
+    """Returns the runs of the variants: of each study the best setting, with the same seed."""
+    found = []
+    for name in names:
+        if name not in workloads.VARIANTS:
+            continue
+        variant = workloads.VARIANTS[name]
+        version = workloads.fingerprint(workloads.build(variant, data_dir))
+        for method in compared:
+            own = [r for r in runs if (r.row, r.column) == (method.name, name)]
+            for _, study in itertools.groupby(own, lambda r: r.point["study"]):
+                best = min(study, key=lambda r: known[r.digest]["final"].get("best", math.inf))
+                setting = {k: best.point[k] for k in best.point if k not in ("study", "trial")}
+                config = training.config_of(
+                    variant, version, method, setting, best.seed, best.config.steps
+                )
+                digest = cache.digest("compare", config)
+                run = definition.Run(method.name, variant, best.point, best.seed, config, digest)
+                found.append(run)
+    return found
 
 
 def compare_on_model(
@@ -202,6 +240,17 @@ def _clock(compared, names, out_dir, data_dir) -> dict[str, dict[str, float]]:
             known[name] = training.step_seconds(name, data_dir, list(compared))
             files.write(path, json.dumps(known, indent=1) + "\n")
     return {name: {m: known[name][m] for m in wanted} for name in names}
+
+
+def _oracles(names, out_dir, data_dir) -> dict[str, dict[str, float]]:
+    """What an evaluation costs on each workload, in forward passes, measured once."""
+    path = out_dir / "cache" / "oracles.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for name in names:
+        if name not in known:
+            known[name] = training.oracle_costs(name, data_dir)
+            files.write(path, json.dumps(known, indent=1) + "\n")
+    return {name: known[name] for name in names}
 
 
 def _state_bytes(compared, names, data_dir) -> dict[str, dict[str, float]]:

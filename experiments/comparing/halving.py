@@ -169,7 +169,9 @@ def search(
     maker = _Maker(path, version, {m.name: m for m in compared}, out_dir / "cache", say)
     size, seconds = _plan(maker, compared, budget, out_dir)
     steps = lengths(version["steps"])
-    cost = f" in about {seconds / 60:.0f} min" if seconds else ""
+    cost = f" in about {seconds / 60:.2g} min" if seconds else ""
+    if size.settings == MOST_SETTINGS:
+        cost += ", the largest search there is"
     say(
         f"{size.arms[0]} arms of {len(compared)} methods, {size.settings} settings each; rounds of "
         f"{', '.join(f'{n} x {t} steps' for n, t in zip(size.arms, steps, strict=True))}, then "
@@ -275,7 +277,7 @@ class _Maker:
 
 
 def _plan(maker: _Maker, compared, budget: Budget, out_dir: Path) -> tuple[Size, float]:
-    """The size of the search and the seconds it may take; decided once for a folder."""
+    """The size of the search and the seconds it will take; decided once for a folder."""
     steps = maker.version["steps"]
     tuned = sum(not m.self_tuning for m in compared)
     untuned = len(compared) - tuned
@@ -292,15 +294,20 @@ def _plan(maker: _Maker, compared, budget: Budget, out_dir: Path) -> tuple[Size,
         known = json.loads(path.read_text(encoding="utf-8"))
     if known.get("wanted") != wanted:
         per_gradient, to_compile = _pace(maker, compared)
-        left = budget.amount - 2 * to_compile * len(compared)  # Some anew in later rounds.
-        known = {"wanted": wanted, "gradients": left / per_gradient, "per_gradient": per_gradient}
+        compiling = 2 * to_compile * len(compared)  # Some anew in later rounds.
+        known = {
+            "wanted": wanted,
+            "gradients": (budget.amount - compiling) / per_gradient,
+            "per_gradient": per_gradient,
+            "compiling": compiling,
+        }
         files.write(path, json.dumps(known, indent=1) + "\n")
     try:
         size = sizes(tuned, untuned, steps, known["gradients"])
     except ValueError as error:
         pace = f"{1000 * known['per_gradient']:.3g} ms per gradient were measured"
         raise ValueError(f"{error} ({pace}, and as many fit into the time)") from error
-    return size, budget.amount
+    return size, known["compiling"] + size.gradients * known["per_gradient"]
 
 
 def _pace(maker: _Maker, compared) -> tuple[float, float]:

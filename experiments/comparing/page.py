@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.common import figures, files
 from experiments.common import markdown as md
-from experiments.comparing import methods, scoring, workloads
+from experiments.comparing import methods, scoring, tables, workloads
 from experiments.tables import definition, render, stats
 from experiments.tables.execution import Records
 
@@ -26,6 +26,7 @@ def results(
     names: Sequence[str],
     runs: Sequence[definition.Run],
     records: Records,
+    changed: tuple[Sequence[definition.Run], Records],
     targets: Mapping[str, Any],
     **also: Any,
 ) -> dict[str, Any]:
@@ -36,40 +37,49 @@ def results(
       names: Workloads.
       runs: The plan.
       records: Of all runs.
+      changed: The runs of the variants and their records.
       targets: From :func:`targets.read`.
-      **also: ``clock``, ``state`` and ``command``.
+      **also: ``clock``, ``oracles``, ``state``, ``prediction`` and ``command``.
     """
     environments: list[Any] = []
-    entries = []
-    for run in runs:
-        record = records[run.digest]
+
+    def entry(run: definition.Run, record: Mapping[str, Any]) -> dict[str, Any]:
         environment = {k: record[k] for k in ("machine", "versions", "source")}
         if environment not in environments:
             environments.append(environment)
-        entries.append(
-            {
-                "method": run.row,
-                "workload": run.column,
-                "study": run.point["study"],
-                "trial": run.point["trial"],
-                "setting": {k: v for k, v in run.point.items() if k not in ("study", "trial")},
-                "seed": run.seed,
-                "steps": run.config.steps,
-                "digest": run.digest,
-                "status": record["status"],
-                "seconds": round(record["seconds"], 3),
-                "final": record["final"],
-                "history": [[h["step"], h["valid"]] for h in record["history"]],
-                "environment": environments.index(environment),
-            }
-        )
+        return {
+            "method": run.row,
+            "workload": run.column,
+            "study": run.point["study"],
+            "trial": run.point["trial"],
+            "setting": {k: v for k, v in run.point.items() if k not in ("study", "trial")},
+            "seed": run.seed,
+            "steps": run.config.steps,
+            "digest": run.digest,
+            "status": record["status"],
+            "seconds": round(record["seconds"], 3),
+            "final": record["final"],
+            "history": [[h["step"], h["valid"]] for h in record["history"]],
+            "environment": environments.index(environment),
+        }
+
+    variants = {
+        variant: {
+            "of": name,
+            "about": workloads.about(variant),
+            "runs": [entry(r, changed[1][r.digest]) for r in changed[0] if r.column == variant],
+        }
+        for name, variant in workloads.VARIANTS.items()
+        if name in names
+    }
     content = {
         "methods": {m.name: {**m._asdict(), "self_tuning": m.self_tuning} for m in compared},
         "workloads": {name: workloads.about(name) for name in names},
         "targets": {name: targets[name] for name in names},
         **also,
+        "runs": [entry(run, records[run.digest]) for run in runs],
+        "variants": variants,
         "environments": environments,
-        "runs": entries,
     }
     return json.loads(render.json_text(content))
 
@@ -163,8 +173,9 @@ def markdown(content: Results) -> str:
         "Score: share of workloads solved within a time, averaged over times from the fastest"
         " method's to four times that. By the clock: steps times the time of a step, which is"
         f" measured in turns and stands beside as a multiple of {rows[0]}'s. Every method here"
-        " takes one gradient per step. Speed-up: geometric mean over the workloads that both reach,"
-        " whose number is in brackets. Scores depend on who competes; the steps below do not.",
+        " takes one gradient per step, so that a score by oracle calls is that by steps. Speed-up:"
+        " geometric mean over the workloads that both reach, whose number is in brackets."
+        " Scores depend on who competes; the steps below do not.",
         "",
         f"![Performance profiles and curves]({STEM}.png)",
         "",
@@ -182,6 +193,8 @@ def markdown(content: Results) -> str:
     share = _shares(content, in_steps)
     table = [[rows[m], *(f"{100 * x:.0f} %" for x in share[m])] for m in order]
     lines += [*md.table(["", *columns], table, "l" + "r" * len(columns)), ""]
+    lines += [*tables.best_values(content, order), ""]
+    lines += tables.on_variants(content, order)
     lines += [*_for_whom(content, at, share.mean(1), test, order), ""]
     lines += _against_published(content["prediction"], dict(zip(rows, score, strict=True)))
     lines += ["## Targets", ""]
@@ -197,7 +210,7 @@ def markdown(content: Results) -> str:
         for name, t in content["targets"].items()
     ]
     head = ["workload", "", "metric", "target", "set by", "in steps"]
-    lines += [*md.table(head, table, "lllrlr"), "", _made_by(content), ""]
+    lines += [*md.table(head, table, "lllrlr"), "", *tables.oracles(content), _made_by(content), ""]
     return "\n".join(lines)
 
 

@@ -15,7 +15,16 @@ import optim
 from experiments.comparing import methods, own_model, workloads
 from experiments.supervised import averages
 
-__all__ = ["Result", "check", "config_of", "job", "run", "run_population", "step_seconds"]
+__all__ = [
+    "Result",
+    "check",
+    "config_of",
+    "job",
+    "oracle_costs",
+    "run",
+    "run_population",
+    "step_seconds",
+]
 
 
 class Result(NamedTuple):
@@ -258,10 +267,65 @@ def step_seconds(
         key = jax.random.key(0)
         arguments = made.init(key, setting, steps, 1, 0), train, inputs, key
         clocks[method.name] = jax.jit(many).lower(*arguments).compile(), *arguments
+    return {name: seconds / steps for name, seconds in _in_turns(clocks, rounds).items()}
+
+
+def oracle_costs(
+    workload: str, data_dir: str | None, *, rounds: int = 5, calls: int = 50
+) -> dict[str, float]:
+    """Measures what a gradient, a JVP and a Hessian-vector product cost in forward passes.
+
+    Args:
+      workload: Name.
+      data_dir: Folder of the data sets.
+      rounds: Turns of each; the median counts.
+      calls: Evaluations of a turn.
+    """
+    made = workloads.build(workload, data_dir)
+    params, stats = jax.jit(made.init)(jax.random.key(0))
+    train = jax.device_put(made.data.get("train"))
+    inputs = jax.device_put(next(made.batches(0)(0)))
+
+    def loss(params, batch):
+        return made.loss(params, stats, batch["examples"], batch["key"])[0]
+
+    def along(f, params, batch):  # The direction is the parameters themselves.
+        return jax.jvp(lambda p: f(p, batch), (params,), (params,))
+
+    oracles = {
+        "forward": loss,
+        "gradient": jax.value_and_grad(loss),
+        "JVP": lambda params, batch: along(loss, params, batch),
+        "HVP": lambda params, batch: along(jax.grad(loss), params, batch),
+    }
+
+    def repeated(oracle):
+        def many(params, train, inputs, key):
+            def body(i, params):
+                batch = made.prepare(train, inputs, jax.random.fold_in(key, i))
+                # The next call waits for all that this one returns.
+                total = optax.tree.sum(oracle(params, batch))
+                return jax.tree.map(lambda x: x + 1e-30 * total, params)
+
+            return jax.lax.fori_loop(0, calls, body, params)
+
+        return many
+
+    arguments = params, train, inputs, jax.random.key(0)
+    clocks = {
+        name: (jax.jit(repeated(oracle)).lower(*arguments).compile(), *arguments)
+        for name, oracle in oracles.items()
+    }
+    seconds = _in_turns(clocks, rounds)
+    return {name: taken / seconds["forward"] for name, taken in seconds.items()}
+
+
+def _in_turns(clocks: dict[str, Any], rounds: int) -> dict[str, float]:
+    """The median seconds of calls ``{name: (compiled, *arguments)}`` that take turns."""
     taken: dict[str, list[float]] = {name: [] for name in clocks}
     for _ in range(rounds):
         for name, (compiled, *arguments) in clocks.items():
             start = time.perf_counter()
             jax.block_until_ready(compiled(*arguments))
-            taken[name].append((time.perf_counter() - start) / steps)
+            taken[name].append(time.perf_counter() - start)
     return {name: float(np.median(seconds)) for name, seconds in taken.items()}

@@ -19,7 +19,17 @@ import optax
 from experiments import data
 from optim import _checks
 
-__all__ = ["NAMES", "SMOKE", "Workload", "about", "build", "fingerprint", "gather", "needs_data"]
+__all__ = [
+    "NAMES",
+    "SMOKE",
+    "VARIANTS",
+    "Workload",
+    "about",
+    "build",
+    "fingerprint",
+    "gather",
+    "needs_data",
+]
 
 Arrays = dict[str, Any]
 
@@ -89,7 +99,7 @@ def build(name: str, data_dir: str | None = None) -> Workload:
       ValueError: Unknown name; the nearest are listed.
       FileNotFoundError: Its data are not below ``data_dir``.
     """
-    _checks.choice("workload", name, NAMES)
+    _checks.choice("workload", name, tuple(_WORKLOADS))
     return _built(name, data_dir)
 
 
@@ -195,14 +205,23 @@ def _attention_block(key, width: int) -> Arrays:
     }
 
 
-def _attend(block: Arrays, x: jax.Array, heads: int, causal: bool) -> jax.Array:
+def _attend(
+    block: Arrays, x: jax.Array, heads: int, causal: bool, post_norm: bool = False
+) -> jax.Array:
     batch, length, width = x.shape
-    q, k, v = jnp.split(_affine(block["qkv"], _normed(block["norm_1"], x)), 3, -1)
-    q, k, v = (y.reshape(batch, length, heads, -1) for y in (q, k, v))
-    y = jax.nn.dot_product_attention(q, k, v, is_causal=causal)
-    x = x + _affine(block["out"], y.reshape(batch, length, width))
-    hidden = jax.nn.gelu(_affine(block["up"], _normed(block["norm_2"], x)))
-    return x + _affine(block["down"], hidden)
+
+    def attention(x):
+        q, k, v = jnp.split(_affine(block["qkv"], x), 3, -1)
+        q, k, v = (y.reshape(batch, length, heads, -1) for y in (q, k, v))
+        y = jax.nn.dot_product_attention(q, k, v, is_causal=causal)
+        return _affine(block["out"], y.reshape(batch, length, width))
+
+    def perceptron(x):
+        return _affine(block["down"], jax.nn.gelu(_affine(block["up"], x)))
+
+    for norm, part in ((block["norm_1"], attention), (block["norm_2"], perceptron)):
+        x = _normed(norm, x + part(x)) if post_norm else x + part(_normed(norm, x))
+    return x
 
 
 def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -262,7 +281,7 @@ def _softmax(name: str, data_dir: str | None) -> Workload:
     return _classifier(name, arrays, init, _affine, metric="loss", **sizes)
 
 
-def _digits_layernorm(name: str, data_dir: str | None) -> Workload:
+def _digits_layernorm(name: str, data_dir: str | None, post_norm: bool = False) -> Workload:
     """A vision transformer with LayerNorm on the 8x8 digits: 16 patches of 2x2, width 32."""
     arrays: dict[str, Arrays] = _images("digits", None)
     for split in arrays.values():
@@ -284,10 +303,15 @@ def _digits_layernorm(name: str, data_dir: str | None) -> Workload:
         x = _affine(params["patches"], x)
         x = x + _like(params["positions"], x)
         for block in ("block_0", "block_1"):
-            x = _attend(params[block], x, heads=4, causal=False)
+            x = _attend(params[block], x, heads=4, causal=False, post_norm=post_norm)
         return _affine(params["head"], _normed(params["norm"], x).mean(1))
 
     return _classifier(name, arrays, init, logits, metric="loss", batch_size=64, steps=400)
+
+
+def _digits_post_norm(name: str, data_dir: str | None) -> Workload:
+    """digits_vit with each LayerNorm behind the sum in place of before the layer."""
+    return _digits_layernorm(name, data_dir, post_norm=True)
 
 
 def _fashion_mlp(name: str, data_dir: str | None) -> Workload:
@@ -471,12 +495,12 @@ def _clicks(name: str, data_dir: str | None) -> Workload:
     )
 
 
-def _autoencoder(name: str, data_dir: str | None) -> Workload:
+def _autoencoder(name: str, data_dir: str | None, scale: float = 1.0) -> Workload:
     """An autoencoder of the digits through 8 numbers, with absolute errors."""
     arrays = {k: {"x": v["x"]} for k, v in _flat(_images("digits", None)).items()}
 
     def init(key):
-        return _layers(key, (64, 64, 8, 64, 64), 1.0)
+        return _layers(key, (64, 64, 8, 64, 64), scale)
 
     def error(params, x):
         return jnp.abs(_perceptron(params, x, jnp.tanh) - x).mean()
@@ -491,6 +515,11 @@ def _autoencoder(name: str, data_dir: str | None) -> Workload:
         batch_size=64,
         steps=800,
     )
+
+
+def _autoencoder_twice(name: str, data_dir: str | None) -> Workload:
+    """autoencoder from initial weights that are twice as large."""
+    return _autoencoder(name, data_dir, scale=2.0)
 
 
 def _modular(name: str, data_dir: str | None) -> Workload:
@@ -560,7 +589,11 @@ _WORKLOADS: dict[str, Callable[[str, str | None], Workload]] = {
     "fashion_cnn": _fashion_cnn,
     "characters_transformer": _characters_transformer,
     "characters_gru": _characters_gru,
+    "digits_vit_post_norm": _digits_post_norm,
+    "autoencoder_twice": _autoencoder_twice,
 }
-NAMES = tuple(_WORKLOADS)
+# What is changed about a workload to see whether its best settings still serve.
+VARIANTS = {"digits_vit": "digits_vit_post_norm", "autoencoder": "autoencoder_twice"}
+NAMES = tuple(name for name in _WORKLOADS if name not in VARIANTS.values())
 _NEED_DATA = ("fashion_mlp", "fashion_cnn", "characters_transformer", "characters_gru")
 SMOKE = ("softmax", "factorization")

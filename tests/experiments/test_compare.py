@@ -10,7 +10,7 @@ import pytest
 
 from configs.compare import common as declared
 from experiments import compare
-from experiments.comparing import methods, page, targets, training, workloads
+from experiments.comparing import methods, page, tables, targets, training, workloads
 
 GENERATED = [name for name in workloads.NAMES if not workloads.needs_data(name)]
 
@@ -45,6 +45,7 @@ def tiny(monkeypatch, tmp_path):
     names = ("tiny", "other")
     monkeypatch.setattr(workloads, "_WORKLOADS", dict.fromkeys(names, _tiny))
     monkeypatch.setattr(workloads, "NAMES", names)
+    monkeypatch.setattr(workloads, "VARIANTS", {})
     monkeypatch.setattr(workloads, "_NEED_DATA", ())
     frozen = {
         name: {
@@ -60,6 +61,8 @@ def tiny(monkeypatch, tmp_path):
     monkeypatch.setattr(targets, "read", lambda path=None: {} if path else frozen)
     clock = {"AdamW": 2e-3, "SGDM": 1e-3}
     monkeypatch.setattr(training, "step_seconds", lambda name, data_dir, compared: dict(clock))
+    costs = {"forward": 1.0, "gradient": 2.5, "JVP": 1.5, "HVP": 5.0}
+    monkeypatch.setattr(training, "oracle_costs", lambda name, data_dir: dict(costs))
     return names  # The programs of one test serve the next: the workloads are the same.
 
 
@@ -222,9 +225,20 @@ def test_committed_targets_are_of_these_workloads(name):
 
 
 @pytest.mark.parametrize("name", GENERATED)
-def test_every_method_makes_a_step_on_every_workload(name):
+def test_every_method_makes_a_step_on_every_workload(name, monkeypatch):
+    training.check(name, None, methods.find("AdamW")[0])
+    real = workloads.build(name)
+
+    def same_parameters(
+        name, data_dir
+    ):  # Optimizers see no more of a model, and it is traced once.
+        return real._replace(loss=lambda params, stats, *_: (optax.tree.norm(params), stats))
+
+    monkeypatch.setitem(workloads._WORKLOADS, "same parameters", same_parameters)
     for method in methods.find(None):
-        training.check(name, None, method)
+        training.check("same parameters", None, method)
+    workloads._built.cache_clear()
+    training._job.cache_clear()
     assert workloads.about(name)
 
 
@@ -391,6 +405,87 @@ def test_the_page_says_what_it_cannot_tell(tiny, tmp_path):
     rows = {name: whom[whom.index(f"| {name} |") :].split("\n")[0] for name in three["methods"]}
     assert "ranks behind the best" in rows["slow"].split(" | ")[2]
     assert sum("not told apart from the best rank" in row for row in rows.values()) in (1, 2)
+
+
+def test_best_values_by_hand(tiny, tmp_path):
+    content, _ = _run(tiny, tmp_path / "out")
+    for m, method in enumerate(("AdamW", "SGDM")):
+        for w, name in enumerate(tiny):
+            found = [
+                [
+                    min(v for _, v in r["history"])
+                    for r in content["runs"]
+                    if (r["method"], r["workload"], r["study"]) == (method, name, study)
+                ]
+                for study in (0, 1)
+            ]
+            expected = (min(found[0]) + min(found[1])) / 2
+            assert tables.values(content)[m, w] == pytest.approx(expected, rel=1e-6)
+    section = page.markdown(content).partition("## The best value within the budget")[2]
+    over = np.median(tables.values(content) / 1.2, 1)
+    assert section.count(f"| {over[0]:.2f} |") >= 1
+    assert "| target | 1.2 | 1.2 | 1 |" in section
+    assert "| median | 2.5 | 1.5 | 5.0 |" in section
+
+
+def test_best_settings_are_tried_on_the_variants(tiny, tmp_path, monkeypatch):
+    def shifted(name, data_dir):
+        made = _tiny(name, data_dir)
+        more = lambda *xs: made.evaluate(*xs) + 1.0  # noqa: E731
+        return made._replace(evaluate=more)
+
+    monkeypatch.setattr(workloads, "VARIANTS", {"tiny": "tiny_shifted"})
+    monkeypatch.setitem(workloads._WORKLOADS, "tiny_shifted", shifted)
+    content, _ = _run(tiny[:1], tmp_path / "out", "SGDM")
+    (variant,) = content["variants"].values()
+    assert len(variant["runs"]) == 2  # One of each study.
+    base = {
+        (r["method"], r["study"], r["trial"]): r for r in content["runs"] if r["workload"] == "tiny"
+    }
+    ratios = []
+    for r in variant["runs"]:
+        before = base[r["method"], r["study"], r["trial"]]
+        same = ("setting", "seed", "steps")
+        assert [r[k] for k in same] == [before[k] for k in same]
+        study = [v for k, v in base.items() if k[:2] == (r["method"], r["study"])]
+        assert before["final"]["best"] == min(v["final"]["best"] for v in study)
+        # The variant changes what is measured, not what is trained.
+        assert r["final"]["best"] == pytest.approx(before["final"]["best"] + 1.0, rel=1e-5)
+        ratios.append(r["final"]["best"] / before["final"]["best"])
+    text = page.markdown(content).partition("## The same settings on a changed problem")[2]
+    assert f"| SGDM | {np.mean(ratios):.2f} |" in text
+
+
+def test_costs_of_evaluations_are_in_forward_passes(monkeypatch):
+    seconds = iter([2.0, 6.0, 4.0, 12.0])
+    monkeypatch.setattr(
+        training, "_in_turns", lambda clocks, rounds: {k: next(seconds) for k in clocks}
+    )
+    costs = training.oracle_costs("softmax", None, calls=2)
+    assert costs == {"forward": 1.0, "gradient": 3.0, "JVP": 2.0, "HVP": 6.0}
+
+
+def test_variants_are_the_same_problems_but_for_one_thing():
+    for base, name in workloads.VARIANTS.items():
+        ours, theirs = workloads.build(name), workloads.build(base)
+        jax.tree.map(np.testing.assert_array_equal, ours.data, theirs.data)
+        assert ours[6:9] == theirs[6:9]  # Batch size, steps, evaluations.
+    twice, once = (jax.jit(workloads.build(n).init)(jax.random.key(0))[0] for n in (name, base))
+    for ours, theirs in zip(jax.tree.leaves(twice), jax.tree.leaves(once), strict=True):
+        np.testing.assert_allclose(ours, 2 * theirs, rtol=1e-6)
+
+
+def test_norms_behind_the_sums():
+    block = workloads._attention_block(jax.random.key(0), 8)
+    x = 3 + jax.random.normal(jax.random.key(1), (2, 5, 8))
+    after = workloads._attend(block, x, heads=2, causal=False, post_norm=True)
+    np.testing.assert_allclose(after.mean(-1), 0, atol=1e-5)
+    np.testing.assert_allclose(after.std(-1), 1, rtol=1e-3)
+    silent = {**block, "out": block["out"] | {"kernel": jnp.zeros((8, 8))}}
+    silent["down"] = block["down"] | {"kernel": jnp.zeros((32, 8))}
+    np.testing.assert_allclose(workloads._attend(silent, x, heads=2, causal=False), x)
+    normed = workloads._attend(silent, x, heads=2, causal=False, post_norm=True)
+    np.testing.assert_allclose(normed, workloads._normed(workloads._norm(8), x), atol=1e-4)
 
 
 def test_published_rankings_are_held_against_the_scores(tiny, tmp_path):
