@@ -299,7 +299,8 @@ def _for_whom(content, at, share, test, order) -> list[str]:
         if state[m] <= LIGHT * state[0]:
             takes.append(f"holds {state[m]:.3g} bytes per parameter, {rows[0]} {state[0]:.3g}")
         if tuned[m] and share[m] < half:
-            minds.append(f"only {100 * share[m]:.0f} % of its settings reach a target")
+            few = f"only {100 * share[m]:.0f} %" if share[m] else "none"
+            minds.append(f"{few} of its settings {'reach' if share[m] else 'reaches'} a target")
         if 2 * len(missed) > len(columns):
             minds.append(f"reaches {len(columns) - len(missed)} of {len(columns)} targets")
         elif missed:

@@ -1,7 +1,7 @@
 """Sections of the page of a comparison that need no score: best values, variants, oracles."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ def values(content: Mapping[str, Any]) -> np.ndarray:
     return np.median(found, -1)
 
 
-def best_values(content: Mapping[str, Any], order: Sequence[int]) -> list[str]:
+def best_values(content: Mapping[str, Any], order: np.ndarray) -> list[str]:
     """The section on how near to the targets each method came."""
     rows, columns = list(content["methods"]), list(content["workloads"])
     found = values(content)
@@ -57,7 +57,7 @@ def best_values(content: Mapping[str, Any], order: Sequence[int]) -> list[str]:
     ]
 
 
-def on_variants(content: Mapping[str, Any], order: Sequence[int]) -> list[str]:
+def on_variants(content: Mapping[str, Any], order: np.ndarray) -> list[str]:
     """The section on the best settings of a workload on a changed one."""
     rows, variants = list(content["methods"]), content["variants"]
     if not variants:

@@ -389,7 +389,7 @@ def test_the_page_says_what_it_cannot_tell(tiny, tmp_path):
     whom = text[text.index("## For whom each is") :]
     rows = {name: whom[whom.index(f"| {name} |") :].split("\n")[0] for name in three["methods"]}
     assert "holds 4 bytes per parameter, AdamW 8" in rows["slow"]
-    assert "only 0 % of its settings reach a target; reaches 0 of 2 targets" in rows["slow"]
+    assert "none of its settings reaches a target; reaches 0 of 2 targets" in rows["slow"]
     at = page.scoring.of_workloads(page.times(three))
     for m, name in enumerate(three["methods"]):
         first = [c for w, c in enumerate(tiny) if at[m, w] == at[:, w].min() < np.inf]

@@ -127,7 +127,8 @@ def test_a_time_becomes_gradients_once(quadratic, tmp_path, monkeypatch):
     budget = halving.parse_budget("20s")
     size, seconds = halving._plan(maker, found, budget, tmp_path)
     # Two methods compile twice in the worst case: (20 - 4) / 0.01 gradients are left.
-    assert (size, seconds) == (halving.sizes(2, 0, 36, 1600), 20.0)
+    assert size == halving.sizes(2, 0, 36, 1600)
+    assert seconds == pytest.approx(4 + 0.01 * size.gradients)  # 24 settings are the most.
     assert halving._plan(maker, found, budget, tmp_path)[0] == size
     with pytest.raises(StopIteration):  # Another budget is measured again.
         halving._plan(maker, found, halving.parse_budget("21s"), tmp_path)
