@@ -12,7 +12,12 @@ __all__ = ["evolve", "rate_distortion"]
 
 
 def rate_distortion(
-    params: Any, sparsities: Sequence[float], distortions: Any, density: float
+    params: Any,
+    sparsities: Sequence[float],
+    distortions: Any,
+    density: float,
+    *,
+    authors: bool = False,
 ) -> Any:
     r"""Levels of sparsity whose distortions add up to the least, under a budget of weights.
 
@@ -21,14 +26,16 @@ def rate_distortion(
       \sum_l \big(N_l - \lfloor \phi_{p_l} N_l \rfloor\big) \le
       \lfloor d \textstyle\sum_l N_l \rfloor
 
-    by dynamic programming over the weights that are kept, which is exact. The authors' program
-    gives the first layer the closest count instead of an admissible one, and exceeds the budget.
+    by dynamic programming over the weights that are kept, which is exact.
 
     Args:
       params: Prunable parameters; shapes are enough.
       sparsities: :math:`\phi_p` in [0, 1] of the levels.
       distortions: Tree like ``params`` of arrays (levels,): what each level costs that layer.
       density: :math:`d` in (0, 1].
+      authors: Whether the table is filled as in the authors' program, which can keep more than the
+        budget: the smallest layer takes the level that is closest to what is left, counts are
+        truncated, and a layer never takes all that is left.
 
     Returns:
       Tree like ``params`` of levels, indices into ``sparsities``.
@@ -60,7 +67,10 @@ def rate_distortion(
                 f"distortions must be {len(sparsities)} finite numbers for each layer, got {d}"
             )
     sizes = [int(np.prod(np.shape(x))) for x in leaves]
+    _checks.flag("authors", authors)
     budget = int(density * sum(sizes) + 1e-9)
+    if authors and budget:
+        return jax.tree.unflatten(treedef, _of_the_authors(sizes, sparsities, costs, budget))
     kept = [[n - int(phi * n + 1e-9) for phi in sparsities] for n in sizes]
     best = np.full(budget + 1, np.inf)  # Least distortion of the layers so far by weights kept.
     best[0] = 0.0
@@ -82,6 +92,33 @@ def rate_distortion(
         levels.append(int(choice[at]))
         at -= counts[levels[-1]]
     return jax.tree.unflatten(treedef, levels[::-1])
+
+
+def _of_the_authors(
+    sizes: list[int], sparsities: Sequence[float], costs: list[np.ndarray], budget: int
+) -> list[int]:
+    order = np.argsort(sizes, kind="stable")
+    keeps = 1 - np.asarray(sparsities)
+    smallest = order[0]
+    left = np.arange(budget)  # What is left for the layers so far; the whole budget never is.
+    choices = [np.abs(keeps - left[:, None] / sizes[smallest]).argmin(1)]
+    best = costs[smallest][choices[0]]
+    for place, i in enumerate(order[1:], 1):
+        new, choice = np.full(budget, np.inf), np.full(budget, len(keeps) - 1)
+        for level, (share, cost) in enumerate(zip(keeps, costs[i], strict=True)):
+            n = int(share * sizes[i])
+            moved = best[1 : max(budget - n, 1)] + cost  # Strictly more than n is left.
+            better = moved < new[n + 1 :]
+            new[n + 1 :][better], choice[n + 1 :][better] = moved[better], level
+        # With nothing left: the last level, and the cost of the smallest layer is forgotten.
+        new[0] = costs[i][-1] + (best[0] if place > 1 else 0.0)
+        best = new
+        choices.append(choice)
+    at, levels = budget - 1, [0] * len(sizes)
+    for i, choice in zip(order[::-1], reversed(choices), strict=True):
+        levels[i] = int(choice[at])
+        at = max(at - int(keeps[levels[i]] * sizes[i]), 0)
+    return levels
 
 
 def evolve(

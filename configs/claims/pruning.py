@@ -19,8 +19,12 @@ RETHINKING = "Rethinking the value of pruning, arXiv 1810.05270"
 ORACLE = "Oracle pruning, arXiv 2412.00143"
 DISTORTION = "Rate-distortion pruning, arXiv 2308.10438"
 EVOPRESS = "EvoPress, arXiv 2410.14649"
+GRANET = "GraNet, arXiv 2106.10404"
+GRADIENT_FLOW = "Progressive gradient flow, arXiv 2402.04744"
+RPS = "STABLE-RPS, arXiv 2310.11611"
 SARA = "SaRA, arXiv 2409.06633"
 DIGITS = "MLP 64-128-64-10 on digits, 600 steps of SGD"
+FASHION = "MLP 784-128-64-10 on 6,000 images of Fashion-MNIST, 900 steps of SGD"
 
 STUDIES = {
     "ticket_speed": {"units": {"rounds": 7, "rate": 0.02, "every": 20, "checks": 40}, "seeds": 5},
@@ -37,6 +41,15 @@ STUDIES = {
     },
     "oracle_pruning": {"units": {"masks": 60, "kept": 32, "steps": 100}, "seeds": 5},
     "distortion": {"units": {"vectors": 60}, "seeds": 5},
+    "sparse_from_start": {"units": {"density": [0.05, 0.02]}, "seeds": 5, "data": True},
+    "pruning_plasticity": {"units": {"density": [0.05, 0.02]}, "seeds": 5, "data": True},
+    "nm_gradient_flow": {
+        "units": {"network": ["mlp", "transformer"], "structure": "1:16"},
+        "seeds": 5,
+        "data": True,
+    },
+    "level_ratios": {"units": {"density": [0.1, 0.02]}, "seeds": 5, "data": True},
+    "equal_memory": {"units": {"compression": [10, 100]}, "seeds": 5, "data": True},
     "smallest_weights": {
         "units": {"widths": [(64, 128, 64, 10), (64, 32, 10)], "share": [0.1, 0.2]},
         "seeds": 10,
@@ -315,6 +328,135 @@ CLAIMS = [
         ],
     },
     {
+        "id": "C45",
+        "paper": GRANET,
+        "title": "Sparse to sparse beats dense to sparse",
+        "claim": "Gradual pruning with regrowth from a sparse start is better than dynamic sparse"
+        " training and than gradual pruning from a dense one.",
+        "source": "abstract",
+        "scale": f"{FASHION}, 5 and 2 % of the weights, changes every 30 steps, 5 seeds",
+        "set": "before",
+        "command": "python -m experiments.claims --only=C45 --fresh --data_dir=DATA",
+        "parts": [
+            *(
+                _study(
+                    "sparse_from_start",
+                    f"granet - {other}",
+                    f"accuracy at {100 * density:g} %, GraNet - {name}",
+                    "above",
+                    0.0,
+                    0.0,
+                    where={"density": density},
+                    **POINTS,
+                    name=f"{other}{i}",
+                )
+                for i, density in enumerate((0.05, 0.02))
+                for other, name in (("rigl", "RigL"), ("set", "SET"), ("gmp", "GMP"))
+            ),
+            *(
+                {
+                    "what": f"the same, GraNet - random masks that stay, at {100 * density:g} %",
+                    "read": {
+                        "study": "sparse_from_start",
+                        "metric": "granet - static",
+                        "where": {"density": density},
+                    },
+                    **POINTS,
+                    "name": f"static{i}",
+                }
+                for i, density in enumerate((0.05, 0.02))
+            ),
+        ],
+    },
+    {
+        "id": "C46",
+        "paper": GRANET,
+        "title": "Plasticity falls late, regrowth raises it",
+        "claim": "A network recovers less from pruning the later in training it is pruned, and more"
+        " if as many connections are grown again.",
+        "source": "abstract; section on pruning plasticity",
+        "scale": f"{FASHION}, rate .05 cut to a tenth at 50 and 75 %; pruned to 5 and 2 % at step"
+        " 270 or 810, then 450 steps at the rate of its time; growth at equal density, 5 seeds",
+        "set": "before",
+        "command": "python -m experiments.claims --only=C46 --fresh --data_dir=DATA",
+        "parts": [
+            _study(
+                "pruning_plasticity",
+                metric,
+                f"{what}, {100 * density:g} %",
+                side,
+                0.0,
+                0.0,
+                where={"density": density},
+                **POINTS,
+                name=f"{name}{i}",
+            )
+            for i, density in enumerate((0.05, 0.02))
+            for metric, what, side, name in (
+                (
+                    "late - early",
+                    "recovered accuracy, pruned at step 810 less at 270",
+                    "below",
+                    "late",
+                ),
+                ("early gain", "at step 270, with growth less without", "above", "early"),
+                ("late gain", "at step 810, with growth less without", "above", "grown"),
+            )
+        ],
+    },
+    {
+        "id": "C47",
+        "paper": GRADIENT_FLOW,
+        "title": "Masks that fade in beat SR-STE",
+        "claim": "At high sparsity N:M masks that fade in give better models than SR-STE, of images"
+        " and of language.",
+        "source": "abstract",
+        "scale": f"{FASHION}; character transformer of two blocks, width 48, 400 steps of Adam; all"
+        " kernels 1:16, 5 seeds",
+        "set": "before",
+        "command": "python -m experiments.claims --only=C47 --fresh --data_dir=DATA",
+        "parts": [
+            *(
+                _study(
+                    "nm_gradient_flow",
+                    f"{rule} - sr_ste",
+                    f"{what}, {rule} decay - SR-STE",
+                    side,
+                    0.0,
+                    0.0,
+                    where={"network": network},
+                    **form,
+                    name=f"{rule}_{network}",
+                )
+                for network, what, side, form in (
+                    ("mlp", "MLP, accuracy", "above", POINTS),
+                    ("transformer", "transformer, loss", "below", {"digits": 3}),
+                )
+                for rule in ("linear", "exponential")
+            ),
+            {
+                "what": "MLP, accuracy, STE - SR-STE",
+                "read": {
+                    "study": "nm_gradient_flow",
+                    "metric": "ste - sr_ste",
+                    "where": {"network": "mlp"},
+                },
+                **POINTS,
+                "name": "ste_mlp",
+            },
+            {
+                "what": "transformer, loss, STE - SR-STE",
+                "read": {
+                    "study": "nm_gradient_flow",
+                    "metric": "ste - sr_ste",
+                    "where": {"network": "transformer"},
+                },
+                "digits": 3,
+                "name": "ste_transformer",
+            },
+        ],
+    },
+    {
         "id": "C48",
         "paper": RANDOM,
         "title": "Random pruning: gap closes with width",
@@ -505,6 +647,48 @@ CLAIMS = [
         "side.",
     },
     {
+        "id": "C55",
+        "paper": DISTORTION,
+        "title": "Levels by distortion beat other ratios",
+        "claim": "Ratios of layers that minimize the output's distortion give better models than"
+        " ERK's, LAMP's and those of a global cut.",
+        "source": "abstract",
+        "scale": f"{FASHION}, pruned once to 10 and 2 %, 300 steps of retraining, 5 seeds",
+        "set": "before",
+        "command": "python -m experiments.claims --only=C55 --fresh --data_dir=DATA",
+        "parts": [
+            *(
+                _study(
+                    "level_ratios",
+                    f"rd - {other}",
+                    f"accuracy at {100 * density:g} %, rate-distortion - {name}",
+                    "above",
+                    0.0,
+                    0.0,
+                    where={"density": density},
+                    **POINTS,
+                    name=f"{other}{i}",
+                )
+                for i, density in enumerate((0.1, 0.02))
+                for other, name in (("erk", "ERK"), ("lamp", "LAMP"), ("global", "global"))
+            ),
+            *(
+                {
+                    "what": f"before retraining, at {100 * density:g} %, rate-distortion - {name}",
+                    "read": {
+                        "study": "level_ratios",
+                        "metric": f"rd - {other} raw",
+                        "where": {"density": density},
+                    },
+                    **POINTS,
+                    "name": f"raw_{other}{i}",
+                }
+                for i, density in enumerate((0.1, 0.02))
+                for other, name in (("erk", "ERK"), ("lamp", "LAMP"), ("global", "global"))
+            ),
+        ],
+    },
+    {
         "id": "C56",
         "paper": EVOPRESS,
         "title": "A smaller sum can be a worse model",
@@ -524,6 +708,68 @@ CLAIMS = [
                 unit="%",
                 digits=1,
             )
+        ],
+    },
+    {
+        "id": "C57",
+        "paper": RPS,
+        "title": "Sharing beats pruning at equal memory",
+        "claim": "Parameter sharing is better than pruning at the start by magnitude, SNIP, GraSP"
+        " and SynFlow at every memory, and than lottery tickets at high compression.",
+        "source": "abstract",
+        "scale": f"{FASHION}, a tenth and a hundredth of the kernels' numbers stored, masks not"
+        " counted; tickets of 4 rounds, 5 times the training; 5 seeds",
+        "set": "before",
+        "command": "python -m experiments.claims --only=C57 --fresh --data_dir=DATA",
+        "parts": [
+            *(
+                _study(
+                    "equal_memory",
+                    f"rps - {other}",
+                    f"accuracy at {compression} times, STABLE-RPS - {name}",
+                    "above",
+                    0.0,
+                    0.0,
+                    where={"compression": compression},
+                    **POINTS,
+                    name=f"{other}{compression}",
+                )
+                for compression in (10, 100)
+                for other, name in (
+                    ("magnitude", "magnitude"),
+                    ("snip", "SNIP"),
+                    ("grasp", "GraSP"),
+                    ("synflow", "SynFlow"),
+                    ("ltr", "tickets"),
+                )
+                if compression == 100 or other != "ltr"
+            ),
+            {
+                "what": "accuracy at 10 times, STABLE-RPS - tickets",
+                "read": {
+                    "study": "equal_memory",
+                    "metric": "rps - ltr",
+                    "where": {"compression": 10},
+                },
+                **POINTS,
+                "name": "ltr10",
+            },
+            *(
+                {
+                    "what": f"{what} at 100 times",
+                    "read": {
+                        "study": "equal_memory",
+                        "metric": metric,
+                        "where": {"compression": 100},
+                    },
+                    "digits": 1,
+                    "name": name,
+                }
+                for metric, what, name in (
+                    ("kilobytes", "kilobytes of the shared numbers", "shared_kb"),
+                    ("kilobytes with masks", "kilobytes of pruned kernels with masks", "pruned_kb"),
+                )
+            ),
         ],
     },
     {

@@ -18,6 +18,10 @@ def test_levels_of_rate_distortion_equal_brute_force():
             params, record[f"phi{c}"], list(record[f"dist{c}"]), 1 - case["target"]
         )
         assert np.array_equal(levels, record[f"best_level{c}"])
+        theirs = allocate.rate_distortion(
+            params, record[f"phi{c}"], list(record[f"dist{c}"]), 1 - case["target"], authors=True
+        )
+        assert np.array_equal(theirs, record[f"level{c}"])
 
 
 def test_rate_distortion_on_random_costs_and_bad_input():
