@@ -54,8 +54,8 @@ def _levels(dense, sizes, x, density):
     for name, size in sizes.items():
         row = []
         for phi in sparsities:
-            mask = {name: sgd.cut({name: size}, 1 - phi, scope="layer")[name]}
-            kept = {n: mask.get(n, np.ones_like(size, bool)) for n in sizes}
+            kept = {n: np.ones(w.shape, bool) for n, w in sizes.items()}
+            kept |= sgd.cut({name: size}, 1 - phi, scope="layer")
             moved = sgd.logits(nets.mask(dense, kept), x) - clean
             row.append(float(np.square(moved).mean()))
         costs[name] = np.array(row)
