@@ -1,4 +1,4 @@
-"""A user's own models: embeddings that are read twice, grouped and depthwise convolutions, attention.
+"""A user's own models: tied leaves, grouped and depthwise convolutions, attention, embeddings.
 
 Both predict the next of some tokens. In the NNX model two layers hold one kernel, in the Linen
 model one layer is called twice; the head of both is the embedding.
@@ -47,13 +47,19 @@ class LinenNet(linen.Module):
 
 
 def model(kind):
-    """``forward(params, tokens) -> logits`` and the parameters."""
+    """``forward(params, tokens) -> logits`` and parameters; nothing is compiled."""
+    rng = np.random.default_rng(1)
+
+    def filled(shapes):
+        return jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(np.float32) / 3, shapes)
+
     if kind == "nnx":
-        graph, params, rest = nnx.split(nnx.jit(lambda: Net(nnx.Rngs(0)))(), nnx.Param, ...)
-        return lambda params, tokens: nnx.merge(graph, params, rest)(tokens), params
+        graph, params, rest = nnx.split(nnx.eval_shape(lambda: Net(nnx.Rngs(0))), nnx.Param, ...)
+        assert not jax.tree.leaves(rest)
+        return lambda params, tokens: nnx.merge(graph, params)(tokens), filled(params)
     net = LinenNet()
-    params = jax.jit(net.init)(jax.random.key(0), TOKENS)["params"]
-    return lambda params, tokens: net.apply({"params": params}, tokens), params
+    params = jax.eval_shape(net.init, jax.random.key(0), TOKENS)["params"]
+    return lambda params, tokens: net.apply({"params": params}, tokens), filled(params)
 
 
 def loss_of(forward):

@@ -16,6 +16,7 @@ from optim import _checks, zeroth_order
 
 __all__ = [
     "ScoreState",
+    "check_fit",
     "check_problem",
     "copy",
     "flips",
@@ -96,6 +97,21 @@ def check_problem(given: Any) -> None:
         )
 
 
+def check_fit(what: str, given: Any, params: Any) -> None:
+    """Raises unless masks or scores, ``None`` where nothing is pruned, fit the parameters."""
+    flat, treedef = jax.tree_util.tree_flatten_with_path(given, is_leaf=lambda x: x is None)
+    try:
+        leaves = treedef.flatten_up_to(params)
+    except ValueError as error:
+        raise ValueError(f"{what} (x0) do not fit the parameters: {error}") from error
+    for (path, x), leaf in zip(flat, leaves, strict=True):
+        if x is not None and jnp.shape(x) != jnp.shape(leaf):
+            raise ValueError(
+                f"{what} (x0) do not fit the parameters: shape {jnp.shape(x)} for "
+                f"{masks_lib.path_name(path)} of shape {jnp.shape(leaf)}"
+            )
+
+
 # Of states of methods that train weights under masks.
 MASKS_OF_OPT = property(lambda state: state.opt.masks, doc="The masks in force.")
 PARAMS = property(lambda state: state.y, doc="The weights, ``y``.")
@@ -148,6 +164,7 @@ def start(
 ) -> ScoreState:
     """Returns the first state; ``opt(params, scores)`` makes that of the optimizers."""
     check_problem(problem)
+    check_fit("scores", scores, params)
     masks_lib.refuse_nan("scores", scores)
     params, stats, scores = copy((params, stats, scores))
     drop = masks_lib.drop_counts(scores, density, cut)

@@ -173,14 +173,19 @@ def rigl_program(
         _common.check_problem(problem)
         to_start, key = jax.random.split(jax.random.key(seed) if key is None else key)
         masks = start_masks(to_start, y0, density, distribution) if x0 is None else x0
+        _common.check_fit("masks", masks, y0)
         masks_lib.warn(masks)
         masks, y, stats = _common.copy((masks, y0, stats))
         masks = jax.tree.map(lambda m: m.astype(bool), masks)
+        opt = tx.init(y)
+        if grown_momentum and optax.tree.get(opt, "trace") is None:
+            raise ValueError(
+                f"grown_momentum={grown_momentum:g} needs an optimizer with a trace, such as "
+                "optax.sgd(..., momentum=0.9)"
+            )
         zero, long_ago = jnp.int32(0), jnp.int32(-every)
         data = jax.random.key_data(key)
-        return RigLProgramState(
-            problem, zero, y, stats, masks, tx.init(y), zero, long_ago, zero, data
-        )
+        return RigLProgramState(problem, zero, y, stats, masks, opt, zero, long_ago, zero, data)
 
     def change(state: RigLProgramState, g: Any) -> RigLProgramState:
         key, draw = jax.random.split(jax.random.wrap_key_data(state.key))

@@ -186,6 +186,10 @@ def evolve(
     parent = [0] * layers if start is None else [int(v) for v in start]
     if len(parent) != layers or min(parent) < lowest or max(parent) > highest:
         raise ValueError(f"start must be {layers} levels in [{lowest}, {highest}], got {parent}")
+    if not layers * lowest < sum(parent) < layers * highest:
+        raise ValueError(
+            f"levels in [lowest={lowest}, highest={highest}] leave nothing to move from {parent}"
+        )
     if randint is None:
         rng = np.random.default_rng(seed)
 
@@ -231,6 +235,8 @@ def evolve(
             scores = [float(fitness(np.array(v), batch)) for v in children]
             order = np.argsort(scores, kind="stable")[:count]
             children, best = [children[i] for i in order], scores[order[0]]
+            if np.isnan(best):
+                raise ValueError(f"the fitness of all children of generation {generation} is NaN")
         parent = children[0]
         trace.append(best)
     return np.array(parent), trace

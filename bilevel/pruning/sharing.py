@@ -35,6 +35,11 @@ class Shared(NamedTuple):
     rest: Any
 
 
+def _check_shared(name: str, given: Any) -> None:
+    if not isinstance(given, Shared):
+        raise ValueError(f"{name} must be what bilevel.share returns, got {type(given).__name__}")
+
+
 def _mixed(x: jax.Array, salt: int) -> jax.Array:
     """A hash of 32 bits (the finalizer of MurmurHash3) of each entry of ``x``."""
     # The barrier keeps the compiler from making an array as large as the weights beforehand.
@@ -89,6 +94,7 @@ class Expand:
 
     def __call__(self, shared: Shared) -> Any:
         """Returns parameters, differentiable; arrays are made when they are read."""
+        _check_shared("shared", shared)
         rest = iter(self._treedef.flatten_up_to(shared.rest))
         layers = iter(self._layers)
         leaves = []
@@ -101,6 +107,8 @@ class Expand:
         return jax.tree.unflatten(self._treedef, leaves)
 
     def _read(self, layer: _Layer, pool: jax.Array) -> jax.Array:
+        if pool.shape != (layer.size,):
+            raise ValueError(f"pool of shape {pool.shape} for {layer.path}, made for {layer.size}")
         index = self._index(layer) if layer.index is None else layer.index
         w = layer.factor * pool[index]
         if layer.sign is not None:
@@ -305,6 +313,8 @@ def share(
     _checks.choice("mapping", mapping, _MAPPINGS)
     _checks.choice("scope", scope, ["global", "layer"])
     _checks.flag("authors", authors)
+    if np.shape(block) != (2,):
+        raise ValueError(f"block must be two integers, rows and columns, got {block!r}")
     for name, side in zip(("block[0]", "block[1]"), block, strict=True):
         _checks.count(name, side)
     if std is not None:
@@ -453,6 +463,8 @@ def training(
       (0.25, (8, 4))
     """
     tx = _common.step("lower_step", lower_step)
+    if not isinstance(expand, Expand):
+        raise ValueError(f"expand must be what bilevel.share returns, got {type(expand).__name__}")
     if rule is not None:
         tx = optax.chain(expand.scale_gradients(rule), tx)
 
@@ -460,8 +472,7 @@ def training(
         _common.check_problem(problem)
         if x0 is not None:
             raise ValueError("sharing has no masks: x0 must be None")
-        if not isinstance(y0, Shared):
-            raise ValueError(f"y0 must be what bilevel.share returns, got {type(y0).__name__}")
+        _check_shared("y0", y0)
         y, stats = _common.copy((y0, stats))
         return SharedState(problem, jnp.int32(0), y, stats, tx.init(y))
 

@@ -90,6 +90,10 @@ def test_what_evolves_keeps_its_sum_and_bad_input():
     for change, text in (({"survivors": (4, 2)}, "survivors must end with 1"),
                          ({"offspring": 3}, "begin with at most offspring=3"),
                          ({"start": [9, 0, 0, 0]}, "start must be 4 levels"),
+                         ({"lowest": 0, "highest": 0}, "leave nothing to move"),
+                         ({"start": [3] * 4}, "leave nothing to move"),
                          ({"bound": 0}, "different children")):  # fmt: skip
         with pytest.raises(ValueError, match=text):
             allocate.evolve(lambda v, _: 0.0, 4, **{**options, **change})
+    with pytest.raises(ValueError, match="fitness of all children of generation 0 is NaN"):
+        allocate.evolve(lambda v, _: float("nan"), 4, **options)

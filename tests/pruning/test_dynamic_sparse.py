@@ -274,6 +274,9 @@ def test_bad_input_of_init_and_exchange():
     )
     with pytest.raises(ValueError, match="needs an optimizer with momentum"):
         solver.init(REGRESSION, None, PARAMS)
+    program = bilevel.dynamic.rigl_program(0.1, 0.2, end=8, grown_momentum=1.0)
+    with pytest.raises(ValueError, match="grown_momentum=1 needs an optimizer with a trace"):
+        program.init(REGRESSION, None, PARAMS)
     m = np.ones(3, bool)
     for options, text in (
         ({"growth": "random"}, "needs a key"),

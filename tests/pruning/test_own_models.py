@@ -28,7 +28,9 @@ SOLVERS = {
     "gmp": lambda: bilevel.dynamic.gmp(TX, DENSITY, cut_until=1, **EVERY),
     "rigl program": lambda: bilevel.dynamic.rigl_program(TX, DENSITY, every=1, end=4),
     "sr_ste": lambda: bilevel.nm_training(TX, "2:4", prunable=not_depthwise),
-    "linear": lambda: bilevel.nm_training(TX, "2:4", "linear", steps=2, prunable=not_depthwise),
+    "linear": lambda: bilevel.nm_training(
+        TX, "2:4", "linear", steps=2, finetune=1, prunable=not_depthwise
+    ),
 }
 
 
@@ -37,41 +39,79 @@ def not_depthwise(path, leaf):
     return bilevel.masks.default_rule(path, leaf) and "depthwise" not in path
 
 
+NM = ("sr_ste", "linear")
+RUN = {"nnx": "sr_ste", "linen": "linear"}  # The others are traced, not compiled.
+
+
+def kernels_of(tree):
+    return {name for name, x in own_models.named(tree).items() if x is not None}
+
+
 @pytest.mark.parametrize("kind", ["nnx", "linen"])
-def test_every_solver_trains_models(kind):
+def test_every_solver_takes_models(kind):
     forward, params = own_models.model(kind)
-    loss = own_models.loss_of(forward)
-    given, tokens = problem(loss), own_models.TOKENS
-    kernels = own_models.named(bilevel.masks.prunable(params))
-    kernels = {name: np.shape(x) for name, x in kernels.items() if x is not None}
+    given, tokens = problem(own_models.loss_of(forward)), own_models.TOKENS
+    kernels = kernels_of(bilevel.masks.prunable(params))
     assert len(kernels) == 7  # The two convolutions, four of the attention, one that is tied.
+    assert not any("mbed" in name for name in kernels)
     for name, make in SOLVERS.items():
         solver = make()
-        state = solver.init(given, None, params)
         batch = (tokens, tokens) if solver.batch == "pair" else tokens
-        for _ in range(2):
-            state, _ = solver.step(state, batch)
-        new, masks = solver.export(state)
-        assert jax.tree.structure(new) == jax.tree.structure(params), name
-        assert np.isfinite(float(loss(new, tokens))), name
-        flat, marks = own_models.named(new), own_models.named(masks)
-        chosen = {n for n, m in marks.items() if m is not None}
+
+        def two_steps(params, solver=solver, batch=batch):
+            state = solver.init(given, None, params)
+            after = solver.step(solver.step(state, batch)[0], batch)[0]
+            return state, after
+
+        state, after = jax.eval_shape(two_steps, params)
+        assert jax.tree.structure(after) == jax.tree.structure(state), name
+        assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state), name
+        assert jax.tree.structure(after.y) == jax.tree.structure(params), name
+        chosen = kernels_of(after.masks)
         assert chosen == {n for n in kernels if name not in NM or "depthwise" not in n}, name
-        for path in chosen:
-            assert not np.asarray(flat[path])[~np.asarray(marks[path])].any(), (name, path)
-        kept = sum(int(marks[path].sum()) for path in chosen)
-        size = sum(np.size(flat[path]) for path in chosen)
-        assert abs(kept - DENSITY * size) <= len(chosen), name
-        still = name in ("hydra", "jackpot")
-        embedding = next(n for n in flat if "mbed" in n)
-        moved = np.asarray(flat[embedding]) != np.asarray(own_models.named(params)[embedding])
-        assert moved.any() != still, name
-        if name in NM:
-            query = next(n for n in chosen if "query" in n and "kernel" in n)
-            out = next(n for n in chosen if "/out/" in n)
-            for path, axes in ((query, (0,)), (out, (0, 1))):
-                last = np.moveaxis(np.asarray(marks[path]), axes, range(-len(axes), 0))
+        if name == RUN[kind]:
+            _, after = jax.jit(two_steps)(params)
+            new, masks = solver.export(after)
+            assert jax.tree.structure(new) == jax.tree.structure(params)
+            flat, masks = own_models.named(new), own_models.named(masks)
+            assert all(np.isfinite(x).all() for x in flat.values())
+            assert all(not np.asarray(flat[n])[~np.asarray(masks[n])].any() for n in chosen)
+            kept = sum(int(masks[n].sum()) for n in chosen)
+            assert abs(kept - DENSITY * sum(flat[n].size for n in chosen)) <= 1
+            before = own_models.named(params)
+            assert all(
+                (np.asarray(flat[n]) != before[n]).any() for n in flat if "key/bias" not in n
+            )
+            # Groups run along what a product contracts.
+            for part, axes in (("query", (0,)), ("/out/", (0, 1)), ("grouped", (1,))):
+                (path,) = (n for n in chosen if part in n)
+                last = np.moveaxis(np.asarray(masks[path]), axes, range(-len(axes), 0))
                 assert (last.reshape(-1, 4).sum(1) == 2).all(), path
 
 
-NM = ("sr_ste", "linear")
+@pytest.mark.parametrize("kind", ["nnx", "linen"])
+def test_models_are_shared_and_calibrated(kind):
+    forward, params = own_models.model(kind)
+    given, tokens = problem(own_models.loss_of(forward)), own_models.TOKENS
+    kernels = kernels_of(bilevel.masks.prunable(params))
+    for mapping in ("pareto", "roast", "hash"):
+        shared, expand, _ = bilevel.share(params, 0.2, jax.random.key(0), mapping=mapping)
+        solver = bilevel.sharing.training(TX, expand, rule=None)
+        state = jax.eval_shape(lambda s, solver=solver: solver.init(given, None, s), shared)
+        after, _ = jax.eval_shape(solver.step, state, tokens)
+        assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
+        made = jax.eval_shape(expand, shared)
+        assert jax.tree.map(jnp.shape, made) == jax.tree.map(jnp.shape, params)
+        assert kernels_of(shared.rest) == kernels_of(params) - kernels
+    everything = kernels | {n for n in kernels_of(params) if "mbed" in n}
+    with jax.numpy_rank_promotion("allow"):
+        new, masks = bilevel.calibrated.prune(
+            forward, params, [tokens], DENSITY, "wanda", sequential=False,
+            rule=lambda path, leaf: any(path == n.removesuffix("/value") for n in everything),
+        )  # fmt: skip
+    flat, masks = own_models.named(new), own_models.named(masks)
+    assert {n for n, m in masks.items() if m is not None} == everything
+    for path in everything:
+        mask = np.asarray(masks[path])
+        assert not np.asarray(flat[path])[~mask].any()
+        assert abs(mask.mean() - DENSITY) <= 1 / 6, path

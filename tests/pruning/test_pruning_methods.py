@@ -353,12 +353,6 @@ def test_flax_models_with_biases_norms_and_embeddings(kind):
         assert report.prunable.kept == 42 - int(0.75 * 42)
         zeros = sum(int((v == 0).sum()) for v in jax.tree.leaves(bilevel.masks.prunable(params)))
         assert zeros == int(0.75 * 42)
-        solver = bilevel.bip(optax.sgd(0.1), optax.sgd(1.0), 0.25)
-        bip_state, metrics = jax.jit(solver.step)(
-            solver.init(bilevel.pruning.problem(loss), None, params), ((x, y), (x, y))
-        )
-        assert np.isfinite(float(metrics["loss_upper"]))
-        assert jax.tree.structure(solver.export(bip_state)[0]) == jax.tree.structure(params)
 
 
 @pytest.mark.parametrize(

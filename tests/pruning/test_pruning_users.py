@@ -64,6 +64,19 @@ def test_solve_runs_every_method(name):
         solver.init(regression, None, params)
 
 
+def test_masks_and_scores_that_do_not_fit():
+    params, _ = network()
+    turned = {name: {"kernel": np.ones(layer["kernel"].shape[::-1], bool)}
+              for name, layer in params.items()}  # fmt: skip
+    for solver in (bilevel.hydra(0.1, 0.5), bilevel.jackpot(0.1, 0.5), bilevel.sparse_training(0.1),
+                   bilevel.dynamic.rigl(0.1, 0.5, every=1, steps=2), bilevel.retrain.training(0.1),
+                   bilevel.dynamic.rigl_program(0.1, 0.5, end=2)):  # fmt: skip
+        with pytest.raises(ValueError, match=r"\(x0\) do not fit .* \(3, 16\) for head/kernel"):
+            solver.init(problem(regression), turned, params)
+        with pytest.raises(ValueError, match=r"\(x0\) do not fit the parameters: .*head"):
+            solver.init(problem(regression), {"hidden": turned["hidden"]}, params)
+
+
 def test_a_pruned_weight_does_not_come_back_and_a_kept_zero_goes_first():
     old = {"w": jnp.array([[True, False, True, True, True]])}
     params = {"w": jnp.array([[0.0, 5.0, 1.0, -2.0, 0.0]])}

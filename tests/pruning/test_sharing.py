@@ -133,6 +133,7 @@ def test_scaled_gradients_move_weights_by_the_mean_of_their_gradients():
 @pytest.mark.parametrize(("options", "text"), [
     ({"compression": 0.0}, "compression must be in"), ({"mapping": "paretto"}, "nearest: pareto"),
     ({"scope": "net"}, "scope must be one of global, layer"), ({"block": (0, 4)}, r"block\[0\]"),
+    ({"block": 4}, "block must be two integers"),
     ({"compression": 0.003}, "leaves a pool of 0 for conv/kernel"),
     ({"compression": 0.05, "mapping": "roast"}, "leaves a pool of 14 for conv/kernel: at least 17"),
     ({"index": {"w": np.zeros((2, 2))}}, "index must be of the 2 shared leaves, got 1"),
@@ -153,6 +154,12 @@ def test_bad_input_of_training():
     shared, expand, _ = bilevel.share(PARAMS, 0.1, jax.random.key(0))
     with pytest.raises(ValueError, match="rule must be one of v1, v3, v5"):
         bilevel.sharing.training(0.1, expand, rule="v2")
+    with pytest.raises(ValueError, match=r"expand must be what bilevel\.share returns, got"):
+        bilevel.sharing.training(0.1, lambda shared: shared)
+    with pytest.raises(ValueError, match=r"shared must be what bilevel\.share returns"):
+        expand(PARAMS)
+    with pytest.raises(ValueError, match=r"pool of shape \(3,\) for conv/kernel, made for 28"):
+        expand(shared._replace(pool=shared.pool[:3]))
     solver = bilevel.sharing.training(0.1, expand)
     loss = problem(lambda params, batch: jnp.sum(params["head"]["kernel"]))
     with pytest.raises(ValueError, match=r"y0 must be what bilevel\.share returns, got dict"):
