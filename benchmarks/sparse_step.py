@@ -211,7 +211,7 @@ def exports() -> list[dict[str, Any]]:
         add("CSR", export.to_csr(w * mask), density)
     for density in (0.1, 0.02):
         keep = rng.random((128, 128)) < density
-        blocks = w * np.kron(keep, np.ones((8, 8), np.float32))
+        blocks = np.where(np.kron(keep, np.ones((8, 8), bool)), w, 0)
         add("blocks of 8 x 8", export.to_bcsr(blocks, (8, 8)), float(keep.mean()))
     for structure in ("2:4", "1:4", "1:16"):
         mask = np.asarray(bilevel.masks.from_scores({"w": w}, structure=structure)["w"])

@@ -103,15 +103,13 @@ def _of_the_authors(
     left = np.arange(budget)  # What is left for the layers so far; the whole budget never is.
     choices = [np.abs(keeps - left[:, None] / sizes[smallest]).argmin(1)]
     best = costs[smallest][choices[0]]
-    for place, i in enumerate(order[1:], 1):
+    for i in order[1:]:
         new, choice = np.full(budget, np.inf), np.full(budget, len(keeps) - 1)
         for level, (share, cost) in enumerate(zip(keeps, costs[i], strict=True)):
             n = int(share * sizes[i])
             moved = best[1 : max(budget - n, 1)] + cost  # Strictly more than n is left.
             better = moved < new[n + 1 :]
             new[n + 1 :][better], choice[n + 1 :][better] = moved[better], level
-        # With nothing left: the last level, and the cost of the smallest layer is forgotten.
-        new[0] = costs[i][-1] + (best[0] if place > 1 else 0.0)
         best = new
         choices.append(choice)
     at, levels = budget - 1, [0] * len(sizes)

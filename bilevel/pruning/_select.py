@@ -22,12 +22,26 @@ __all__ = [
     "drop_smallest_on_host",
     "find",
     "keys",
+    "largest_in_groups",
     "on_host",
 ]
 
 _SAMPLE = 4096
 _LARGE = 2**20
 _BLOCK = 2**16
+
+
+def largest_in_groups(groups: jax.Array, n: Any) -> jax.Array:
+    """Marks the ``n`` largest of each row of (rows, M), of equal ones the later.
+
+    By counting what is above each: M comparisons per number, in place of a sort. ``n`` may be
+    traced.
+    """
+    one, other = groups[:, :, None], groups[:, None, :]
+    place = jnp.arange(groups.shape[1])
+    later = place[None, None, :] > place[None, :, None]
+    above = (other > one) | ((other == one) & later)
+    return above.sum(-1) < n
 
 
 class Threshold(NamedTuple):

@@ -168,7 +168,8 @@ def to_nm(w: Any, structure: str = "2:4", axis: int | tuple[int, ...] = -2) -> N
         kernels.
 
     Returns:
-      An :class:`NM`; :func:`from_nm` gives the weights back, bit by bit.
+      An :class:`NM`; :func:`from_nm` gives the weights back, bit by bit but for negative zeros that
+      find no place (``w * mask`` makes some).
 
     Raises:
       ValueError: On a structure that is none or does not fit, or a group with more than N.
@@ -197,14 +198,15 @@ def to_nm(w: Any, structure: str = "2:4", axis: int | tuple[int, ...] = -2) -> N
             f"of {w.shape}"
         )
     groups = np.moveaxis(w, axes, range(w.ndim - len(axes), w.ndim)).reshape(-1, m)
-    # A negative zero is a value too: it comes back with its sign.
-    kept = (groups != 0) | np.signbit(groups)
+    kept = groups != 0
     if (kept.sum(1) > n).any():
         at = int(np.argmax(kept.sum(1) > n))
         raise ValueError(
             f"w has {kept[at].sum()} of {m} weights in group {at} of {len(groups)}: not {structure}"
         )
-    places = np.sort(np.argsort(~kept, axis=1, kind="stable")[:, :n], axis=1)
+    # A negative zero comes back with its sign where there is a place left for it.
+    order = np.where(kept, 0, np.where(np.signbit(groups), 1, 2))
+    places = np.sort(np.argsort(order, axis=1, kind="stable")[:, :n], axis=1)
     values = np.take_along_axis(groups, places, axis=1)
     bits = (places.reshape(-1, 1) >> np.arange(_bits(m))) & 1
     positions = np.packbits(bits.astype(np.uint8), bitorder="little")

@@ -13,7 +13,12 @@ from jax import lax
 from jax.sharding import PartitionSpec, reshard
 
 from bilevel.pruning._cut import Axes, Cut, axes_in, axes_of, cut_of, groups, path_name
-from bilevel.pruning._select import drop_smallest, drop_smallest_on_host, on_host
+from bilevel.pruning._select import (
+    drop_smallest,
+    drop_smallest_on_host,
+    largest_in_groups,
+    on_host,
+)
 from optim import _checks, _paths, _xla_cpu
 
 __all__ = [
@@ -181,9 +186,8 @@ def _masks_n_of_m(x, axes, cut):
     n, m = cut.n_of_m
     last = tuple(range(x.ndim - len(axes.inputs), x.ndim))
     y = jnp.moveaxis(jnp.abs(x) if cut.absolute else x, axes.inputs, last)
-    blocks = y.reshape(-1, m)
-    rank = jnp.argsort(jnp.argsort(blocks, axis=-1, stable=True), axis=-1, stable=True)
-    return jnp.moveaxis((rank >= m - n).reshape(y.shape), last, axes.inputs)
+    kept = largest_in_groups(y.reshape(-1, m), n)
+    return jnp.moveaxis(kept.reshape(y.shape), last, axes.inputs)
 
 
 def _floored(leaves: list[jax.Array], drop: Any, cut: Cut) -> list[jax.Array]:

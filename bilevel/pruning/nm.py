@@ -13,6 +13,7 @@ from bilevel.pruning import _common
 from bilevel.pruning import density as density_lib
 from bilevel.pruning import masks as masks_lib
 from bilevel.pruning._cut import Axes, axes_in
+from bilevel.pruning._select import largest_in_groups
 from optim import _checks
 
 __all__ = ["NMState", "faded", "nm_mask", "nm_training", "sr_ste"]
@@ -23,9 +24,8 @@ RULES = ("ste", "sr_ste", "linear", "exponential", "structure")
 def _largest(w: jax.Array, n: Any, m: int, axes: tuple[int, ...]) -> jax.Array:
     last = tuple(range(w.ndim - len(axes), w.ndim))
     x = jnp.moveaxis(jnp.abs(w), axes, last)
-    groups = x.reshape(-1, m)
-    rank = jnp.argsort(jnp.argsort(groups, axis=-1, stable=True), axis=-1, stable=True)
-    return jnp.moveaxis((rank >= m - n).reshape(x.shape), last, axes)
+    kept = largest_in_groups(x.reshape(-1, m), n)
+    return jnp.moveaxis(kept.reshape(x.shape), last, axes)
 
 
 def nm_mask(w: jax.Array, structure: str = "2:4", axis: int = -2) -> jax.Array:

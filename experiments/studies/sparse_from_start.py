@@ -32,16 +32,17 @@ def measure(seeds: int, density: float, data_dir: str | None = None) -> list[dic
     rows = []
     for seed in range(seeds):
         parts = nets.load(seed, "fashion_mnist", 6000, data_dir)
-        start, key = sgd.init(seed, solvers.FASHION), jax.random.key(seed)
+        start = sgd.init(seed, solvers.FASHION)
+        key, other = jax.random.split(jax.random.key(1000 + seed))  # Not that of the weights.
         row: dict[str, float] = {}
         for name, solver in made.items():
             masks: Any = None
             options: dict[str, Any] = {"key": key}
             if name == "static":
-                masks, options = bilevel.dynamic.start_masks(key, start, density), {}
+                masks, options = bilevel.dynamic.start_masks(other, start, density), {}
             state = solver.init(solvers.PROBLEM, masks, start, **options)
             trained = solvers.run(solver, state, parts["train"], seed, STEPS)
             row[name] = sgd.right(trained, parts["test"])
-        others = {f"granet - {name}": row["granet"] - row[name] for name in row}
+        others = {f"granet - {name}": row["granet"] - row[name] for name in list(made)[1:]}
         rows.append({**row, **others})
     return rows

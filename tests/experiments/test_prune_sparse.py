@@ -70,6 +70,21 @@ def test_runs_end_at_their_density(method, changes, density, memo):
     assert result.final["gradients"] == steps.get(method, 6 * changes.get("rounds", 1))
 
 
+def test_rounds_of_sap_cut_by_what_was_trained():
+    c = config("sap")
+    job, (dataset, _) = methods.job_of(c, None), methods.data_of(c, None)
+    state, stages = methods.plan(job, c, dataset)
+    # A quarter of equal weights, the others next to nothing: the index says a quarter.
+    few = jax.tree.map(lambda w: np.float32(1e-6) + (np.arange(w.size) % 4 == 0).reshape(w.shape),
+                       state.y)  # fmt: skip
+    new = stages[-1].enter(state._replace(y=jax.tree.map(jax.numpy.float32, few)))
+    assert 0.25 <= float(bilevel.masks.density(new.masks)) < 0.26
+    kept = np.asarray(new.masks["layers_0"]["kernel"])
+    assert np.array_equal(kept.ravel(), np.arange(kept.size) % 4 == 0)
+    assert np.array_equal(np.asarray(new.y["layers_0"]["kernel"])[kept],
+                          np.asarray(state.y["layers_0"]["kernel"])[kept])  # fmt: skip
+
+
 def test_levels_that_are_searched_keep_to_the_density():
     c = config("rd_dp", density=0.3)
     job, (dataset, _) = methods.job_of(c, None), methods.data_of(c, None)

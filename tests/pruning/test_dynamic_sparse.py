@@ -213,7 +213,7 @@ def test_the_program_draws_noise_and_growth_itself():
     for method in ("rigl", "set"):
         solver = bilevel.dynamic.rigl_program(
             optax.sgd(0.1, momentum=0.9), 0.2, method=method, every=2, end=7, grown_weight=0.1,
-            decay="constant",
+            decay="constant", noise=1e3 if method == "rigl" else 1e-5,
         )  # fmt: skip
         first, (last, metrics) = run(solver, 10)
         assert sum(kept(first.masks)) == 144 - int(0.8 * 144)
@@ -227,6 +227,9 @@ def test_the_program_draws_noise_and_growth_itself():
         assert np.asarray(last.y["hidden"]["kernel"])[hidden].any()
         params, _ = solver.export(last)
         assert not np.asarray(params["hidden"]["kernel"])[hidden].any()
+        top = np.abs(PARAMS["hidden"]["kernel"]) * np.asarray(first.masks["hidden"]["kernel"])
+        left = hidden & (top >= np.sort(top.ravel())[-5])
+        assert left.any() == (method == "rigl")  # Noise drowns the magnitudes.
 
 
 def test_signed_drop_takes_the_smallest_of_each_sign():

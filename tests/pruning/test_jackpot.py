@@ -58,6 +58,9 @@ def test_jackpots_keep_their_counts_and_leave_weights_alone():
     assert losses[-1] < 0.7 * losses[0]
     assert not np.array_equal(start, state.masks["w"])
     assert np.array_equal(state.y["w"], params["w"])
+    small = {"w": jnp.array([[-2.0], [1.0], [0.5]])}  # A negative score leaves first.
+    kept = bilevel.jackpot(0.1, 1 / 3).init(loss, small, {"w": jnp.ones((3, 1))}).masks["w"]
+    assert kept[:, 0].tolist() == [False, True, False]
     for options, text in (({"density": 0.0}, "density must be in"), ({"authors": 1}, "authors")):
         with pytest.raises(ValueError, match=text):
             bilevel.jackpot(0.1, **{"density": 0.5, **options})

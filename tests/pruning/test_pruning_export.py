@@ -55,6 +55,8 @@ def test_a_negative_zero_and_the_order_of_bits():
     w = np.array([[0.0, -0.0, 3.0, 0.0, 1.0, 2.0, 0.0, 0.0]], np.float32)
     packed = export.to_nm(w, "2:4", -1)
     assert np.array_equal(np.signbit(export.from_nm(packed)), np.signbit(w))
+    product = np.array([[-3.0, -2.0, -1.0, 4.0]]) * np.array([[True, False, False, True]])
+    assert np.array_equal(export.from_nm(export.to_nm(product, axis=-1)), [[-3, 0, 0, 4]])
     # Positions 1, 2, 0 and 1, two bits each, the first in the lowest.
     assert packed.positions.tolist() == [1 | 2 << 2 | 0 << 4 | 1 << 6]
     full = np.ones((4, 4), np.float32)

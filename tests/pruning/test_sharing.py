@@ -111,7 +111,7 @@ def test_weights_start_as_they_were_spread_and_are_hardly_stored(mapping):
 
 def test_scaled_gradients_move_weights_by_the_mean_of_their_gradients():
     shared, expand, scale = bilevel.share(PARAMS, 0.1, jax.random.key(4))
-    positions, expand = expand.index(), jax.jit(expand)
+    positions, expand_of, expand = expand.index(), expand, jax.jit(expand)
     g = jax.tree.map(lambda x: jnp.asarray(RNG.standard_normal(x.shape), x.dtype), expand(shared))
     (by_pool,) = jax.vjp(expand, shared)[1](g)
     updates, _ = scale.update(by_pool, scale.init(shared))
@@ -127,6 +127,11 @@ def test_scaled_gradients_move_weights_by_the_mean_of_their_gradients():
     weight = np.bincount(index, lam) ** 2 / (np.bincount(index) + 1e-3)
     want = lam * sign * (total / (weight + 1e-6))[index]
     np.testing.assert_allclose(np.concatenate(moved), want, rtol=1e-3, atol=1e-5)
+    counts = np.bincount(index)
+    others = {"v3": np.bincount(index, lam) / (counts + 1e-3), "v5": np.bincount(index, lam**2)}
+    for rule, q in others.items():
+        got, _ = expand_of.scale_gradients(rule).update(by_pool, None)
+        np.testing.assert_allclose(got.pool, by_pool.pool / (1e-6 + q), rtol=1e-4)
     np.testing.assert_array_equal(updates.rest["head"]["bias"], by_pool.rest["head"]["bias"])
 
 
