@@ -45,7 +45,7 @@ STUDIES = {
     "pruning_plasticity": {"units": {"density": [0.05, 0.02]}, "seeds": 5, "data": True},
     "nm_gradient_flow": {
         "units": {"network": ["mlp", "transformer"], "structure": "1:16"},
-        "seeds": 5,
+        "seeds": 3,
         "data": True,
     },
     "level_ratios": {"units": {"density": [0.1, 0.02]}, "seeds": 5, "data": True},
@@ -412,7 +412,7 @@ CLAIMS = [
         " and of language.",
         "source": "abstract",
         "scale": f"{FASHION}; character transformer of two blocks, width 48, 400 steps of Adam; all"
-        " kernels 1:16, 5 seeds",
+        " kernels 1:16, 3 seeds",
         "set": "before",
         "command": "python -m experiments.claims --only=C47 --fresh --data_dir=DATA",
         "parts": [
