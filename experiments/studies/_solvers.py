@@ -64,4 +64,5 @@ def run(
     split = jax.tree.map(jnp.asarray, split)
     key = jax.random.key(seed)
     state = _run(solver.step, state, split, key, size, prepare, steps)
-    return jax.tree.map(np.asarray, solver.export(state)[0])
+    export: Any = solver.export
+    return jax.tree.map(np.asarray, export(state)[0])
