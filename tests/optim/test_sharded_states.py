@@ -164,9 +164,13 @@ def test_rules_that_do_not_fit(rules, devices, message):
         optim.parallel.specs(tree, devices, rules)
 
 
-def test_a_mesh_without_the_axis():
+def test_a_mesh_without_the_axis_and_one_with_another():
     mesh = Mesh(np.array(jax.devices()[:2]), ("model",))
     with pytest.raises(ValueError, match="mesh must have an axis 'data'"):
         optim.parallel.shard({"w": jnp.ones((64, 64))}, mesh)
     placed = optim.parallel.shard({"w": jnp.ones((64, 64))}, mesh, axis_name="model")
     assert placed["w"].sharding.spec == P("model", None)
+    # Of a mesh of two axes, the devices along one count.
+    grid = Mesh(np.array(jax.devices()[:8]).reshape(2, 4), ("data", "model"))
+    placed = optim.parallel.shard({"w": jnp.ones((66, 34))}, grid)
+    assert placed["w"].addressable_shards[0].data.shape == (33, 34)
