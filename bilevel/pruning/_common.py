@@ -103,11 +103,11 @@ def check_fit(what: str, given: Any, params: Any) -> None:
     try:
         leaves = treedef.flatten_up_to(params)
     except ValueError as error:
-        raise ValueError(f"{what} (x0) do not fit the parameters: {error}") from error
+        raise ValueError(f"{what} do not fit the parameters: {error}") from error
     for (path, x), leaf in zip(flat, leaves, strict=True):
         if x is not None and jnp.shape(x) != jnp.shape(leaf):
             raise ValueError(
-                f"{what} (x0) do not fit the parameters: shape {jnp.shape(x)} for "
+                f"{what} do not fit the parameters: shape {jnp.shape(x)} for "
                 f"{masks_lib.path_name(path)} of shape {jnp.shape(leaf)}"
             )
 
@@ -164,7 +164,7 @@ def start(
 ) -> ScoreState:
     """Returns the first state; ``opt(params, scores)`` makes that of the optimizers."""
     check_problem(problem)
-    check_fit("scores", scores, params)
+    check_fit("scores (x0)", scores, params)
     masks_lib.refuse_nan("scores", scores)
     params, stats, scores = copy((params, stats, scores))
     drop = masks_lib.drop_counts(scores, density, cut)

@@ -173,7 +173,7 @@ def rigl_program(
         _common.check_problem(problem)
         to_start, key = jax.random.split(jax.random.key(seed) if key is None else key)
         masks = start_masks(to_start, y0, density, distribution) if x0 is None else x0
-        _common.check_fit("masks", masks, y0)
+        _common.check_fit("masks (x0)", masks, y0)
         masks_lib.warn(masks)
         masks, y, stats = _common.copy((masks, y0, stats))
         masks = jax.tree.map(lambda m: m.astype(bool), masks)

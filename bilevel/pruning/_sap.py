@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bilevel.pruning import _common
 from bilevel.pruning import masks as masks_lib
 from bilevel.pruning.report import sap_count
 from optim import _checks
@@ -79,6 +80,7 @@ def sap_masks(
     _checks.number("gamma", gamma, 0, open_low=True)
     _checks.number("beta", beta, 0, 1, open_low=True)
     cut = masks_lib.cut_of(cut)
+    _common.check_fit("masks", masks, params)
     chosen = masks_lib.map_leaves(lambda m, w: None if m is None else w, masks, params)
     masks_lib.refuse_nan("params", chosen)
 

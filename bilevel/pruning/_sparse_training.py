@@ -300,7 +300,7 @@ def sparse_training(
     def init(problem: Problem, x0: Any, y0: Any, *, stats: Any = None) -> SparseState:
         _common.check_problem(problem)
         masks = masks_lib.ones(y0) if x0 is None else x0
-        _common.check_fit("masks", masks, y0)
+        _common.check_fit("masks (x0)", masks, y0)
         masks, y, stats = _common.copy((masks, masks_lib.apply(masks, y0), stats))
         state = SparseState(
             problem=problem,

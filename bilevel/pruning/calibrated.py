@@ -250,6 +250,11 @@ def _collected(collect: Any, places: Any, params: Any, batches: list[Any]) -> di
     for path, (first, second, gram, count) in total.items():
         # One kernel that is read k times has k times the tokens.
         stats = of_sums((first, second, gram), examples, int(count))
+        if not bool(jnp.isfinite(stats.norm).all()):
+            raise ValueError(
+                f"the inputs of {path} are not finite: is there a NaN or an infinity in batches or "
+                "parameters?"
+            )
         layers[path] = Layer(places[path], stats)
     return layers
 

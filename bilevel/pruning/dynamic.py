@@ -212,7 +212,7 @@ def dynamic_sparse(
         _common.check_problem(problem)
         to_start, key = jax.random.split(jax.random.key(seed) if key is None else key)
         if x0 is not None:
-            _common.check_fit("masks", x0, y0)
+            _common.check_fit("masks (x0)", x0, y0)
             masks = x0
         elif initial == 1:
             masks = masks_lib.ones(y0)

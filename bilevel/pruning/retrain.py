@@ -252,7 +252,7 @@ def training(
         _common.check_problem(problem)
         if x0 is None:
             raise ValueError("retraining needs the masks of the pruned model for x0, got None")
-        _common.check_fit("masks", x0, y0)
+        _common.check_fit("masks (x0)", x0, y0)
         masks, y, stats = _common.copy((x0, y0, stats))
         adapters = _adapters(masks, rank, mode, jax.random.key(seed)) if rank else None
         trained: Any = (split(y), adapters)

@@ -336,6 +336,9 @@ def test_bad_input():
         with pytest.raises(ValueError, match=text):
             calibrated.prune(forward, params, **given)
 
+    with pytest.raises(ValueError, match="the inputs of first/kernel are not finite"):
+        calibrated.prune(forward, params, [np.full((6, *shape), np.nan, np.float32)], 0.5)
+
     def loop(params, x):
         return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, params["kernel"])[0]
 

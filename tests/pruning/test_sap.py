@@ -46,5 +46,7 @@ def test_equal_weights_stay_and_bad_input_is_named():
     ):
         with pytest.raises(ValueError, match=text):
             sap_masks(ones, {"w": np.ones((4, 3))}, **options)
+    with pytest.raises(ValueError, match=r"masks do not fit .* \(4, 3\) for w of shape \(3, 4\)"):
+        sap_masks(ones, {"w": np.ones((3, 4))})
     with pytest.raises(ValueError, match="params must be numbers: w has 12 NaN"):
         sap_masks(ones, {"w": np.full((4, 3), np.nan)})
