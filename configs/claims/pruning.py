@@ -696,10 +696,10 @@ CLAIMS = [
                 for other, name in (("erk", "ERK"), ("lamp", "LAMP"), ("global", "global"))
             ),
         ],
-        "reading": "Retrained, the ratios hardly matter at 10 %; at 2 % those of the distortions are"
-        " {global1} points above a global cut, which starves a layer, and no better than ERK"
-        " ({erk1}) and LAMP ({lamp1}). The networks have three layers, and the distortions are of"
-        " the logits, one layer at a time, which C54 finds to add up only roughly.",
+        "reading": "Retrained, ratios hardly matter at 10 %; at 2 % those of the distortions are"
+        " {global1} points above a global cut, and no better than ERK ({erk1}) and LAMP ({lamp1})."
+        " The networks have three layers, and the distortions are of the logits with one layer"
+        " pruned at a time, which C54 finds to add up only roughly.",
     },
     {
         "id": "C56",
