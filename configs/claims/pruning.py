@@ -44,7 +44,11 @@ STUDIES = {
     "sparse_from_start": {"units": {"density": [0.05, 0.02]}, "seeds": 5, "data": True},
     "pruning_plasticity": {"units": {"density": [0.05, 0.02]}, "seeds": 5, "data": True},
     "nm_gradient_flow": {
-        "units": {"network": ["mlp", "transformer"], "structure": "1:16"},
+        "units": {
+            "network": ["mlp", "transformer"],
+            "rule": ["sr_ste", "ste", "linear", "exponential"],
+            "structure": "1:16",
+        },
         "seeds": 3,
         "data": True,
     },
@@ -57,6 +61,10 @@ STUDIES = {
 }
 
 POINTS = {"unit": "%", "digits": 2}
+_NM_NETWORKS = (
+    ("mlp", "MLP, accuracy", "above", POINTS),
+    ("transformer", "transformer, loss", "below", {"digits": 3}),
+)
 
 
 def _study(study, metric, what, side, threshold, against=None, **more):
@@ -428,41 +436,33 @@ CLAIMS = [
             *(
                 _study(
                     "nm_gradient_flow",
-                    f"{rule} - sr_ste",
+                    "test",
                     f"{what}, {rule} decay - SR-STE",
                     side,
                     0.0,
                     0.0,
-                    where={"network": network},
+                    where={"network": network, "rule": rule},
+                    minus={"network": network, "rule": "sr_ste"},
                     **form,
                     name=f"{rule}_{network}",
                 )
-                for network, what, side, form in (
-                    ("mlp", "MLP, accuracy", "above", POINTS),
-                    ("transformer", "transformer, loss", "below", {"digits": 3}),
-                )
+                for network, what, side, form in _NM_NETWORKS
                 for rule in ("linear", "exponential")
             ),
-            {
-                "what": "MLP, accuracy, STE - SR-STE",
-                "read": {
-                    "study": "nm_gradient_flow",
-                    "metric": "ste - sr_ste",
-                    "where": {"network": "mlp"},
-                },
-                **POINTS,
-                "name": "ste_mlp",
-            },
-            {
-                "what": "transformer, loss, STE - SR-STE",
-                "read": {
-                    "study": "nm_gradient_flow",
-                    "metric": "ste - sr_ste",
-                    "where": {"network": "transformer"},
-                },
-                "digits": 3,
-                "name": "ste_transformer",
-            },
+            *(
+                {
+                    "what": f"{what}, STE - SR-STE",
+                    "read": {
+                        "study": "nm_gradient_flow",
+                        "metric": "test",
+                        "where": {"network": network, "rule": "ste"},
+                        "minus": {"network": network, "rule": "sr_ste"},
+                    },
+                    **form,
+                    "name": f"ste_{network}",
+                }
+                for network, what, _, form in _NM_NETWORKS
+            ),
         ],
     },
     {
