@@ -375,7 +375,7 @@ CLAIMS = [
                 for i, density in enumerate((0.05, 0.02))
             ),
         ],
-        "reading": "Growth is worth {rigl0} and {rigl1} points over RigL, which has the final"
+        "reading": "GraNet is {rigl0} and {rigl1} points above RigL, which has the final"
         " density from the start; over GMP, which starts dense and grows nothing, it is {gmp0} and"
         " {gmp1}. What counts here is that many weights are tried early, from a sparse start or"
         " not; at 2 % the sparse start has a small gain on top.",
