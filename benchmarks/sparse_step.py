@@ -258,7 +258,8 @@ def page(results: dict) -> str:
             "# What sparsity costs and saves on a CPU",
             "",
             f"`{results['command']}`, {results['machine']}, load {loaded:.1f} at"
-            " the start; times of the processor, medians over rounds of ratios within a round.",
+            f" the start; times of the processor, medians over {results['rounds']} rounds of ratios"
+            " within a round.",
             "",
             "## Changes of masks",
             "",
@@ -312,7 +313,8 @@ def main():
     if args.part:
         _checks.choice("part", args.part, parts)
     before = json.loads(args.out.read_text()) if args.part and args.out.exists() else {}
-    results = {**before, **_report.found_with(COMMAND), "load": os.getloadavg()[0]}
+    about = {"rounds": args.rounds, "load": os.getloadavg()[0]}
+    results = {**before, **_report.found_with(COMMAND), **about}
     for name, make in parts.items():
         results[name] = make() if args.part in (None, name) else before.get(name, [])
     _report.write(results, page, args.out)

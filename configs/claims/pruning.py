@@ -467,7 +467,7 @@ CLAIMS = [
         "reading": "The linear fade is behind SR-STE on both networks; the exponential one, most of"
         " which is over early, is not told from it: {exponential_mlp} points, and"
         " {exponential_transformer} in loss. Runs of 400 and 900 steps leave a fade little time"
-        " with the final masks, where the papers' have hundreds of thousands. Three seeds.",
+        " with the final masks; the papers' are far longer. Three seeds.",
     },
     {
         "id": "C48",
