@@ -10,6 +10,18 @@ CAUTIOUS = "Cautious weight decay, arXiv 2510.12402"
 SMALL = "python -m benchmarks.small_claims"
 BLOCKS = "python -m benchmarks.greedy_blocks --data_dir=DATA --sets=a1a:123 --steps=500"
 
+TUNED = {
+    "backpropagation": "exact",
+    "RGE": "rge",
+    "RGE, 8 directions": "rge8",
+    "forward gradient": "forward",
+    "block-wise": "block",
+    "sparse": "sparse",
+    "hybrid": "hybrid",
+    "sign": "sign",
+    "conservative": "conservative",
+}
+
 STUDIES = {
     "participation": {
         "units": {"clients": 20, "rounds": 4000, "rate": 0.02, "cutoff": 50},
@@ -21,17 +33,7 @@ STUDIES = {
     },
     "zeroth_order_tuning": {
         "units": {
-            "method": [
-                "backpropagation",
-                "RGE",
-                "RGE, 8 directions",
-                "forward gradient",
-                "block-wise",
-                "sparse",
-                "hybrid",
-                "sign",
-                "conservative",
-            ],
+            "method": list(TUNED),
             "passes": [500, 3000],
             "rates": [(1e-4, 3e-4, 1e-3, 3e-3, 1e-2)],
         },
@@ -404,7 +406,25 @@ CLAIMS = [
                     ("RGE", "the same, RGE", "below", 0.9, 0.99),
                 )
             ),
+            *(
+                {
+                    "what": f"{model}, log of the training loss, CGE - RGE of 10 directions in more"
+                    " steps",
+                    "read": {
+                        "study": "zeroth_order_queries",
+                        "metric": "gap to RGE, 10 directions",
+                        "where": {"hidden": hidden},
+                    },
+                    "digits": 2,
+                    "name": f"few_{model}",
+                }
+                for model, hidden in (("linear", 0), ("MLP", 8))
+            ),
         ],
+        "reading": "At equal evaluations for a step the mean is on the side of CGE, on the MLP in"
+        " four seeds of five, within chance. At equal evaluations in all RGE with 10 directions in"
+        " 15 to 20 times as many steps ends far below CGE: log of the losses {few_linear} apart on"
+        " the linear model, {few_MLP} on the MLP.",
     },
     {
         "id": "C77",
@@ -439,11 +459,36 @@ CLAIMS = [
                     0.0,
                     where={"method": method, "passes": 3000},
                     minus={"method": "RGE", "passes": 3000},
-                    digits=3,
+                    digits=4 if method == "forward gradient" else 3,
                 )
                 for method in ("forward gradient", "block-wise", "sparse", "hybrid")
             ),
+            *(
+                {
+                    "what": f"test loss, {method}, {passes} passes",
+                    "read": {
+                        "study": "zeroth_order_tuning",
+                        "metric": "loss",
+                        "where": {"method": method, "passes": passes},
+                    },
+                    "digits": 2,
+                    "name": f"{name}{passes}",
+                }
+                for method, name in TUNED.items()
+                for passes in (500, 3000)
+            ),
         ],
+        "reading": "Backpropagation for the output layer and RGE for the rest is far ahead. The"
+        " forward gradient is RGE: with the same directions a central difference with mu .001 and"
+        " the exact derivative differ by rounding, so that the losses agree to three digits; a"
+        " tangent saves the choice of mu, not passes. Blocks change nothing, since each costs two"
+        " passes of its own; masks that hold for 100 steps lose a little. Test losses after 500 and"
+        " 3000 passes, from 2.75 before: RGE {rge500} and {rge3000}, of 8 directions {rge8500} and"
+        " {rge83000}, forward gradient {forward500} and {forward3000}, block-wise {block500} and"
+        " {block3000}, sparse {sparse500} and {sparse3000}, hybrid {hybrid500} and {hybrid3000},"
+        " sign {sign500} and {sign3000}, conservative, of five passes a step, {conservative500} and"
+        " {conservative3000}, backpropagation {exact500} and {exact3000}, at the largest rate of"
+        " the grid. MeZO is RGE with SGD.",
     },
     {
         "id": "C78",

@@ -73,6 +73,19 @@ def test_estimates_take_the_place_of_gradients():
         bilevel.pruning.problem(loss, optim.zeroth_order.rge)
 
 
+def test_estimates_know_the_step():
+    steps = optim.zeroth_order.Estimator(
+        lambda f, params, key, step: (f(params), jax.tree.map(lambda p: step + 0 * p, params)),
+        lambda params: 1,
+    )
+    problem = bilevel.pruning.problem(lambda p, _: p["w"].sum(), steps)
+    solver = bilevel.sparse_training(1.0)
+    state = solver.init(problem, None, {"w": jnp.ones((1, 2))})
+    for _ in range(3):
+        state, _ = solver.step(state, (None, jax.random.key(0)))
+    np.testing.assert_array_equal(state.y["w"], 1.0 - 0 - 1 - 2)
+
+
 def test_estimates_perturb_what_masks_keep():
     params, masks = {"w": jnp.ones((2, 3))}, {"w": jnp.arange(6).reshape(2, 3) > 2}
 
