@@ -14,6 +14,7 @@ grasp    the share of GraSP's mask that ZO-GraSP finds, on an MLP for digits
 """
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -115,12 +116,11 @@ def temporaries(name: str, examples: int, samples: int = 1, options: Any = None)
     params, batch, loss = _shapes(examples)
     init, step = steps(loss, samples)[name]
     lowered = jax.jit(step, donate_argnums=0).lower(jax.eval_shape(init, params), batch)
-    return _over(lowered.compile(options), params)
+    return lowered.compile(options).memory_analysis().temp_size_in_bytes / _size(params)
 
 
-def _over(compiled, params) -> float:
-    size = sum(p.size * p.dtype.itemsize for p in jax.tree.leaves(params))
-    return compiled.memory_analysis().temp_size_in_bytes / size
+def _size(params) -> int:
+    return sum(p.size * p.dtype.itemsize for p in jax.tree.leaves(params))
 
 
 def memory() -> Iterator[dict[str, Any]]:
@@ -156,13 +156,9 @@ def tpu() -> Iterator[dict[str, Any]]:
         init, step = steps(fun, samples)[name]
         state = tpu_compiler.place(jax.eval_shape(init, params), chip)
         placed = tpu_compiler.place(batch, chip)
-        compiled = tpu_compiler.compile_for_tpu(step, state, placed, donate_argnums=0)
-        yield {
-            "model": model,
-            "step": name,
-            "directions": samples,
-            "over": _over(compiled, params),
-        }
+        found = tpu_compiler.findings(step, state, placed, donate_argnums=0)
+        over = found["temporaries"] / _size(params)
+        yield {"model": model, "step": name, "directions": samples, "over": over}
 
 
 def grasp(seeds: int = 3, density: float = 0.1) -> Iterator[dict[str, Any]]:
@@ -204,7 +200,8 @@ def page(results: dict[str, Any]) -> str:
     """Returns the page as Markdown."""
     lines = ["# Training without backpropagation: what it costs", ""]
     for name, section in results["sections"].items():
-        about = f"`{section['command']}`, {section['machine']}, jax {section['versions']['jax']}."
+        about = f"`{section['command']}`, {section['machine']}, jax {section['versions']['jax']}"
+        about += f", load {section['load']:g}." if name == "time" else "."
         lines += [*_PAGES[name](section["rows"]), "", about, ""]
     return "\n".join(lines)
 
@@ -313,7 +310,8 @@ def main() -> None:
     if args.out and args.out.exists():
         results = json.loads(args.out.read_text(encoding="utf-8"))
     for name in args.sections.split(","):
-        found = {**_report.found_with(f"{COMMAND} --sections={name}"), "rows": []}
+        about = _report.found_with(f"{COMMAND} --sections={name}")
+        found = {**about, "load": round(os.getloadavg()[0], 1), "rows": []}
         for row in SECTIONS[name]():
             print(name, row, flush=True)
             found["rows"].append(row)
