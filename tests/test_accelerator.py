@@ -1,6 +1,9 @@
 """The script for an accelerator: a failing section takes nothing with it, and the page says so."""
 
+import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,13 +78,59 @@ def test_the_page_of_the_tpu_compiler_is_that_of_its_json():
     assert "With a call to the host or float64: lion (updates)." in tpu_compiler.page(content)
 
 
+def ratios(content):
+    rows = {row["name"]: row for row in content["parts"]["updates"]}
+    return {
+        name: row["bytes"] / rows[row["peer"]]["bytes"]
+        for name, row in rows.items()
+        if row["bound"] is not None
+    }
+
+
+MISSED = {"diffgrad", "frugal columns", "frugal rows"}
+
+
+def test_which_bounds_the_committed_updates_keep():
+    found = ratios(json.loads((TPU / "compiler.json").read_text(encoding="utf-8")))
+    assert {n for n, r in found.items() if r > tpu_compiler.UPDATES[n][2]} - MISSED == set()
+    assert all(found[name] < 1.03 * tpu_compiler.UPDATES[name][2] for name in MISSED)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="pip install -e '.[tpu]'")
+def test_updates_compiled_now_keep_their_bounds(tmp_path):
+    names = ["lion", "adamp"]
+    peers = sorted({tpu_compiler.UPDATES[name][1] for name in names})
+    command = [sys.executable, "-m", "benchmarks.tpu_compiler", "--parts=updates"]
+    command += [f"--only={','.join([*peers, *names])}", f"--out={tmp_path}"]
+    subprocess.run(command, check=True, capture_output=True, timeout=600)
+    content = json.loads((tmp_path / "compiler.json").read_text(encoding="utf-8"))
+    for name, ratio in ratios(content).items():
+        assert ratio <= tpu_compiler.UPDATES[name][2], name
+    for row in content["parts"]["updates"]:
+        assert row["cuda"]
+        assert not row["host_calls"]
+        assert not row["float64"]
+
+
 def test_collectives_of_a_program_are_counted():
     program = """
+    %all-reduce-scatter.2 (input: f32[8]) -> (f32[1]) {
+      %all-reduce.2 = f32[8]{0} all-reduce(%input), channel_id=1, to_apply=%add
+    }
+    %fused_computation.1 (p: f32[2]) -> f32[8] {
+      %all-gather.1 = f32[8] all-gather(%p), channel_id=5
+    }
+    %async_collective_fusion.2 (p: f32[2]) -> f32[8] {
+      %all-gather.2 = f32[8] all-gather(%p), channel_id=5
+    }
+    ENTRY %main (a: f32[8], b: f32[8]) -> f32[] {
       %all-reduce.1 = (f32[], f32[8]{0:T(128)}, /*index=5*/f32[]) all-reduce(%a, %b), channel_id=1
       %sum = f32[] get-tuple-element(%all-reduce.1), index=0
       %gather = (f32[2], f32[8]) all-gather-start(%c), metadata={op_name="jit(step)/all-reduce"}
       %done = f32[8] all-gather-done(%gather)
-      ROOT %part = f32[1]{0} reduce-scatter(%d), to_apply=%add
+      %part = f32[1]{0} reduce-scatter(%d), to_apply=%add
+      ROOT %fused = f32[1] fusion(%d), kind=kCustom, calls=%all-reduce-scatter.2
+    }
     """
-    counted = {"all-reduce": 1, "reduce-scatter": 1, "all-gather": 1}
+    counted = {"all-reduce": 1, "reduce-scatter": 2, "all-gather": 2}
     assert tpu_compiler.collectives(program) == counted
