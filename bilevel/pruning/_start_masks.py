@@ -16,7 +16,8 @@ def start_masks(key: jax.Array, params: Any, density: float, distribution: str =
     """Returns random masks that keep exactly as many weights as the density says.
 
     Args:
-      key: Of the draw.
+      key: Of the draw; another one than the weights were drawn with, or what is kept depends on
+        their values.
       params: Parameters; prunable leaves are those of :func:`bilevel.masks.prunable`.
       density: Share that is kept, in (0, 1].
       distribution: Of the density among the layers: ``"erk"`` (:func:`bilevel.allocate.erk`) or

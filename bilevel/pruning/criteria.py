@@ -47,6 +47,9 @@ def magnitude(params: Any, rule: masks_lib.Rule | None = None) -> Any:
 def random(key: jax.Array, params: Any, rule: masks_lib.Rule | None = None) -> Any:
     """Uniform random scores; with an allocator's densities, random pruning with ERK and others.
 
+    The key must be another one than the weights were drawn with: equal keys give equal bits, and
+    the scores would be ordered as the weights.
+
     Example:
       >>> import jax, jax.numpy as jnp, bilevel
       >>> bilevel.criteria.random(jax.random.key(0), {"w": jnp.ones((2, 3))})["w"].shape
