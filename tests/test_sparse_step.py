@@ -35,6 +35,8 @@ def test_rows_multiply_as_the_masked_kernel_does(block):
     y, dv, dx = both(values, blocks(x, inputs), blocks(dy, outputs))
     np.testing.assert_allclose(y.reshape(-1, 3)[:5], (w * mask).T @ x, atol=1e-5)
     np.testing.assert_allclose(dx.reshape(-1, 3)[:7], (w * mask) @ dy, atol=1e-5)
+    assert not np.asarray(dv)[~np.asarray(rows.live)].any()  # Nothing is learned where rows end.
+    assert not rows.live.all()
     found = _sparse_layers.dense(rows, dv, w.shape)
     np.testing.assert_allclose(found[mask], (x @ dy.T)[mask], atol=1e-5)
 

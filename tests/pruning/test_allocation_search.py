@@ -37,6 +37,12 @@ def test_rate_distortion_on_random_costs_and_bad_input():
         params = {str(i): np.zeros(n) for i, n in enumerate(sizes)}
         got = allocate.rate_distortion(params, phi, dict(zip("012", cost, strict=True)), density)
         assert tuple(got.values()) == min(totals, key=totals.__getitem__)
+    # Theirs: of seven, five for the second layer leave two, all of the first.
+    cost = [np.array([0.0, 10.0, 20.0]), np.array([0.0, 1.0, 5.0])]
+    found = allocate.rate_distortion(
+        [np.zeros(2), np.zeros(10)], [0.0, 0.5, 1.0], cost, 2 / 3, authors=True
+    )
+    assert found == [0, 1]
     # 29 % of 100 weights are 29, though .29 * 100 is less.
     assert allocate.rate_distortion([np.zeros(100)], [0.0, 0.71], [np.zeros(2)], 0.29) == [1]
     with pytest.raises(ValueError, match="no levels of"):

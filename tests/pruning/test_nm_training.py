@@ -145,6 +145,7 @@ def test_gradients_pass_the_mask():
             np.testing.assert_allclose(z, w * factor)
             through = dz * factor if backward == "soft" else dz
             np.testing.assert_allclose(pull(dz)[0], through + decay * (1 - m) * w)
+    assert nm.nm_mask(jnp.ones(4), axis=-1).tolist() == [False, False, True, True]  # The later.
     half = jnp.arange(8, dtype=jnp.bfloat16)
     assert jax.grad(lambda w: nm.sr_ste(w, "1:2", axis=0).sum())(half).dtype == jnp.bfloat16
 
