@@ -134,7 +134,7 @@ def memory() -> Iterator[dict[str, Any]]:
 
 
 def tpu() -> Iterator[dict[str, Any]]:
-    """Yields the same by the compiler for a TPU, of twelve matrices before the LLaMA."""
+    """Yields the same by the compiler for a TPU, of a network of twelve layers."""
     from benchmarks import tpu_compiler  # It asks for libtpu.
 
     chip = tpu_compiler.SingleDeviceSharding(tpu_compiler.mesh_of("2x2").devices.flat[0])
@@ -146,19 +146,13 @@ def tpu() -> Iterator[dict[str, Any]]:
             x = jnp.tanh(x @ w)
         return jnp.mean(x**2)
 
-    small, large = (matrices, rows, loss), _shapes(4)
-    for model, (params, batch, fun), samples, name in (
-        ("12 matrices", small, 1, "MeZO"),
-        ("12 matrices", small, 16, "MeZO"),
-        ("LLaMA 60M", large, 1, "backpropagation, SGD"),
-        ("LLaMA 60M", large, 1, "MeZO"),
-    ):
-        init, step = steps(fun, samples)[name]
-        state = tpu_compiler.place(jax.eval_shape(init, params), chip)
-        placed = tpu_compiler.place(batch, chip)
+    for samples in (1, 16):
+        init, step = steps(loss, samples)["MeZO"]
+        state = tpu_compiler.place(jax.eval_shape(init, matrices), chip)
+        placed = tpu_compiler.place(rows, chip)
         found = tpu_compiler.findings(step, state, placed, donate_argnums=0)
-        over = found["temporaries"] / _size(params)
-        yield {"model": model, "step": name, "directions": samples, "over": over}
+        over = found["temporaries"] / _size(matrices)
+        yield {"model": "12 matrices", "step": "MeZO", "directions": samples, "over": over}
 
 
 def grasp(seeds: int = 3, density: float = 0.1) -> Iterator[dict[str, Any]]:
@@ -268,8 +262,7 @@ def _tpu_page(rows):
     return [
         "## Memory of a step on a TPU",
         "",
-        "By the compiler for a TPU v5e; nothing ran on one. Twelve layers of 512 x 512 with 8"
-        " examples, and the LLaMA 60M with 4 of 256 tokens.",
+        "By the compiler for a TPU v5e; nothing ran on one. Twelve layers of 512 x 512.",
         "",
         *markdown.table(head, table, "llrr"),
     ]
