@@ -123,8 +123,8 @@ def evolve(
     fitness: Callable[[np.ndarray, Any], float],
     layers: int,
     *,
-    lowest: int,
-    highest: int,
+    lowest: int | Sequence[int],
+    highest: int | Sequence[int],
     generations: int,
     offspring: int,
     survivors: Sequence[int] = (4, 2, 1),
@@ -144,7 +144,8 @@ def evolve(
     Args:
       fitness: ``fitness(levels, batch) -> number``, smaller is better.
       layers: Number of layers. A step of a level must save the same in each of them.
-      lowest, highest: Levels there are, with ``lowest <= 0 <= highest`` without ``start``.
+      lowest, highest: Levels there are, of all layers or of each, with ``lowest <= 0 <= highest``
+        without ``start``.
       generations: >= 1.
       offspring: Children of a generation, at least the first of ``survivors``.
       survivors: How many each stage keeps; the last is 1.
@@ -182,9 +183,12 @@ def evolve(
             f"{tuple(survivors)}"
         )
     parent = [0] * layers if start is None else [int(v) for v in start]
-    if len(parent) != layers or min(parent) < lowest or max(parent) > highest:
+    low, high = (np.broadcast_to(ends, layers).tolist() for ends in (lowest, highest))
+    if len(parent) != layers or any(
+        not a <= v <= b for a, v, b in zip(low, parent, high, strict=True)
+    ):
         raise ValueError(f"start must be {layers} levels in [{lowest}, {highest}], got {parent}")
-    if not layers * lowest < sum(parent) < layers * highest:
+    if not sum(low) < sum(parent) < sum(high):
         raise ValueError(
             f"levels in [lowest={lowest}, highest={highest}] leave nothing to move from {parent}"
         )
@@ -206,8 +210,8 @@ def evolve(
     def child(v: list[int]) -> list[int]:
         v = list(v)
         for _ in range(min(draw(1, 3), draw(1, 3))):
-            down = pick(lambda i: v[i] > lowest)
-            up = pick(lambda i: v[i] < highest)
+            down = pick(lambda i: v[i] > low[i])
+            up = pick(lambda i: v[i] < high[i])
             v[down] -= 1
             v[up] += 1
         return v

@@ -347,9 +347,10 @@ def _evopress(outputs, labels, weights, sizes, density, seed) -> list[int]:
 
     start = jax.tree.leaves(bilevel.masks.drop_counts(weights, density, scope="layer"))
     step = max(min(sizes) // 20, 1)
-    lowest = -(min(start) // step)
-    highest = min(n - drop - 1 for n, drop in zip(sizes, start, strict=True)) // step
-    if lowest == highest or len(sizes) < 2:
+    lowest = [-(drop // step) for drop in start]
+    highest = [(n - drop - 1) // step for n, drop in zip(sizes, start, strict=True)]
+    moves = min(sum(highest), -sum(lowest))
+    if not moves or len(sizes) < 2:
         raise ValueError(f"evopress has no weights to move at prune.density={density:g}")
     found, _ = bilevel.allocate.evolve(
         lambda levels, _: loss(np.array(start) + step * levels),
@@ -357,7 +358,7 @@ def _evopress(outputs, labels, weights, sizes, density, seed) -> list[int]:
         lowest=lowest,
         highest=highest,
         generations=20,
-        offspring=8 if len(sizes) > 2 and highest - lowest > 3 else 2,
+        offspring=8 if len(sizes) > 2 and moves > 3 else 2,
         survivors=(2, 1),
         seed=seed,
     )

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import sparse_records as records
 
+import bilevel
 from bilevel import allocate
+from experiments.pruning import sparse_methods
 
 
 @pytest.mark.fidelity
@@ -95,6 +97,11 @@ def test_what_evolves_keeps_its_sum_and_bad_input():
     levels, trace = allocate.evolve(lambda v, _: float(((v - goal) ** 2).sum()), 4, **options)
     assert np.array_equal(levels, goal)
     assert (np.diff(trace) <= 0).all()
+    ends = {"lowest": [-3, 0, -3, -3], "highest": [3, 3, 3, 0]}  # Of each layer.
+    levels, _ = allocate.evolve(
+        lambda v, _: float(((v - goal) ** 2).sum()), 4, **{**options, **ends}
+    )
+    assert np.array_equal(levels, [3, 0, -3, 0])
     for change, text in (({"survivors": (4, 2)}, "survivors must end with 1"),
                          ({"offspring": 3}, "begin with at most offspring=3"),
                          ({"start": [9, 0, 0, 0]}, "start must be 4 levels"),
@@ -105,3 +112,18 @@ def test_what_evolves_keeps_its_sum_and_bad_input():
             allocate.evolve(lambda v, _: 0.0, 4, **{**options, **change})
     with pytest.raises(ValueError, match="fitness of all children of generation 0 is NaN"):
         allocate.evolve(lambda v, _: float("nan"), 4, **options)
+
+
+def test_evopress_of_the_main_moves_weights_though_a_layer_has_few_left():
+    sizes = [1920, 3000, 100]
+    weights = [np.zeros(n, np.float32) for n in sizes]
+    start = [int(d) for d in bilevel.masks.drop_counts(weights, 0.02, scope="layer")]
+    assert sizes[2] - start[2] < 100 // 20  # Less than one step.
+
+    def outputs(drops):  # The first layer is worth more than the others.
+        return np.array([[0.0, (drops[0] - start[0]) / 50]])
+
+    drops = sparse_methods._evopress(outputs, np.array([0]), weights, sizes, 0.02, 0)
+    assert sum(drops) == sum(start)
+    assert drops[0] < start[0]
+    assert all(0 <= drop < n for drop, n in zip(drops, sizes, strict=True))
