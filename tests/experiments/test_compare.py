@@ -1,6 +1,7 @@
 """The comparison of optimizers: methods, workloads, targets, the whole way to the page."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -74,13 +75,27 @@ def _run(tiny, out_dir, compared="AdamW, SGDM", **options):
     return content, "\n".join(said)
 
 
-def test_from_runs_to_the_page(tiny, tmp_path):
-    content, said = _run(tiny, tmp_path / "out")
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory):
+    """What the usual comparison of the two leaves and says; made once, and given as a copy."""
+    kept = []
+
+    def content(tiny):
+        if not kept:
+            kept.extend([tmp_path_factory.mktemp("compare"), ""])
+            kept[1] = _run(tiny, kept[0])[1]
+        return page.read(kept[0]), *kept
+
+    return content
+
+
+def test_from_runs_to_the_page(tiny, usual):
+    content, out, said = usual(tiny)
     assert "24 runs = 2 methods x 2 workloads x 2 studies x 3 trials" in said
-    text = (tmp_path / "out" / "compare.md").read_text()
-    stored = json.loads((tmp_path / "out" / "compare.json").read_text())
+    text = (out / "compare.md").read_text()
+    stored = json.loads((out / "compare.json").read_text())
     assert page.markdown(stored) == text == page.markdown(content)
-    assert (tmp_path / "out" / "compare.png").read_bytes()[:4] == b"\x89PNG"
+    assert (out / "compare.png").read_bytes()[:4] == b"\x89PNG"
     # Seeds are paired: the same for both methods and all trials, another one for each study.
     seeds = {m: [r["seed"] for r in stored["runs"] if r["method"] == m] for m in ("AdamW", "SGDM")}
     assert seeds["AdamW"] == seeds["SGDM"] == 2 * [1, 1, 1, 2, 2, 2]
@@ -109,8 +124,10 @@ def test_from_runs_to_the_page(tiny, tmp_path):
     )
 
 
-def test_a_second_run_repeats_nothing_and_shards_give_the_same_page(tiny, tmp_path, monkeypatch):
-    _run(tiny, tmp_path / "whole")
+def test_a_second_run_repeats_nothing_and_shards_give_the_same_page(
+    tiny, usual, tmp_path, monkeypatch
+):
+    shutil.copytree(usual(tiny)[1], tmp_path / "whole")
     made, run = [], training.run_population
 
     def counted(configs, *args, **options):
@@ -144,8 +161,8 @@ def test_packs_are_studies_or_single_runs(tiny, tmp_path, monkeypatch):
     assert sum(n for _, n, _ in many) == 24
 
 
-def test_killed_in_the_middle_it_goes_on(tiny, tmp_path, monkeypatch):
-    _run(tiny, tmp_path / "whole")
+def test_killed_in_the_middle_it_goes_on(tiny, usual, tmp_path, monkeypatch):
+    shutil.copytree(usual(tiny)[1], tmp_path / "whole")
     run, made = training.run_population, []
 
     def dies(configs, *args, **options):
@@ -369,8 +386,8 @@ def test_methods_that_need_more_than_gradients(tiny, name):
         training.check("tiny", None, method)
 
 
-def test_the_page_says_what_it_cannot_tell(tiny, tmp_path):
-    content, _ = _run(tiny, tmp_path / "out")
+def test_the_page_says_what_it_cannot_tell(tiny, usual):
+    content, *_ = usual(tiny)
     assert "no difference can be told from chance" in page.markdown(content)
     three = json.loads(json.dumps(content))
     three["methods"]["slow"] = three["methods"]["SGDM"]
@@ -407,8 +424,8 @@ def test_the_page_says_what_it_cannot_tell(tiny, tmp_path):
     assert sum("not told apart from the best rank" in row for row in rows.values()) in (1, 2)
 
 
-def test_best_values_by_hand(tiny, tmp_path):
-    content, _ = _run(tiny, tmp_path / "out")
+def test_best_values_by_hand(tiny, usual):
+    content, *_ = usual(tiny)
     for m, method in enumerate(("AdamW", "SGDM")):
         for w, name in enumerate(tiny):
             found = [
@@ -488,7 +505,7 @@ def test_norms_behind_the_sums():
     np.testing.assert_allclose(normed, workloads._normed(workloads._norm(8), x), atol=1e-4)
 
 
-def test_published_rankings_are_held_against_the_scores(tiny, tmp_path):
+def test_published_rankings_are_held_against_the_scores(tiny, usual):
     places = methods.prediction()["rankings"][0]["places"]
     assert set(places) <= set(declared.METHODS)
     scores = {name: -float(place) for name, place in places.items()}
@@ -500,7 +517,7 @@ def test_published_rankings_are_held_against_the_scores(tiny, tmp_path):
     assert (round(rho, 9), many) == (0.8, 4)
     assert p == pytest.approx(8 / 24)  # Of 24 orders, four have at least 0.8, and four -0.8.
     assert np.isnan(page.scoring.agreement({"a": 1.0}, places)[0])
-    content, _ = _run(tiny, tmp_path / "out")
+    content, *_ = usual(tiny)
     assert "published" not in page.markdown(content)  # Two methods are no ranking.
     content["prediction"]["rankings"][0]["places"] = {"AdamW": 1, "SGDM": 2, "p": 3, "q": 4}
     text = "\n".join(

@@ -388,13 +388,11 @@ def test_the_page_of_costs_is_that_of_its_json_and_keeps_the_bounds():
 
 DEVICES = {
     "rge": zo.rge(0.1, samples=2, chunk=2),
-    "one-sided": zo.rge(0.1, two_sided=False, distribution="sphere"),
     "cge": zo.cge(0.1),
     "forward": zo.forward_gradient(),
     "sign": zo.sign(0.1, distribution="rademacher"),
     "sparse": zo.sparse(zo.random_mask(0.5), 2, zo.rge(0.1)),
     "blocks": zo.blockwise("[wb]", zo.rge(0.1)),
-    "deepzero": zo.deepzero_rge(0.1, 2),
 }
 START = {"w": jnp.linspace(-1.0, 1.0, 4), "b": jnp.ones(())}
 
