@@ -17,7 +17,7 @@ __all__ = ["MODELS", "Program", "program", "random_batch", "runner"]
 MODELS: dict[str, tuple[str, tuple[int, ...], int, dict[str, Any]]] = {
     "MLP": ("mlp", (28, 28, 1), 10, {}),
     "LeNet-5": ("lenet5", (28, 28, 1), 10, {}),
-    "CNN with BatchNorm": ("cnn", (28, 28, 1), 10, {}),
+    "CNN": ("cnn", (28, 28, 1), 10, {}),
     "ResNet-20": ("resnet20", (32, 32, 3), 10, {}),
     "VGG-16": ("vgg16_bn", (32, 32, 3), 10, {}),
     "character transformer": ("llama", (64,), 65, {"size": "char"}),
