@@ -6,6 +6,7 @@ training.
 """
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -207,7 +208,7 @@ def _magnitude(start: Start, dense: list[Stage]) -> _Planned:
     def masks_at(state, density):
         chosen = bilevel.masks.prunable(state.y)
         alive = bilevel.masks.apply(state.masks, chosen)
-        masks = _magnitude_masks(alive, density, prune)
+        masks = _magnitude_masks(alive, density, prune, start.dataset.num_classes)
         return state.y, jax.tree.map(lambda a, b: a & b, masks, state.masks)
 
     stages = [
@@ -217,19 +218,25 @@ def _magnitude(start: Start, dense: list[Stage]) -> _Planned:
     return _trained(start), dense + stages
 
 
-def _magnitude_masks(chosen: Any, density: float, prune: Any) -> Any:
+def _magnitude_masks(chosen: Any, density: float, prune: Any, classes: int) -> Any:
     if prune.method == "lamp":
         return bilevel.masks.from_scores(bilevel.allocate.lamp(chosen), density)
     if prune.method == "uniform_plus":
         flat = jax.tree_util.tree_flatten_with_path(chosen)[0]
-        names = [bilevel.masks.path_name(path) for path, _ in flat]
         # Only a convolution stays dense: the first layer of an MLP holds most of its weights.
-        first = f"^{names[0]}$" if np.ndim(flat[0][1]) > 2 else None
+        first = [path for path, x in flat if np.ndim(x) > 2][:1]
+        last = [path for path, x in flat if x.shape[-1] == classes]
         densities = bilevel.allocate.uniform_plus(
-            chosen, density, dense=first, last=f"^{names[-1]}$"
+            chosen, density, dense=_one_of(first), last=_one_of(last)
         )
         return bilevel.masks.from_scores(chosen, densities, scope="layer")
     return bilevel.pruning.global_masks(chosen, density, prune.min_keep)
+
+
+def _one_of(paths: list[Any]) -> str | None:
+    """A pattern of these paths; None for none."""
+    names = [re.escape(bilevel.masks.path_name(path)) for path in paths]
+    return f"^({'|'.join(names)})$" if names else None
 
 
 def _sap(start: Start, dense: list[Stage]) -> _Planned:

@@ -120,3 +120,15 @@ def test_what_a_config_must_have():
     ):  # fmt: skip
         with pytest.raises(ValueError, match=text):
             prune.run(config(method, **changes), quiet=True)
+
+
+def test_uniform_plus_knows_the_first_convolution_and_the_classifier_by_their_shapes():
+    shapes = {"classifier": (30, 10), "conv_0": (3, 3, 1, 4), "hidden": (36, 30)}
+    rng = np.random.default_rng(0)
+    chosen = {name: np.float32(rng.normal(size=shape)) for name, shape in shapes.items()}
+    prune = sparse_digits.get_config().prune
+    prune.method = "uniform_plus"
+    masks = sparse_methods._magnitude_masks(chosen, 0.1, prune, classes=10)
+    kept = {name: int(np.sum(mask)) for name, mask in masks.items()}
+    # A tenth of 1416 in all, 141.6: all 36, a fifth of 300, and what is left.
+    assert kept == {"conv_0": 36, "classifier": 60, "hidden": 46}
