@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.common import figures, files
 from experiments.common import markdown as md
-from experiments.comparing import methods, scoring, tables, workloads
+from experiments.comparing import methods, scoring, sections, workloads
 from experiments.tables import definition, render, stats
 from experiments.tables.execution import Records
 
@@ -193,8 +193,8 @@ def markdown(content: Results) -> str:
     share = _shares(content, in_steps)
     table = [[rows[m], *(f"{100 * x:.0f} %" for x in share[m])] for m in order]
     lines += [*md.table(["", *columns], table, "l" + "r" * len(columns)), ""]
-    lines += [*tables.best_values(content, order), ""]
-    lines += tables.on_variants(content, order)
+    lines += [*sections.best_values(content, order), ""]
+    lines += sections.on_variants(content, order)
     lines += [*_for_whom(content, at, share.mean(1), test, order), ""]
     lines += _against_published(content["prediction"], dict(zip(rows, score, strict=True)))
     lines += ["## Targets", ""]
@@ -210,7 +210,13 @@ def markdown(content: Results) -> str:
         for name, t in content["targets"].items()
     ]
     head = ["workload", "", "metric", "target", "set by", "in steps"]
-    lines += [*md.table(head, table, "lllrlr"), "", *tables.oracles(content), _made_by(content), ""]
+    lines += [
+        *md.table(head, table, "lllrlr"),
+        "",
+        *sections.oracles(content),
+        _made_by(content),
+        "",
+    ]
     return "\n".join(lines)
 
 

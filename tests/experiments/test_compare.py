@@ -11,7 +11,7 @@ import pytest
 
 from configs.compare import common as declared
 from experiments import compare
-from experiments.comparing import methods, page, tables, targets, training, workloads
+from experiments.comparing import methods, page, sections, targets, training, workloads
 
 GENERATED = [name for name in workloads.NAMES if not workloads.needs_data(name)]
 
@@ -437,9 +437,9 @@ def test_best_values_by_hand(tiny, usual):
                 for study in (0, 1)
             ]
             expected = (min(found[0]) + min(found[1])) / 2
-            assert tables.values(content)[m, w] == pytest.approx(expected, rel=1e-6)
+            assert sections.values(content)[m, w] == pytest.approx(expected, rel=1e-6)
     section = page.markdown(content).partition("## The best value within the budget")[2]
-    over = np.median(tables.values(content) / 1.2, 1)
+    over = np.median(sections.values(content) / 1.2, 1)
     assert section.count(f"| {over[0]:.2f} |") >= 1
     assert "| target | 1.2 | 1.2 | 1 |" in section
     assert "| median | 2.5 | 1.5 | 5.0 |" in section
