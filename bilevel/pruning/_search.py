@@ -183,6 +183,9 @@ def evolve(
             f"{tuple(survivors)}"
         )
     parent = [0] * layers if start is None else [int(v) for v in start]
+    for name, ends in (("lowest", lowest), ("highest", highest)):
+        if np.shape(ends) not in ((), (layers,)):
+            raise ValueError(f"{name} must be one level or {layers}, got {ends}")
     low, high = (np.broadcast_to(ends, layers).tolist() for ends in (lowest, highest))
     if len(parent) != layers or any(
         not a <= v <= b for a, v, b in zip(low, parent, high, strict=True)

@@ -106,6 +106,7 @@ def test_what_evolves_keeps_its_sum_and_bad_input():
                          ({"offspring": 3}, "begin with at most offspring=3"),
                          ({"start": [9, 0, 0, 0]}, "start must be 4 levels"),
                          ({"lowest": 0, "highest": 0}, "leave nothing to move"),
+                         ({"highest": [3, 3]}, "highest must be one level or 4, got"),
                          ({"start": [3] * 4}, "leave nothing to move"),
                          ({"bound": 0}, "different children")):  # fmt: skip
         with pytest.raises(ValueError, match=text):
