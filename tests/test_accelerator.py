@@ -67,6 +67,12 @@ def test_the_page_of_the_cpu_names_a_missed_goal(speed, goal):
     assert f"| ResNet-20 | 128 | 100 | 125 | {speed} | {goal} |" in text
 
 
+def test_the_page_of_training_on_a_cpu_is_that_of_its_json():
+    file = TPU.parent / "training_cpu.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    assert training.page(content) == file.with_suffix(".md").read_text(encoding="utf-8")
+
+
 def test_the_page_of_the_tpu_compiler_is_that_of_its_json():
     content = json.loads((TPU / "compiler.json").read_text(encoding="utf-8"))
     assert tpu_compiler.page(content) == (TPU / "compiler.md").read_text(encoding="utf-8")
