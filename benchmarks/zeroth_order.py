@@ -135,9 +135,9 @@ def memory() -> Iterator[dict[str, Any]]:
 
 def tpu() -> Iterator[dict[str, Any]]:
     """Yields the same by the compiler for a TPU, of a network of twelve layers."""
-    from benchmarks import tpu_compiler  # It asks for libtpu.
+    from benchmarks.tpu_compiler import chips  # It asks for libtpu.
 
-    chip = tpu_compiler.SingleDeviceSharding(tpu_compiler.mesh_of("2x2").devices.flat[0])
+    chip = chips.chip()
     matrices = [jax.ShapeDtypeStruct((512, 512), jnp.float32)] * 12
     rows = jax.ShapeDtypeStruct((8, 512), jnp.float32)
 
@@ -148,9 +148,9 @@ def tpu() -> Iterator[dict[str, Any]]:
 
     for samples in (1, 16):
         init, step = steps(loss, samples)["MeZO"]
-        state = tpu_compiler.place(jax.eval_shape(init, matrices), chip)
-        placed = tpu_compiler.place(rows, chip)
-        found = tpu_compiler.findings(step, state, placed, donate_argnums=0)
+        state = chips.place(jax.eval_shape(init, matrices), chip)
+        placed = chips.place(rows, chip)
+        found = chips.findings(step, state, placed, donate_argnums=0)
         over = found["temporaries"] / _size(matrices)
         yield {"model": "12 matrices", "step": "MeZO", "directions": samples, "over": over}
 

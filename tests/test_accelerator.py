@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import accelerator, tpu_compiler, training
+from benchmarks import accelerator, training
+from benchmarks.tpu_compiler import chips, page, updates
 
 TPU = Path(__file__).parents[1] / "results" / "tpu"
 
@@ -75,13 +76,13 @@ def test_the_page_of_training_on_a_cpu_is_that_of_its_json():
 
 def test_the_page_of_the_tpu_compiler_is_that_of_its_json():
     content = json.loads((TPU / "compiler.json").read_text(encoding="utf-8"))
-    assert tpu_compiler.page(content) == (TPU / "compiler.md").read_text(encoding="utf-8")
+    assert page.page(content) == (TPU / "compiler.md").read_text(encoding="utf-8")
     rows = {row["name"]: row for row in content["parts"]["updates"]}
     rows["lion"]["bytes"] *= 1.03
     missed = "| lion (Optax) | 1.03 | 1.02, missed |"
-    assert missed in tpu_compiler.page(content)
+    assert missed in page.page(content)
     rows["lion"]["host_calls"] = 1
-    assert "With a call to the host or float64: lion (updates)." in tpu_compiler.page(content)
+    assert "With a call to the host or float64: lion (updates)." in page.page(content)
 
 
 def ratios(content):
@@ -98,20 +99,20 @@ MISSED = {"diffgrad", "frugal columns", "frugal rows"}
 
 def test_which_bounds_the_committed_updates_keep():
     found = ratios(json.loads((TPU / "compiler.json").read_text(encoding="utf-8")))
-    assert {n for n, r in found.items() if r > tpu_compiler.UPDATES[n][2]} - MISSED == set()
-    assert all(found[name] < 1.03 * tpu_compiler.UPDATES[name][2] for name in MISSED)
+    assert {n for n, r in found.items() if r > updates.UPDATES[n][2]} - MISSED == set()
+    assert all(found[name] < 1.03 * updates.UPDATES[name][2] for name in MISSED)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="pip install -e '.[tpu]'")
 def test_updates_compiled_now_keep_their_bounds(tmp_path):
     names = ["lion", "adamp"]
-    peers = sorted({tpu_compiler.UPDATES[name][1] for name in names})
+    peers = sorted({updates.UPDATES[name][1] for name in names})
     command = [sys.executable, "-m", "benchmarks.tpu_compiler", "--parts=updates"]
     command += [f"--only={','.join([*peers, *names])}", f"--out={tmp_path}"]
     subprocess.run(command, check=True, capture_output=True, timeout=600)
     content = json.loads((tmp_path / "compiler.json").read_text(encoding="utf-8"))
     for name, ratio in ratios(content).items():
-        assert ratio <= tpu_compiler.UPDATES[name][2], name
+        assert ratio <= updates.UPDATES[name][2], name
     for row in content["parts"]["updates"]:
         assert row["cuda"]
         assert not row["host_calls"]
@@ -139,4 +140,4 @@ def test_collectives_of_a_program_are_counted():
     }
     """
     counted = {"all-reduce": 1, "reduce-scatter": 2, "all-gather": 2}
-    assert tpu_compiler.collectives(program) == counted
+    assert chips.collectives(program) == counted
