@@ -1,0 +1,76 @@
+"""What the loop is given: functions, hooks, keys, populations, each checked by itself."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optim import _checks
+
+
+def whole_number(name, value, low) -> int:
+    _checks.count(name, value, low)
+    return int(value)
+
+
+def check_hooks(hooks) -> tuple:
+    try:
+        pairs = tuple((every, hook) for every, hook in hooks)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"hooks must be pairs (every, call), got {hooks!r}") from error
+    for every, hook in pairs:
+        _checks.count("the period of a hook", every)
+        if not callable(hook):
+            raise ValueError(f"hooks must be pairs (every, call), got {hook!r} for a call")
+    return pairs
+
+
+_ARGUMENTS = {
+    "step": ("(state, batch)", 2),
+    "prepare": ("(data, inputs, key)", 3),
+    "batches": ("the first step", 1),
+    "on_metrics": ("(t, values)", 2),
+    "stop": ("the step", 1),
+}
+
+
+def check_functions(**functions) -> None:
+    for name, fun in functions.items():
+        if fun is None and name != "step":
+            continue
+        arguments, number = _ARGUMENTS[name]
+        if not callable(fun):
+            raise ValueError(f"{name} must be a function of {arguments}, got {fun!r}")
+        try:
+            if name != "batches":  # A step is compiled once for each function object.
+                hash(fun)
+        except TypeError as error:
+            kind = getattr(fun, "__qualname__", type(fun).__name__)
+            raise ValueError(
+                f"{name} must be a hashable function, got {kind}, which holds arrays: pass a "
+                "function, with the arrays in state or data"
+            ) from error
+        if not _checks.takes(fun, number):
+            raise ValueError(f"{name} must be a function of {arguments}, {fun!r} takes others")
+
+
+def check_key(key, replicas) -> None:
+    if key is None:
+        return
+    shape = () if replicas is None else (replicas,)
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not typed or key.shape != shape:
+        each = "" if replicas is None else f" of shape {shape}, one for each run,"
+        got = f"{key.dtype}{key.shape}" if hasattr(key, "dtype") else repr(key)
+        raise ValueError(f"key must be a key{each} of jax.random.key, got {got}")
+
+
+def check_population(state, replicas, batches) -> None:
+    _checks.count("replicas", replicas)
+    for path, x in jax.tree_util.tree_leaves_with_path(state):
+        if np.shape(x)[:1] != (replicas,):
+            name = jax.tree_util.keystr(path)
+            raise ValueError(
+                f"state{name} has shape {np.shape(x)}; its leading axis must be replicas={replicas}"
+            )
+    if batches is not None and len(batches) != replicas:
+        raise ValueError(f"batches must have length replicas={replicas}, got {len(batches)}")

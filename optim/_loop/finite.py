@@ -1,0 +1,62 @@
+"""The first number that is not finite, in a metric or in the state, ends a run."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class NonFiniteError(FloatingPointError):
+    """A metric or a leaf of the state became NaN or infinite.
+
+    In a population it is raised once no run is left that is finite, and is about the last one.
+
+    Attributes:
+      step: The first step at which it happened, counted from 1.
+      metric: Name of the metric, or path of the leaf, such as ``state['params']['w']``.
+      value: Value of the metric; ``None`` for a leaf.
+    """
+
+    def __init__(self, step: int, metric: str, value: float | None = None):
+        self.step, self.metric, self.value = step, metric, value
+        if value is None:
+            super().__init__(
+                f"{metric} is not finite after step {step}, though every metric of that step is"
+            )
+        else:
+            hint = " (one that is infinite on purpose belongs in the state)"
+            hint = hint if math.isinf(value) else ""
+            super().__init__(f"{metric} is {value} at step {step}{hint}")
+
+
+def broken_leaves(state, replicas) -> list[list[str]]:
+    """For each run the paths of the leaves of its state that are not finite."""
+    found: list[list[str]] = [[] for _ in range(replicas or 1)]
+    for path, x in jax.tree_util.tree_leaves_with_path(state):
+        if jnp.issubdtype(x.dtype, jnp.inexact):
+            on_host = x.is_fully_addressable and jax.default_backend() == "cpu"  # No copy.
+            finite = (np if on_host else jnp).isfinite(x)
+            finite = np.asarray(finite.all(tuple(range(1 if replicas else 0, x.ndim))))
+            for r in np.flatnonzero(~np.atleast_1d(finite)):
+                found[r].append("state" + jax.tree_util.keystr(path))
+    return found
+
+
+def drop(errors, alive) -> None:
+    """Marks the runs with an error as dead; raises the error of the last one."""
+    for r, error in enumerate(errors):
+        if alive[r] and error is not None:
+            alive[r] = False
+            if not alive.any():
+                raise error
+
+
+def bad_metric(first, values) -> NonFiniteError | None:
+    """The error of the first metric that is not finite, if there is one."""
+    bad = {k: np.flatnonzero(~np.isfinite(v)) for k, v in values.items()}
+    bad = {k: rows[0] for k, rows in bad.items() if rows.size}
+    if not bad:
+        return None
+    name = min(bad, key=bad.__getitem__)
+    return NonFiniteError(first + int(bad[name]) + 1, name, float(values[name][bad[name]]))
