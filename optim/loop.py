@@ -16,16 +16,24 @@ from jax.sharding import Mesh
 
 from optim import _checks
 from optim._loop.arguments import (
+    check_batches,
     check_functions,
     check_hooks,
     check_key,
+    check_mesh,
     check_population,
     whole_number,
 )
-from optim._loop.finite import NonFiniteError, bad_metric, broken_leaves, drop
+from optim._loop.finite import Alive, NonFiniteError
 from optim._loop.inputs import feed_of, stack
 from optim._loop.placement import as_arrays, own_buffers, place
-from optim._loop.program import compile_steps, compiler_options, slow_in_a_loop, traced_step
+from optim._loop.program import (
+    compile_steps,
+    compiler_options,
+    rows_of,
+    slow_in_a_loop,
+    traced_step,
+)
 
 __all__ = ["NonFiniteError", "compiler_options", "prefers_vmap", "run"]
 
@@ -136,73 +144,54 @@ def run(
             _checks.flag(name, flag)
     if vmap and replicas is None:
         raise ValueError("vmap needs replicas, the number of runs")
-    if mesh is not None and not isinstance(mesh, Mesh):
-        raise ValueError(f"mesh must be a jax.sharding.Mesh, got {mesh!r}")
-    if mesh is not None and "data" not in mesh.axis_names:
-        raise ValueError(f"mesh must have an axis 'data', got the axes {mesh.axis_names}")
-    shared = batches is None or callable(batches)
+    check_mesh(mesh)
     check_key(key, replicas)
+    shared = batches is None or callable(batches)
+    check_batches(batches, replicas)
     if replicas is not None:
-        check_population(state, replicas, None if shared else batches)
+        check_population(state, replicas)
         if vmap is None:
             vmap = mesh is not None or prefers_vmap(state, replicas, shared=shared)
-    elif not shared:
-        raise ValueError(
-            f"batches must be a function of the first step, got {type(batches).__name__} (a "
-            "sequence of functions with replicas)"
-        )
-    for one_order in (batches,) if shared else batches:
-        check_functions(batches=one_order)
 
+    # Everything to its devices.
     vectorized = replicas is not None and bool(vmap)
     state = place(own_buffers(state, (data, key)), mesh, split=vectorized)
     data = place(as_arrays("data", data), mesh)
     key = place(key, mesh, split=vectorized)
+
+    # Each run has a state, a key and a feed; vectorized ones share them, on a leading axis.
+    count = replicas or 1
     if replicas is None or vectorized:
         states, keys = [state], [key]
     else:
-        states = [jax.tree.map(lambda x, r=r: x[r], state) for r in range(replicas)]
-        keys = [None if key is None else key[r] for r in range(replicas)]
+        states = [jax.tree.map(lambda x, r=r: x[r], state) for r in range(count)]
+        keys = [None if key is None else key[r] for r in range(count)]
     del state
-    each = replicas or 1
-    alive = np.ones(each, bool)
-    split_over = None if vectorized else mesh
-    feeds = [feed_of(f, start, split_over) for f in ([batches] * each if shared else batches)]
+    orders = [batches] * count if shared else batches
+    feeds = [feed_of(order, start, None if vectorized else mesh) for order in orders]
     if vectorized:
         feeds = feeds[:1] if shared else [map(stack, zip(*feeds, strict=True))]
+    alive = Alive(states, count, vectorized)
     one = traced_step(step, prepare, vectorized, shared)
     call = None
 
     def whole() -> State:
         return stack(states, jnp) if len(states) > 1 else states[0]
 
-    def broken() -> list[list[str]]:
-        return [
-            leaves for s in states for leaves in broken_leaves(s, replicas if vectorized else None)
-        ]
-
-    def hand_out(pending) -> None:
-        first, n, metrics = pending
-        runs = [_rows(m, n) for m in jax.device_get(metrics)]
+    def hand_out(first, n, metrics) -> None:
+        runs = [rows_of(m, n) for m in jax.device_get(metrics)]
         values = runs[0]
         if vectorized:
-            runs = [{k: v[:, r] for k, v in values.items()} for r in range(each)]
+            runs = [{k: v[:, r] for k, v in values.items()} for r in range(count)]
         elif replicas is not None:
             values = {k: np.stack([m[k] for m in runs], 1) for k in values}
-        drop([bad_metric(first, m) for m in runs], alive)
+        alive.check_metrics(first, runs)
         if on_metrics is not None:
             on_metrics(first, values)
 
-    def check_state(t) -> None:
-        new = [
-            [leaf for leaf in now if leaf not in before]
-            for now, before in zip(broken(), at_start, strict=True)
-        ]
-        drop([NonFiniteError(t, leaves[0]) if leaves else None for leaves in new], alive)
-
-    at_start = broken()  # A best value so far may begin at infinity.
     pending, t = None, start
     while t < steps:
+        # One device call for each run, up to the next report or hook.
         ends = (t + every - t % every for every in (steps_per_call, *(e for e, _ in hooks)))
         n = min(steps, *ends) - t
         metrics = []
@@ -216,21 +205,22 @@ def run(
                 call = compile_steps(one, bool(scan), steps_per_call, mesh, vectorized, shared)
             states[r], rows = call(states[r], data, inputs, keys[r], t)
             metrics.append(rows)
+        # While the devices work, the metrics of the call before.
         if pending is not None:
-            hand_out(pending)
+            hand_out(*pending)
         pending, t = (t, n, metrics), t + n
         due = [hook for every, hook in hooks if t % every == 0 or t == steps]
         if due:
-            hand_out(pending)
-            check_state(t)
+            hand_out(*pending)
+            alive.check_states(t, states)
             pending = None
             for hook in due:
                 hook(t, whole())
         if stop is not None and t < steps and stop(t):
             break
     if pending is not None:
-        hand_out(pending)
-        check_state(t)
+        hand_out(*pending)
+        alive.check_states(t, states)
     return whole()
 
 
@@ -249,10 +239,3 @@ def prefers_vmap(state: State, replicas: int, *, shared: bool) -> bool:
     if jax.default_backend() != "cpu":
         return True
     return shared and sum(x.size for x in jax.tree.leaves(state)) <= 32768 * replicas
-
-
-def _rows(metrics, n) -> dict[str, np.ndarray]:
-    """Metrics of ``n`` steps as arrays: cut from the buffer of a loop, or stacked from a list."""
-    if isinstance(metrics, list):
-        return {k: np.stack([row[k] for row in metrics]) for k in metrics[0]}
-    return {k: v[:n] for k, v in metrics.items()}

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from optim import _checks
 
@@ -64,7 +65,7 @@ def check_key(key, replicas) -> None:
         raise ValueError(f"key must be a key{each} of jax.random.key, got {got}")
 
 
-def check_population(state, replicas, batches) -> None:
+def check_population(state, replicas) -> None:
     _checks.count("replicas", replicas)
     for path, x in jax.tree_util.tree_leaves_with_path(state):
         if np.shape(x)[:1] != (replicas,):
@@ -72,5 +73,29 @@ def check_population(state, replicas, batches) -> None:
             raise ValueError(
                 f"state{name} has shape {np.shape(x)}; its leading axis must be replicas={replicas}"
             )
-    if batches is not None and len(batches) != replicas:
+
+
+def check_batches(batches, replicas) -> None:
+    """Checks that the batches are a function, or with ``replicas`` one for each run."""
+    if batches is None or callable(batches):
+        check_functions(batches=batches)
+        return
+    if replicas is None:
+        raise ValueError(
+            f"batches must be a function of the first step, got {type(batches).__name__} (a "
+            "sequence of functions with replicas)"
+        )
+    if len(batches) != replicas:
         raise ValueError(f"batches must have length replicas={replicas}, got {len(batches)}")
+    for order in batches:
+        check_functions(batches=order)
+
+
+def check_mesh(mesh) -> None:
+    """Checks that the mesh, if there is one, has the axis over which batches are split."""
+    if mesh is None:
+        return
+    if not isinstance(mesh, Mesh):
+        raise ValueError(f"mesh must be a jax.sharding.Mesh, got {mesh!r}")
+    if "data" not in mesh.axis_names:
+        raise ValueError(f"mesh must have an axis 'data', got the axes {mesh.axis_names}")

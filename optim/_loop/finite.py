@@ -30,7 +30,44 @@ class NonFiniteError(FloatingPointError):
             super().__init__(f"{metric} is {value} at step {step}{hint}")
 
 
-def broken_leaves(state, replicas) -> list[list[str]]:
+class Alive:
+    """Which runs go on: a run ends at its first number that is not finite, the last by an error.
+
+    Args:
+      states: The state of each run, or that of all of them where they are vectorized.
+      count: Number of runs.
+      vectorized: Whether the runs are on a leading axis of one state.
+    """
+
+    def __init__(self, states, count: int, vectorized: bool):
+        self._alive = np.ones(count, bool)
+        self._axis = count if vectorized else None
+        self._at_start = self._broken(states)  # A best value so far may begin at infinity.
+
+    def check_metrics(self, first: int, runs) -> None:
+        """Looks at the metrics of each run, of the steps from ``first`` on."""
+        self._drop([_bad_metric(first, metrics) for metrics in runs])
+
+    def check_states(self, t: int, states) -> None:
+        """Looks for leaves that are not finite after step ``t`` and were at the start."""
+        errors: list[NonFiniteError | None] = []
+        for now, before in zip(self._broken(states), self._at_start, strict=True):
+            new = [leaf for leaf in now if leaf not in before]
+            errors.append(NonFiniteError(t, new[0]) if new else None)
+        self._drop(errors)
+
+    def _broken(self, states) -> list[list[str]]:
+        return [leaves for state in states for leaves in _broken_leaves(state, self._axis)]
+
+    def _drop(self, errors) -> None:
+        for r, error in enumerate(errors):
+            if self._alive[r] and error is not None:
+                self._alive[r] = False
+                if not self._alive.any():
+                    raise error
+
+
+def _broken_leaves(state, replicas) -> list[list[str]]:
     """For each run the paths of the leaves of its state that are not finite."""
     found: list[list[str]] = [[] for _ in range(replicas or 1)]
     for path, x in jax.tree_util.tree_leaves_with_path(state):
@@ -43,16 +80,7 @@ def broken_leaves(state, replicas) -> list[list[str]]:
     return found
 
 
-def drop(errors, alive) -> None:
-    """Marks the runs with an error as dead; raises the error of the last one."""
-    for r, error in enumerate(errors):
-        if alive[r] and error is not None:
-            alive[r] = False
-            if not alive.any():
-                raise error
-
-
-def bad_metric(first, values) -> NonFiniteError | None:
+def _bad_metric(first, values) -> NonFiniteError | None:
     """The error of the first metric that is not finite, if there is one."""
     bad = {k: np.flatnonzero(~np.isfinite(v)) for k, v in values.items()}
     bad = {k: rows[0] for k, rows in bad.items() if rows.size}

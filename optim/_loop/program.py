@@ -128,6 +128,13 @@ def buffer_of(length, one) -> jax.Array:
     return jax.sharding.reshard(zeros, NamedSharding(where.mesh, PartitionSpec(None, *where.spec)))
 
 
+def rows_of(metrics, n) -> dict[str, np.ndarray]:
+    """Metrics of ``n`` steps as arrays: cut from the buffer of a loop, or stacked from a list."""
+    if isinstance(metrics, list):
+        return {k: np.stack([row[k] for row in metrics]) for k in metrics[0]}
+    return {k: v[:n] for k, v in metrics.items()}
+
+
 @functools.cache
 def compiler_options() -> dict[str, str] | None:
     """Returns the options with which the loop compiles a step, for a ``jax.jit`` of your own.
