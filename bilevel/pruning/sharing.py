@@ -309,6 +309,83 @@ def share(
       et al., Hardware-Aware Compression with Random Operation Access Specific Tile (ROAST) Hashing,
       ICML 2023; Chen et al., Compressing Neural Networks with the Hashing Trick, ICML 2015.
     """
+    _check_options(compression, mapping, scope, block, std, authors)
+    chosen = masks_lib.prunable(params, rule)
+    masks_lib.refuse_nan("params", chosen)
+    flat = jax.tree_util.tree_flatten_with_path(chosen)[0]
+    weights = [(masks_lib.path_name(_paths.of_variable(path)), x) for path, x in flat]
+    sizes = [int(x.size) for _, x in weights]
+    starts = [0, *itertools.accumulate(sizes)]
+    signs_of = _of_leaves("signs", None if isinstance(signs, bool) else signs, len(flat))
+    index_of = _of_leaves("index", index, len(flat))
+    if hash_numbers is not None:
+        _of_leaves("hash_numbers", list(hash_numbers), len(flat))
+    to_pool, to_offsets, to_salts = jax.random.split(key, 3)
+
+    # How large the pools are, and where each layer is in its own.
+    pooled = [int(compression * n) for n in sizes]
+    if scope == "global":
+        pooled = [int(compression * starts[-1])] * len(flat)
+    stds = _start_stds(weights, scope, masks_lib.cut_of(cut), std)
+    layers = []
+    for i, (name, x) in enumerate(weights):
+        _check_pool(name, pooled[i], compression, mapping, block)
+        place = None if index_of is None else np.asarray(index_of[i], np.int32)
+        if place is None and hash_numbers is not None:
+            numbers = hash_numbers[i]
+            place = _hashed_by_authors(mapping, x.shape, starts[i], pooled[i], numbers, block)
+        sign = None if signs_of is None else np.asarray(signs_of[i], np.int8)
+        _check_given(name, x.shape, pooled[i], place, sign)
+        layers.append(
+            _Layer(
+                path=name,
+                shape=x.shape,
+                # With a pool of its own a layer has chunks of its own.
+                start=0 if scope == "layer" and mapping == "pareto" else starts[i],
+                pool=0 if scope == "global" else i,
+                size=pooled[i],
+                factor=_spread(name, x) / stds[i],
+                index=place,
+                sign=sign,
+            )
+        )
+
+    # What is drawn: the pools, the places of chunks, and what hashes begin with.
+    dtype = jnp.result_type(*(x.dtype for _, x in weights))
+    pool: Any
+    if scope == "global":
+        pool = _uniform(to_pool, pooled[0], stds[0], dtype, authors)
+    else:
+        keys = jax.random.split(to_pool, len(layers))
+        pool = tuple(
+            _uniform(k, n, s, dtype, authors) for k, n, s in zip(keys, pooled, stds, strict=True)
+        )
+    chunks = 0
+    if mapping == "pareto":
+        ends = [layer.start + n for layer, n in zip(layers, sizes, strict=True)]
+        chunks = max(-(-end // size) for end, size in zip(ends, pooled, strict=True))
+    offsets = np.asarray(jax.random.randint(to_offsets, (chunks,), 0, max(pooled)), np.int32)
+    salts = jax.random.bits(to_salts, (2,), jnp.uint32)
+
+    leaves, treedef = jax.tree.flatten(params)
+    is_shared = tuple(mark is not None for mark in treedef.flatten_up_to(chosen))
+    rest = [None if own else jnp.array(x) for x, own in zip(leaves, is_shared, strict=True)]
+    total = pooled[0] if scope == "global" else sum(pooled)
+    expand = Expand(
+        compression=total / starts[-1],
+        _layers=tuple(layers),
+        _treedef=treedef,
+        _shared=is_shared,
+        _mapping=mapping,
+        _block=tuple(block),
+        _salts=(int(salts[0]), int(salts[1])),
+        _offsets=offsets,
+        _signs=signs is True,
+    )
+    return Shared(pool, jax.tree.unflatten(treedef, rest)), expand, expand.scale_gradients()
+
+
+def _check_options(compression, mapping, scope, block, std, authors) -> None:
     _checks.number("compression", compression, 0, 1, open_low=True)
     _checks.choice("mapping", mapping, _MAPPINGS)
     _checks.choice("scope", scope, ["global", "layer"])
@@ -319,90 +396,58 @@ def share(
         _checks.count(name, side)
     if std is not None:
         _checks.number("std", std, 0, open_low=True)
-    cut = masks_lib.cut_of(cut)
-    chosen = masks_lib.prunable(params, rule)
-    masks_lib.refuse_nan("params", chosen)
-    leaves, treedef = jax.tree.flatten(params)
-    marks = treedef.flatten_up_to(chosen)
-    given_signs = None if isinstance(signs, bool) else jax.tree.leaves(signs)
-    given_index = None if index is None else jax.tree.leaves(index)
-    flat = jax.tree_util.tree_flatten_with_path(chosen)[0]
-    sizes = [int(x.size) for _, x in flat]
-    starts = [0, *itertools.accumulate(sizes)]
-    for name, given in (
-        ("signs", given_signs), ("index", given_index), ("hash_numbers", hash_numbers),
-    ):  # fmt: skip
-        if given is not None and len(given) != len(flat):
-            raise ValueError(f"{name} must be of the {len(flat)} shared leaves, got {len(given)}")
-    pooled = [int(compression * n) for n in sizes]
-    if scope == "global":
-        pooled = [int(compression * starts[-1])] * len(flat)
-    to_pool, to_offsets, to_salts = jax.random.split(key, 3)
-    layers, spreads = [], []
-    for i, (path, x) in enumerate(flat):
-        name, size, shape = masks_lib.path_name(_paths.of_variable(path)), pooled[i], x.shape
-        least = block[0] * block[1] + 1 if mapping == "roast" else 1
-        if size < least:
-            raise ValueError(
-                f"compression={compression:g} leaves a pool of {size} for {name}: at least {least} "
-                f"are needed by mapping {mapping!r}"
-            )
-        spread = float(np.std(np.asarray(x, np.float64), ddof=1)) if x.size > 1 else 0.0
-        if not spread:
-            raise ValueError(f"{name} is constant: the shared weights would all be zero")
-        spreads.append(std or 0.05)
-        if std is None and scope == "layer":
-            outputs = np.prod([shape[axis] for axis in cut.of(name, x).outputs])
-            spreads[-1] = float((x.size / outputs) ** -0.5)
-        place = None if given_index is None else np.asarray(given_index[i], np.int32)
-        if place is None and hash_numbers is not None:
-            place = _hashed_by_authors(mapping, shape, starts[i], size, hash_numbers[i], block)
-        sign = None if given_signs is None else np.asarray(given_signs[i], np.int8)
-        for what, array in (("index", place), ("signs", sign)):
-            if array is not None and array.shape != shape:
-                raise ValueError(f"{what} of shape {array.shape} for {name} of shape {shape}")
-        if place is not None and (place.min() < 0 or place.max() >= size):
-            raise ValueError(f"index of {name} must be in [0, {size}), its pool")
-        factor = spread / spreads[-1]
-        # With a pool of its own a layer has chunks of its own.
-        start = 0 if scope == "layer" and mapping == "pareto" else starts[i]
-        pool = 0 if scope == "global" else i
-        layers.append(_Layer(name, shape, start, pool, size, factor, place, sign))
-    # Uniform numbers of the standard deviation that the factors are made for.
-    width = 1.0 if authors else 3**0.5
-    dtype = jnp.result_type(*(x.dtype for _, x in flat))
 
-    def uniform(key: jax.Array, size: int, std: float) -> jax.Array:
-        return jax.random.uniform(key, (size,), dtype, -width * std, width * std)
 
-    pool: Any
-    if scope == "global":
-        pool = uniform(to_pool, pooled[0], spreads[0])
-    else:
-        keys = jax.random.split(to_pool, len(layers))
-        pool = tuple(uniform(k, n, s) for k, n, s in zip(keys, pooled, spreads, strict=True))
-    chunks = 0
-    if mapping == "pareto":
-        ends = [layer.start + n for layer, n in zip(layers, sizes, strict=True)]
-        chunks = max(-(-end // size) for end, size in zip(ends, pooled, strict=True))
-    offsets = np.asarray(jax.random.randint(to_offsets, (chunks,), 0, max(pooled)), np.int32)
-    salts = jax.random.bits(to_salts, (2,), jnp.uint32)
-    rest = jax.tree.unflatten(
-        treedef, [jnp.array(x) if m is None else None for x, m in zip(leaves, marks, strict=True)]
-    )
-    total = pooled[0] if scope == "global" else sum(pooled)
-    expand = Expand(
-        compression=total / starts[-1],
-        _layers=tuple(layers),
-        _treedef=treedef,
-        _shared=tuple(m is not None for m in marks),
-        _mapping=mapping,
-        _block=tuple(block),
-        _salts=(int(salts[0]), int(salts[1])),
-        _offsets=offsets,
-        _signs=signs is True,
-    )
-    return Shared(pool, rest), expand, expand.scale_gradients()
+def _of_leaves(name: str, tree: Any, count: int) -> list[Any] | None:
+    """The leaves of an argument that has one for each shared leaf; None where it is not given."""
+    if tree is None:
+        return None
+    leaves = tree if name == "hash_numbers" else jax.tree.leaves(tree)
+    if len(leaves) != count:
+        raise ValueError(f"{name} must be of the {count} shared leaves, got {len(leaves)}")
+    return leaves
+
+
+def _check_pool(name: str, size: int, compression: float, mapping: str, block: Any) -> None:
+    least = block[0] * block[1] + 1 if mapping == "roast" else 1
+    if size < least:
+        raise ValueError(
+            f"compression={compression:g} leaves a pool of {size} for {name}: at least {least} "
+            f"are needed by mapping {mapping!r}"
+        )
+
+
+def _check_given(name: str, shape: tuple[int, ...], size: int, index: Any, sign: Any) -> None:
+    for what, array in (("index", index), ("signs", sign)):
+        if array is not None and array.shape != shape:
+            raise ValueError(f"{what} of shape {array.shape} for {name} of shape {shape}")
+    if index is not None and (index.min() < 0 or index.max() >= size):
+        raise ValueError(f"index of {name} must be in [0, {size}), its pool")
+
+
+def _spread(name: str, x: Any) -> float:
+    """The standard deviation of a leaf, which its weights are to start with."""
+    spread = float(np.std(np.asarray(x, np.float64), ddof=1)) if x.size > 1 else 0.0
+    if not spread:
+        raise ValueError(f"{name} is constant: the shared weights would all be zero")
+    return spread
+
+
+def _start_stds(weights: Any, scope: str, cut: Any, std: float | None) -> list[float]:
+    """The standard deviation that the pool of each leaf starts with."""
+    if std is not None or scope == "global":
+        return [std or 0.05] * len(weights)
+    found = []
+    for name, x in weights:
+        outputs = np.prod([x.shape[axis] for axis in cut.of(name, x).outputs])
+        found.append(float((x.size / outputs) ** -0.5))
+    return found
+
+
+def _uniform(key: jax.Array, size: int, std: float, dtype: Any, authors: bool) -> jax.Array:
+    """Uniform numbers of standard deviation ``std``; the authors' are those of ``std / sqrt 3``."""
+    width = std if authors else 3**0.5 * std
+    return jax.random.uniform(key, (size,), dtype, -width, width)
 
 
 class SharedState(NamedTuple):
