@@ -4,10 +4,11 @@
 
 Trains the digits in two processes on this machine, four virtual devices each, with parameters and
 states split over all eight. After 20 steps of SGD with momentum and of AdamP, metrics and final
-state, restored on one device, are compared with those of one process of one device. Then FRUGAL,
-whose subspace changes on the way: one of the two processes is killed, the other ends by itself, and
-the same command resumes; then SIGTERM, and the checkpoint goes on with all eight devices, with two
-and with one.
+state, restored on one device, are compared with those of one process of one device: in float32, and
+in float64 (JAX_ENABLE_X64), where what is left of a difference that is rounding alone is 1e-9 of
+it. Then FRUGAL, whose subspace changes on the way: one of the two processes is killed, the other
+ends by itself, and the same command resumes; then SIGTERM, and the checkpoint goes on with all
+eight devices, with two and with one.
 """
 
 import argparse
@@ -22,30 +23,49 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from benchmarks import kill_and_resume
 from experiments import train
 from experiments.common import config_files, runs
 
+_ADAMP = {
+    "optimizer.name": "adamp",
+    "optimizer.learning_rate": "0.01",
+    "optimizer.weight_decay": "0.0",
+}
 OPTIMIZERS = {
-    "sgd": {"name": "sgd", "momentum": 0.9, "learning_rate": 0.1},
-    "adamp": {"name": "adamp", "learning_rate": 0.01},
-    "frugal": {"name": "frugal", "density": 0.5, "update_gap": 40, "learning_rate": 0.003},
+    "sgd": {
+        "optimizer.name": "sgd",
+        "optimizer.learning_rate": "0.1",
+        "optimizer.momentum": "0.9",
+    },
+    "adamp": _ADAMP,
+    "sgd and adamp": {
+        **_ADAMP,
+        "groups": "(('layers_1', {'name': 'sgd', 'lr_mult': 10.0, 'momentum': 0.9}), ('', {}))",
+    },
+    "frugal": {
+        "optimizer.name": "frugal",
+        "optimizer.density": "0.5",
+        "optimizer.update_gap": "40",
+        "optimizer.learning_rate": "0.003",
+        "optimizer.weight_decay": "0.0",
+    },
 }
 
 
 def keys_of(optimizer: str, steps: int, every: int) -> dict[str, str]:
     """Returns the keys of the config that a run changes, as text."""
-    keys = {f"optimizer.{k}": str(v) for k, v in OPTIMIZERS[optimizer].items()}
-    keys |= {"optimizer.weight_decay": "0.0"} if optimizer != "sgd" else {}
-    return keys | {"steps": str(steps), "eval_every": str(every), "log_every": str(min(every, 10))}
+    lengths = {"steps": steps, "eval_every": every, "log_every": min(every, 10)}
+    return OPTIMIZERS[optimizer] | {k: str(v) for k, v in lengths.items()}
 
 
 def start(
-    workdir: Path, keys: dict[str, str], count: int = 2, devices: int = 4
+    workdir: Path, keys: dict[str, str], count: int = 2, devices: int = 4, x64: bool = False
 ) -> list[subprocess.Popen]:
     """Starts the run in ``count`` processes of so many devices, its state split over all."""
     with socket.socket() as s:
@@ -57,6 +77,7 @@ def start(
     if count > 1:
         command += [f"--coordinator=localhost:{port}", f"--num_processes={count}"]
     where = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
+    where["JAX_ENABLE_X64"] = str(int(x64))
     return [
         subprocess.Popen(
             command + ([f"--process_id={i}"] if count > 1 else []),
@@ -82,27 +103,43 @@ def rows(workdir: Path) -> list[dict]:
     ]
 
 
-def largest(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]]) -> float:
-    """Returns the largest difference of two lists of named arrays, each relative to its norm."""
-    found = [
-        np.linalg.norm(np.subtract(one[k], two[k])) / max(np.linalg.norm(one[k]), 1e-6)
-        for one, two in zip(a, b, strict=True)
-        for k in one
-    ]
-    return float(max(found))
+class Difference(NamedTuple):
+    """The largest difference of two lists of named arrays.
+
+    Attributes:
+      by_norm: The norm of a difference over that of the array.
+      by_element: The largest entry of a difference over that of the array.
+    """
+
+    by_norm: float
+    by_element: float
+
+    def __str__(self) -> str:
+        return f"{self.by_norm:.1e} of a norm, {self.by_element:.1e} of a largest element"
 
 
-def difference_from_one_process(folder: Path, optimizer: str = "sgd") -> float:
-    """Returns the largest relative difference of a metric or a leaf of the state after 20 steps."""
+def difference(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]]) -> Difference:
+    """Compares two lists of named arrays or numbers."""
+
+    def largest(size):
+        pairs = [(one[k], two[k]) for one, two in zip(a, b, strict=True) for k in one]
+        return max(size(np.subtract(x, y)) / max(size(np.asarray(x)), 1e-6) for x, y in pairs)
+
+    return Difference(float(largest(np.linalg.norm)), float(largest(lambda x: np.abs(x).max())))
+
+
+def difference_from_one_process(folder: Path, optimizer: str, x64: bool) -> Difference:
+    """Compares metrics and state after 20 steps with those of one device of this process."""
     keys = keys_of(optimizer, steps=20, every=20)
-    processes = start(folder / "2", keys)
+    processes = start(folder / "2", keys, x64=x64)
     config = config_files.override_texts(config_files.load("configs/digits.py"), keys)
-    train.run(config, folder / "1", quiet=True)  # The one is this process, meanwhile.
-    outputs = [p.communicate(timeout=300)[0] for p in processes]
-    if any(p.returncode for p in processes):
-        raise RuntimeError("\n".join(outputs))
-    one, two = (kill_and_resume.outcome(folder / n, None) for n in "12")
-    return max(largest(one[0], two[0]), largest([one[1]], [two[1]]))
+    with jax.enable_x64(x64):
+        train.run(config, folder / "1", quiet=True)  # The one is this process, meanwhile.
+        outputs = [p.communicate(timeout=300)[0] for p in processes]
+        if any(p.returncode for p in processes):
+            raise RuntimeError("\n".join(outputs))
+        one, two = (kill_and_resume.outcome(folder / n, None) for n in "12")
+    return difference([*one[0], one[1]], [*two[0], two[1]])
 
 
 def wait_for(workdir: Path, step: int) -> None:
@@ -117,8 +154,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for optimizer in ("sgd", "adamp"):
-            found = difference_from_one_process(folder / optimizer, optimizer)
-            print(f"{optimizer}: largest relative difference {found:.1e}")
+            for x64 in (False, True):
+                kind = "float64" if x64 else "float32"
+                found = difference_from_one_process(folder / optimizer / kind, optimizer, x64)
+                print(f"{optimizer}, {kind}: largest difference {found}", flush=True)
         keys = keys_of("frugal", steps=300, every=50)
         finish(start(folder / "calm", keys))
         calm = rows(folder / "calm")
@@ -145,7 +184,7 @@ def main() -> None:
         for count, devices in ((1, 2), (1, 1), (2, 4)):
             again = shutil.copytree(workdir, folder / f"again-{count}x{devices}")
             codes = finish(start(again, keys, count, devices))
-            found = largest(calm, rows(again))
+            found = difference(calm, rows(again)).by_norm
             print(f"  on {count} x {devices} devices: statuses {codes}, difference {found:.1e}")
 
 

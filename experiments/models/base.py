@@ -24,9 +24,10 @@ class Model:
     Attributes:
       init: ``init(key) -> (params, stats)``, compiled as a whole. ``stats`` holds what a forward
         pass updates and no optimizer touches (BatchNorm's running mean and variance); ``{}``
-        where there is none.
+        where there is none. Under ``jax_enable_x64`` float32 numbers of both are float64.
       apply: ``apply(params, stats, x, *, train, key=None) -> (logits, new_stats)``. Logits are
-        float32. ``train`` is a Python bool; ``key`` is needed by models with dropout only.
+        float32 (float64 where they come so). ``train`` is a Python bool; ``key`` is needed by
+        models with dropout only.
     """
 
     init: Callable[..., tuple[Params, Stats]]
@@ -55,7 +56,7 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> Model:
     def init(key):
         graph, *states = nnx.split(make(nnx.Rngs(key)), nnx.Param, nnx.BatchStat, ...)
         traced.append((graph, *jax.eval_shape(lambda: states)))
-        return _to_dict(states[0]), _to_dict(states[1])
+        return _default_float(_to_dict(states[0])), _default_float(_to_dict(states[1]))
 
     # One trace gives the module's structure here and is reused when init runs.
     init.eval_shape(jax.eval_shape(lambda: jax.random.key(0)))
@@ -77,9 +78,19 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> Model:
         else:
             module.eval()
         logits = module(x)
-        return logits.astype(jnp.float32), _to_dict(nnx.state(module, nnx.BatchStat))
+        return _at_least_float32(logits), _to_dict(nnx.state(module, nnx.BatchStat))
 
     return Model(init, apply)
+
+
+def _default_float(tree: dict[str, Any]) -> dict[str, Any]:
+    """Float32 leaves in JAX's default type: float64 under ``jax_enable_x64``."""
+    default = jnp.result_type(float)
+    return jax.tree.map(lambda x: x.astype(default) if x.dtype == jnp.float32 else x, tree)
+
+
+def _at_least_float32(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _to_dict(state: nnx.State) -> dict[str, Any]:
@@ -136,7 +147,8 @@ def from_linen(
 
     def init(key):
         variables: Any = module.init(key, jnp.zeros((1, *input_shape), dtype), **mode(False))
-        return dict(variables["params"]), dict(variables.get("batch_stats", {}))
+        params, stats = variables["params"], variables.get("batch_stats", {})
+        return _default_float(dict(params)), _default_float(dict(stats))
 
     def apply(params, stats, x, *, train, key=None):
         output: Any = module.apply(
@@ -147,6 +159,6 @@ def from_linen(
             **mode(train),
         )
         logits, updated = output
-        return logits.astype(jnp.float32), dict(updated.get("batch_stats", stats))
+        return _at_least_float32(logits), dict(updated.get("batch_stats", stats))
 
     return Model(jax.jit(init), apply)

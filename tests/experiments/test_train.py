@@ -487,7 +487,9 @@ def test_importing_optim_pulls_in_neither_flax_nor_orbax_nor_matplotlib():
 def test_two_processes_of_four_devices_equal_one(tmp_path):
     from benchmarks import processes
 
-    assert processes.difference_from_one_process(tmp_path) <= 1e-6
+    # In float64, where rounding does not hide what is wrong.
+    found = processes.difference_from_one_process(tmp_path, "sgd and adamp", x64=True)
+    assert found.by_element <= 1e-10
 
 
 def test_foreign_lines_of_a_metrics_file_are_set_aside_and_none_of_ours_is_lost(tmp_path):
