@@ -12,12 +12,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import flags
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 import bilevel
 import optim
 from experiments import data, models
-from experiments.common import files, launch, runs
+from experiments.common import devices, files, launch, runs
 from experiments.common.runs import Result
 from experiments.pruning import methods, pictures, saved_model
 from experiments.pruning.methods import Job, Stage
@@ -77,6 +79,7 @@ def run(
     quiet: bool = False,
     stop: Callable[[int], bool] | None = None,
     memo: Memo | None = None,
+    sharding: str = "replicated",
 ) -> Result:
     """Trains, prunes and evaluates one model, and resumes what ``workdir`` holds.
 
@@ -89,6 +92,8 @@ def run(
       stop: ``stop(step)``, polled between device calls; once true the state is saved and
         ``launch.Preempted`` raised.
       memo: What this run shares with others of the process; it is used without a ``workdir``.
+      sharding: As of ``experiments.train``: where parameters, scores and the states of their
+        optimizers are on several devices.
 
     Returns:
       Final numbers and history. ``test/accuracy`` is of the pruned model; ``seconds`` (of the
@@ -100,15 +105,22 @@ def run(
     job = methods.job_of(config, data_dir)
     dataset, evaluate = methods.data_of(config, data_dir)
     state, stages = methods.plan(job, config, dataset)
+    mesh = devices.mesh(config.batch_size)
+    state = devices.placed(state, mesh, sharding)
     memo = Memo(0) if memo is None else memo
+
+    def train(stage, state, *others):
+        state = devices.placed(stage.enter(state), mesh, sharding)
+        return _train(job, stage, state, config, dataset, mesh, stop, memo.compiled, *others)
+
     with runs.claimed(folder, [config], "prune"):
         return _prune(
-            job, dataset, evaluate, state, stages, config, folder, data_dir, quiet, stop, memo
+            job, dataset, evaluate, state, stages, config, folder, data_dir, quiet, memo, train
         )
 
 
 def _prune(
-    job, dataset, evaluate, state, stages, config, folder, data_dir, quiet, stop, memo
+    job, dataset, evaluate, state, stages, config, folder, data_dir, quiet, memo, train
 ) -> Result:
     """Runs the stages and writes what they leave."""
     rows, costs = [], []
@@ -123,11 +135,8 @@ def _prune(
             if found is not None:
                 state, cost = found
             else:
-                state = stage.enter(state)
                 place = None if folder is None else folder / "stages" / f"{i:02d}"
-                state, cost = _train(
-                    job, stage, state, config, dataset, place, bar, stop, before, memo.compiled
-                )
+                state, cost = train(stage, state, place, bar, before)
                 if folder is None:
                     memo.put(chain, state, cost)
             before += stage.steps - stage.start
@@ -175,15 +184,15 @@ def _train(
     state: Any,
     config: ConfigDict,
     dataset: Any,
+    mesh: Mesh | None,
+    stop: Callable[[int], bool] | None,
+    compiled: set[Any],
     place: Path | None,
     bar: Any,
-    stop: Callable[[int], bool] | None,
     before: int,
-    compiled: set[Any],
 ) -> tuple[Any, dict[str, float]]:
     """Runs one stage, from its last checkpoint if there is one."""
     prepare = job.prepare_pair if stage.solver.batch == "pair" else job.prepare
-    mesh = optim.parallel.data_mesh() if jax.device_count() > 1 else None
 
     def loop(state, steps, start, **options):
         return optim.loop.run(
@@ -257,7 +266,8 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
     """Prunes what the flags say, and prints how it did and where it is left."""
     complete = (workdir / "result.json").exists()
     try:
-        result = run(config, workdir, data_dir, stop=launch.preemption())
+        stop, how = launch.preemption(), flags.FLAGS.sharding
+        result = run(config, workdir, data_dir, stop=stop, sharding=how)
     except launch.Preempted as stopped:
         return launch.stopped(stopped.step, workdir)
     if jax.process_index() == 0:
@@ -282,4 +292,5 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
 
 
 if __name__ == "__main__":
+    devices.define_flag()
     launch.launch(main, "configs/pruning/digits.py")

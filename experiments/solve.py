@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 import bilevel
 import optim
 from experiments import problems
-from experiments.common import config_files, launch, runs
+from experiments.common import config_files, devices, launch, runs
 from experiments.common.runs import Result
 from experiments.solving import curves, solvers
 from optim import _checks
@@ -38,6 +38,7 @@ def run(
     *,
     quiet: bool = False,
     stop: Callable[[int], bool] | None = None,
+    sharding: str = "replicated",
 ) -> Result:
     """Solves one problem, and resumes what ``workdir`` holds.
 
@@ -48,13 +49,15 @@ def run(
       quiet: No progress line.
       stop: ``stop(step)``, polled between device calls; once true the state is saved and
         ``launch.Preempted`` raised.
+      sharding: As of ``experiments.train``: where both variables, and all that the solver keeps
+        beside them, are on several devices.
 
     Returns:
       The last evaluation with ``seconds`` (of the solver alone: neither compilation nor
       evaluation), ``gradients`` and ``steps``; and a line for each log point.
     """
     with jax.enable_x64(bool(config.x64)):
-        return _run(config, runs.folder_of(workdir), data_dir, quiet, stop)
+        return _run(config, runs.folder_of(workdir), data_dir, quiet, stop, sharding)
 
 
 def _built(config, data_dir) -> tuple[problems.Task, Any]:
@@ -68,7 +71,7 @@ def _built(config, data_dir) -> tuple[problems.Task, Any]:
     return task, solvers.build(config.solver.name, options, task, config.batch_size)
 
 
-def _run(config, workdir, data_dir, quiet, stop) -> Result:
+def _run(config, workdir, data_dir, quiet, stop, sharding) -> Result:
     task, solver = _built(config, data_dir)
     batches, prepare = solvers.feed(solver, task, config.batch_size, config.seed)
     if task.stats is not None:
@@ -79,12 +82,9 @@ def _run(config, workdir, data_dir, quiet, stop) -> Result:
     state = jax.jit(start)(task.x0, task.y0)
     price = solver.gradients.total
     # Whole sets and single samples are not split; every device computes the same.
-    split = (
-        jax.device_count() > 1
-        and config.batch_size
-        and not (config.batch_size % jax.device_count())
-    )
-    mesh = optim.parallel.data_mesh() if split else None
+    divides = config.batch_size and not config.batch_size % jax.device_count()
+    mesh = devices.mesh(config.batch_size) if divides or sharding == "fsdp" else None
+    state = devices.placed(state, mesh, sharding)
     data = jax.tree.map(jnp.asarray, task.data)
     evaluated = jax.jit(task.evaluate)
 
@@ -189,7 +189,8 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
         own.seed = config.seed + i
         folder = workdir if many == 1 else workdir / f"seed_{own.seed}"
         try:
-            finals.append(run(own, folder, data_dir, stop=stop).final)
+            result = run(own, folder, data_dir, stop=stop, sharding=flags.FLAGS.sharding)
+            finals.append(result.final)
         except launch.Preempted as stopped:
             return launch.stopped(stopped.step, folder)
     if many > 1:
@@ -202,4 +203,5 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
 
 if __name__ == "__main__":
     flags.DEFINE_integer("seeds", 1, "Solves it for this many seeds in turn.", lower_bound=1)
+    devices.define_flag()
     launch.launch(main, "configs/bilevel/cleaning_digits.py", "seeds")

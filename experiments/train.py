@@ -15,13 +15,10 @@ from absl import flags
 from ml_collections import ConfigDict
 
 import optim
-from experiments.common import config_files, files, launch, markdown, runs
+from experiments.common import config_files, devices, files, launch, markdown, runs
 from experiments.common.runs import Result
 from experiments.supervised import curves, optimizers, plan, training
 from experiments.tables import sweep
-from optim import _checks
-
-SHARDINGS = ("replicated", "fsdp")
 
 
 def shared_part(config: ConfigDict) -> str:
@@ -82,18 +79,16 @@ def run_population(
             "the configs of a population may differ in seed, optimizer.learning_rate and "
             "optimizer.weight_decay only"
         )
-    _checks.choice("sharding", sharding, SHARDINGS)
     if sharding == "fsdp" and many > 1:
-        raise ValueError("sharding='fsdp' splits one run; those of a population are split already")
+        raise ValueError("sharding=fsdp splits one run; those of a population are split already")
     workdir = runs.folder_of(workdir)
 
     # What is trained.
     job = training.job_of(config, data_dir)
     state, key = training.start(job, configs)
     batches, vmap = training.feeds(job, configs, state)
-    mesh = optim.parallel.data_mesh() if jax.device_count() > 1 else None
-    if mesh is not None and sharding == "fsdp":
-        state = optim.parallel.shard(state, mesh)
+    mesh = devices.mesh(0 if vmap else config.batch_size)
+    state = devices.placed(state, mesh, sharding)
 
     with (
         runs.claimed(workdir, configs, "train") as folders,
@@ -259,12 +254,7 @@ if __name__ == "__main__":
         "",
         "Trains each point of an expression of sweep.py: 'optimizer.name=[adamw, lion]'.",
     )
-    flags.DEFINE_enum(
-        "sharding",
-        "replicated",
-        SHARDINGS,
-        "State of a run on several devices: whole on each, or split over them.",
-    )
+    devices.define_flag()
     flags.DEFINE_string(
         "plan",
         "",

@@ -1,4 +1,4 @@
-"""``--sharding`` and ``--plan`` of the main that trains."""
+"""``--sharding`` of the mains, and ``--plan`` of the one that trains."""
 
 import shutil
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import optim
-from experiments import models, train
+from experiments import models, prune, solve, train
 from experiments.common import config_files, launch
 from experiments.supervised import plan, training
 
@@ -19,35 +19,89 @@ def config():
     config.batch_size = 96  # Not a width of the model.
     config.model.options.widths = (64,)
     config.log_every = config.eval_every = config.save_every = 3
+    config.optimizer.name, config.optimizer.weight_decay = "sgd", None  # Factors show.
+    config.optimizer.learning_rate = 0.1
     return config
 
 
-def test_what_eight_devices_began_goes_on_on_two_and_on_one_as_on_one_alone(
-    config, tmp_path, monkeypatch
-):
-    config.optimizer.name, config.optimizer.weight_decay = "sgd", None  # Factors show.
-    config.optimizer.learning_rate = 0.1
-    seen, run, mesh = [], optim.loop.run, optim.parallel.data_mesh
+@pytest.fixture
+def held(monkeypatch):
+    """What one device has of the large leaves of each state that goes into the loop."""
+    seen, run = [], optim.loop.run
 
     def watched(step, state, *args, **options):
-        kernel = state.params["layers_0"]["kernel"]
-        seen.append([s.data.size for s in kernel.addressable_shards])
+        large = [x for x in jax.tree.leaves(state) if x.size >= 1024]
+        own = sum(x.addressable_shards[0].data.nbytes for x in large)
+        seen.append(own / sum(x.nbytes for x in large))
         return run(step, state, *args, **options)
 
     monkeypatch.setattr(optim.loop, "run", watched)
-    half = tmp_path / "half"
+    return seen
+
+
+def _stopped_and_resumed(main, config, folder, monkeypatch, held, after):
+    """Final numbers of a run begun on eight devices that goes on on two and on one, and of one."""
+    mesh, shares = optim.parallel.data_mesh, []
     with pytest.raises(launch.Preempted):
-        train.run_population([config], half, sharding="fsdp", stop=lambda step: True)
-    shutil.copytree(half, tmp_path / "on 2")
-    monkeypatch.setattr(optim.parallel, "data_mesh", lambda: mesh(jax.devices()[:2]))
-    (two,) = train.run_population([config], tmp_path / "on 2", sharding="fsdp")
+        main(config, folder / "1", quiet=True, sharding="fsdp", stop=lambda step: step >= after)
+    shares.append({*held})
+    shutil.copytree(folder / "1", folder / "2")
+    held.clear()
+    with monkeypatch.context() as two:
+        two.setattr(jax, "device_count", lambda: 2)
+        two.setattr(optim.parallel, "data_mesh", lambda: mesh(jax.devices()[:2]))
+        found = [main(config, folder / "2", quiet=True, sharding="fsdp").final]
+    shares.append({*held})
+    held.clear()
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    one, alone = train.run(config, half), train.run(config, tmp_path / "alone")
-    size = 64 * 64
-    assert seen == [[size // 8] * 8, [size // 2] * 2, [size], [size]]
-    for key, value in alone.final.items():
-        for resumed in (two, one):
-            np.testing.assert_allclose(resumed.final[key], value, rtol=1e-5, err_msg=key)
+    found += [main(config, folder / n, quiet=True, sharding="fsdp").final for n in ("1", "0")]
+    assert [*shares, {*held}] == [{1 / 8}, {1 / 2}, {1}]
+    return found
+
+
+def _check_equal(found, *changing):
+    for resumed in found[:2]:
+        for key in resumed.keys() - {*changing}:
+            np.testing.assert_allclose(resumed[key], found[2][key], rtol=1e-9, err_msg=key)
+
+
+def test_what_eight_devices_train_goes_on_on_two_and_on_one_as_on_one_alone(
+    config, tmp_path, monkeypatch, held
+):
+    def main(config, folder, **options):
+        return train.run_population([config], folder, **options)[0]
+
+    with jax.enable_x64(True):
+        found = _stopped_and_resumed(main, config, tmp_path, monkeypatch, held, 3)
+    _check_equal(found)
+
+
+def test_what_eight_devices_prune_goes_on_on_two_and_on_one_as_on_one_alone(
+    tmp_path, monkeypatch, held
+):
+    config = config_files.load("configs/pruning/digits.py:smoke")
+    config.epochs, config.batch_size, config.log_every = 0.5, 128, 2
+    config.prune.rewind_epochs, config.prune.density = 0.2, 0.5
+    config.model.options.widths, config.prune.method = (32,), "bip"
+    with jax.enable_x64(True):  # After 9 steps BiP has begun.
+        found = _stopped_and_resumed(prune.run, config, tmp_path, monkeypatch, held, 9)
+    _check_equal(found, "seconds", "all_seconds")
+    masks = []
+    for name in "120":
+        with np.load(tmp_path / name / "pruned.npz") as arrays:
+            masks.append({k: arrays[k] != 0 for k in arrays})
+    for resumed in masks[:2]:
+        assert all(np.array_equal(resumed[k], alone) for k, alone in masks[2].items())
+
+
+def test_what_eight_devices_solve_goes_on_on_two_and_on_one_as_on_one_alone(
+    tmp_path, monkeypatch, held
+):
+    config = config_files.load("configs/bilevel/cleaning_digits.py:f2sa,smoke")
+    config.x64 = True
+    config.problem.options = {"train": 1024, "valid": 200, "hidden": (32,)}
+    found = _stopped_and_resumed(solve.run, config, tmp_path, monkeypatch, held, 2)
+    _check_equal(found, "seconds")
 
 
 def test_plan_counts_bytes(config):
@@ -92,9 +146,21 @@ def test_what_cannot_be_split(config, tmp_path):
     other = config.copy_and_resolve_references()
     other.seed = 1
     with pytest.raises(ValueError, match="splits one run"):
-        train.run_population([config, other], sharding="fsdp")
-    with pytest.raises(ValueError, match="sharding"):
-        train.run_population([config], sharding="zero")
+        train.run_population([config, other], tmp_path / "run", sharding="fsdp")
     with pytest.raises(ValueError, match="--plan must be numbers of devices"):
         plan.parse_devices("8,many")
     assert plan.parse_devices("8,64") == [8, 64]
+    cleaning = config_files.load("configs/bilevel/cleaning_digits.py:smoke")
+    cleaning.batch_size = 12
+    pruning = config_files.load("configs/pruning/digits.py:smoke")
+    pruning.model.options.widths = (8,)
+    config.model.options.widths = ()
+    for main, own, sharding, message in (
+        (train.run_population, [config], "zero", "sharding must be one of replicated, fsdp, got"),
+        (train.run_population, [config], "fsdp", "fsdp splits nothing over 8 devices: no leaf"),
+        (prune.run, pruning, "fsdp", "fsdp splits nothing over 8 devices"),
+        (solve.run, cleaning, "fsdp", "batch of 12 examples does not divide over 8 devices"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            main(own, tmp_path / "run", sharding=sharding)
+    assert not any(tmp_path.iterdir())  # It stopped before it left anything.
