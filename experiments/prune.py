@@ -101,6 +101,11 @@ def run(
       those after dense training; methods that prune at the start train once and count that. Where
       gradients are estimated ``forward_passes`` counts what they took.
     """
+    if jax.process_count() > 1:
+        raise ValueError(
+            "experiments.prune runs in one process, on all its devices, got "
+            f"--num_processes={jax.process_count()}"
+        )
     folder = runs.folder_of(workdir)
     job = methods.job_of(config, data_dir)
     dataset, evaluate = methods.data_of(config, data_dir)

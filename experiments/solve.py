@@ -79,12 +79,12 @@ def _run(config, workdir, data_dir, quiet, stop, sharding) -> Result:
         start = partial(solver.init, task.problem, stats=task.stats)
     else:
         start = partial(solver.init, task.problem)
-    state = jax.jit(start)(task.x0, task.y0)
     price = solver.gradients.total
     # Whole sets and single samples are not split; every device computes the same.
     divides = config.batch_size and not config.batch_size % jax.device_count()
-    mesh = devices.mesh(config.batch_size) if divides or sharding == "fsdp" else None
-    state = devices.placed(state, mesh, sharding)
+    several = sharding == "fsdp" or jax.process_count() > 1
+    mesh = devices.mesh(config.batch_size) if divides or several else None
+    state = devices.started(start, mesh, sharding, task.x0, task.y0)
     data = jax.tree.map(jnp.asarray, task.data)
     evaluated = jax.jit(task.evaluate)
 
@@ -162,10 +162,9 @@ def _run(config, workdir, data_dir, quiet, stop, sharding) -> Result:
         final |= {"seconds": seconds, "gradients": steps * price, "steps": steps}
         rows = run.files[0].rows
         runs.leave_result(folder, [final])
+        x, y = devices.whole((state.x, state.y))
         if folder is not None and jax.process_index() == 0:
-            groups = None
-            if task.groups is not None:
-                groups = task.groups(data, *jax.device_get((state.x, state.y)))
+            groups = None if task.groups is None else task.groups(data, x, y)
             curves.draw(rows, groups, folder / "curves.png", str(folder))
     return Result(final, rows)
 

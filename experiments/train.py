@@ -85,10 +85,9 @@ def run_population(
 
     # What is trained.
     job = training.job_of(config, data_dir)
-    state, key = training.start(job, configs)
+    mesh = devices.mesh(config.batch_size if many == 1 else 0)
+    state, key = training.start(job, configs, mesh, sharding)
     batches, vmap = training.feeds(job, configs, state)
-    mesh = devices.mesh(0 if vmap else config.batch_size)
-    state = devices.placed(state, mesh, sharding)
 
     with (
         runs.claimed(workdir, configs, "train") as folders,

@@ -2,15 +2,16 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from optim import _checks
+from optim import _checks, _paths
 
 #: The choice of a rule to split the largest axis that the number of devices divides.
 LARGEST = "largest"
@@ -41,8 +42,10 @@ def specs(
       A tree of ``PartitionSpec``.
 
     Raises:
-      ValueError: A leaf belongs to no rule, a ``PartitionSpec`` does not fit its leaf, a regex is
-        none, or ``LARGEST`` splits nothing at all though there are leaves that are large enough.
+      ValueError: A leaf belongs to no rule or is no array, a ``PartitionSpec`` does not fit its
+        leaf, a rule is none or is not used (it matches no path, or only those of the rules before
+        it; one that matches everything may come last), or ``LARGEST`` splits nothing at all though
+        there are leaves that are large enough.
 
     Example:
       >>> import jax, jax.numpy as jnp, optim
@@ -52,57 +55,138 @@ def specs(
       (P('data', None), P())
     """
     _checks.count("devices", devices)
+    return _specs(tree, rules, axis_name, {axis_name: devices}, whole_mesh=False)
+
+
+def _specs(tree, rules, axis_name, sizes, *, whole_mesh) -> Any:
+    """The specs for axes of these sizes; ``whole_mesh`` says that the mesh has no others."""
+    compiled = _compiled(rules)
+    used, unmatched, split, large = set(), [], 0, 0
+
+    def spec_of(name, leaf):
+        nonlocal split, large
+        shape = _shape(name, leaf)
+        matching = [i for i, (pattern, _) in enumerate(compiled) if pattern.search(name)]
+        if not matching:
+            unmatched.append(name)
+            return PartitionSpec()
+        used.add(matching[0])
+        choice = compiled[matching[0]][1]
+        if choice is None:
+            return PartitionSpec()
+        if isinstance(choice, PartitionSpec):
+            _check_spec(name, shape, choice, sizes, whole_mesh)
+            return choice
+        found = _largest(shape, sizes[axis_name], axis_name)
+        if math.prod(shape) >= max(_SMALL, sizes[axis_name]):
+            large += 1
+            split += any(found)
+        return found
+
+    found = [spec_of(name, leaf) for name, leaf in _named(tree)]
+    if unmatched:
+        raise ValueError(f"no rule matches {', '.join(unmatched)}; a last rule ('', None) would")
+    _check_all_used(compiled, used, tree)
+    if large and not split:
+        raise ValueError(
+            f"no leaf has an axis that {sizes[axis_name]} devices divide; use fewer of them"
+        )
+    return jax.tree.unflatten(jax.tree.structure(tree), found)
+
+
+def _named(tree) -> list[tuple[str, Any]]:
+    """The leaves with their names, which end above the variables of Flax NNX."""
+    return [(_name(path), leaf) for path, leaf in _paths.with_paths(tree)]
+
+
+def _largest(shape, devices, axis_name) -> PartitionSpec:
+    """The largest axis that divides, the first of equal ones; small leaves stay whole."""
+    axes = [i for i, n in enumerate(shape) if n % devices == 0]
+    if math.prod(shape) < max(_SMALL, devices) or not axes:
+        return PartitionSpec()
+    best = max(axes, key=lambda i: shape[i])
+    return PartitionSpec(*(axis_name if i == best else None for i in range(len(shape))))
+
+
+def _name(path) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _shape(name, leaf) -> tuple[int, ...]:
+    if not hasattr(leaf, "dtype") and not isinstance(leaf, bool | int | float | complex):
+        raise ValueError(
+            f"{name} must be an array, got {leaf!r}: keep functions and names out of the tree "
+            "(equinox.partition and nnx.split take a model apart)"
+        )
+    return jnp.shape(leaf)
+
+
+def _compiled(rules) -> list[tuple[re.Pattern[str], Any]]:
+    if isinstance(rules, str | Mapping) or not all(
+        isinstance(rule, tuple | list) and len(rule) == 2 for rule in rules
+    ):
+        raise ValueError(f"rules must be pairs (regex, choice), got {rules!r}")
     compiled = []
     for pattern, choice in rules:
         try:
             compiled.append((re.compile(pattern), choice))
-        except re.error as error:
+        except (re.error, TypeError) as error:
             raise ValueError(f"rules must have regexes, got {pattern!r}: {error}") from error
-    unmatched, split, large = [], 0, 0
-
-    def spec_of(path, leaf):
-        nonlocal split, large
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        shape = jnp.shape(leaf)
-        choices = [choice for pattern, choice in compiled if pattern.search(name)]
-        if not choices:
-            unmatched.append(name)
-            return PartitionSpec()
-        choice = choices[0]
-        if choice is None:
-            return PartitionSpec()
-        if isinstance(choice, PartitionSpec):
-            _check_spec(name, shape, choice, devices, axis_name)
-            return choice
-        if choice != LARGEST:
+        if choice is not None and choice != LARGEST and not isinstance(choice, PartitionSpec):
             raise ValueError(
                 f"rules must choose a PartitionSpec, None or {LARGEST!r}, got {choice!r}"
             )
-        if math.prod(shape) < max(_SMALL, devices):
-            return PartitionSpec()
-        large += 1
-        axes = [i for i, n in enumerate(shape) if n % devices == 0]
-        if not axes:
-            return PartitionSpec()
-        split += 1
-        best = max(axes, key=lambda i: shape[i])
-        return PartitionSpec(*(axis_name if i == best else None for i in range(len(shape))))
-
-    found = jax.tree_util.tree_map_with_path(spec_of, tree)
-    if unmatched:
-        raise ValueError(f"no rule matches {', '.join(unmatched)}; a last rule ('', None) would")
-    if large and not split:
-        raise ValueError(f"no leaf has an axis that {devices} devices divide; use fewer of them")
-    return found
+    return compiled
 
 
-def _check_spec(name, shape, spec, devices, axis_name) -> None:
+def _check_all_used(compiled, used, tree) -> None:
+    """A rule that splits nothing is mistyped, or stands behind one that takes its leaves."""
+
+    def left_out(x):  # What a masked state has in place of a leaf.
+        return x is None or isinstance(x, optax.MaskedNode)
+
+    paths = jax.tree_util.tree_leaves_with_path(tree, is_leaf=left_out)
+    if all(jnp.ndim(x) == 0 for _, x in paths if not left_out(x)):
+        return  # Such as the state of SGD, which has nothing of the parameters.
+    names = [_name(_paths.of_variable(path)) for path, _ in paths]
+    for i, (pattern, _) in enumerate(compiled):
+        if i in used or pattern.search(""):
+            continue
+        found = [name for name in names if pattern.search(name)]
+        if not found:
+            raise ValueError(
+                f"the rule {pattern.pattern!r} matches none of {', '.join(names[:8])}"
+                + ", ..." * (len(names) > 8)
+            )
+        if any(other.search(name) for name in found for other, _ in compiled[:i]):
+            raise ValueError(
+                f"the rule {pattern.pattern!r} comes after one that takes {found[0]}: the first "
+                "that matches counts"
+            )
+
+
+def _axes(part) -> tuple[str, ...]:
+    """The names of mesh axes in an entry of a ``PartitionSpec``."""
+    return tuple(n for n in (part if isinstance(part, tuple) else (part,)) if isinstance(n, str))
+
+
+def _check_spec(name, shape, spec, sizes, whole_mesh) -> None:
     if len(spec) > len(shape):
         raise ValueError(f"the rule of {name} has {len(spec)} axes, the leaf is {shape}")
+    named = [axis for part in spec for axis in _axes(part)]
+    for axis in named:
+        if whole_mesh and axis not in sizes:
+            raise ValueError(f"the rule of {name} names the axis {axis!r}, the mesh has {[*sizes]}")
+    if len({*named}) < len(named):
+        raise ValueError(f"the rule of {name} names an axis twice, {spec}")
     for size, part in zip(shape, spec, strict=False):
-        names = part if isinstance(part, tuple) else (part,)
-        if axis_name in names and size % devices:
-            raise ValueError(f"{name} {shape} has no {devices} equal parts along {size}")
+        parts = math.prod(sizes.get(axis, 1) for axis in _axes(part))
+        if size % parts:
+            raise ValueError(f"{name} {shape} has no {parts} equal parts along {size}")
+
+
+def _same(x):
+    return x
 
 
 def shard(
@@ -133,15 +217,19 @@ def shard(
       >>> state[0].mu["kernel"].sharding == params["kernel"].sharding
       True
     """
+    if not isinstance(mesh, Mesh):
+        raise ValueError(f"mesh must be a jax.sharding.Mesh, got {mesh!r}")
     if axis_name not in mesh.axis_names:
         raise ValueError(f"mesh must have an axis {axis_name!r}, got {mesh.axis_names}")
-    found = specs(tree, mesh.shape[axis_name], rules, axis_name=axis_name)
+    found = _specs(tree, rules, axis_name, dict(mesh.shape), whole_mesh=True)
 
     def put(leaf, spec):
-        sharding = NamedSharding(mesh, spec)
-        if not mesh.is_multi_process or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        sharding, dtype = NamedSharding(mesh, spec), jnp.result_type(leaf)
+        if not mesh.is_multi_process or jnp.issubdtype(dtype, jax.dtypes.prng_key):
             return jax.device_put(leaf, sharding)
-        whole = np.asarray(leaf)
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return jax.jit(_same, out_shardings=sharding)(leaf)
+        whole = np.asarray(leaf, dtype)
         return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
     return jax.tree.map(put, tree, found)
@@ -183,14 +271,14 @@ def shares(tree: Any, devices: int, rules: Rules = (("", LARGEST),)) -> list[Sha
       >>> optim.parallel.shares({"w": leaf}, 8)[0].size
       32000
     """
+    chosen = jax.tree.leaves(specs(tree, devices, rules), is_leaf=_is_spec)
     found = []
-    for (path, leaf), spec in zip(
-        jax.tree_util.tree_leaves_with_path(tree),
-        jax.tree.leaves(specs(tree, devices, rules), is_leaf=lambda s: type(s) is PartitionSpec),
-        strict=True,
-    ):
-        parts = devices if any(part is not None for part in spec) else 1
+    for (name, leaf), spec in zip(_named(tree), chosen, strict=True):
+        parts = devices if any("data" in _axes(part) for part in spec) else 1
         size = math.prod(leaf.shape) * leaf.dtype.itemsize // parts
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
         found.append(Share(name, tuple(leaf.shape), spec, size))
     return found
+
+
+def _is_spec(x) -> bool:
+    return type(x) is PartitionSpec

@@ -22,6 +22,7 @@ from optim._loop.arguments import (
     check_key,
     check_mesh,
     check_population,
+    check_runs_divide,
     whole_number,
 )
 from optim._loop.finite import Alive, NonFiniteError
@@ -153,11 +154,14 @@ def run(
         if vmap is None:
             vmap = mesh is not None or prefers_vmap(state, replicas, shared=shared)
 
-    # Everything to its devices.
     vectorized = replicas is not None and bool(vmap)
-    state = place(own_buffers(state, (data, key)), mesh, split=vectorized)
-    data = place(as_arrays("data", data), mesh)
-    key = place(key, mesh, split=vectorized)
+    if vectorized:
+        check_runs_divide(replicas, mesh)
+
+    # Everything to its devices.
+    state = place("state", own_buffers(state, (data, key)), mesh, split=vectorized)
+    data = place("data", as_arrays("data", data), mesh)
+    key = place("key", key, mesh, split=vectorized)
 
     # Each run has a state, a key and a feed; vectorized ones share them, on a leading axis.
     count = replicas or 1

@@ -1,11 +1,13 @@
 """The devices of a run, and where its state is on several of them."""
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
 from absl import flags
-from jax.sharding import Mesh
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import optim
 from optim import _checks
@@ -42,27 +44,53 @@ def mesh(batch_size: int = 0) -> Mesh | None:
     return optim.parallel.data_mesh() if count > 1 else None
 
 
-def placed(state: Any, mesh: Mesh | None, sharding: str) -> Any:
-    """Returns the state as ``sharding`` says: as it is, or its large leaves split over the mesh.
+def started(init: Callable[..., Any], mesh: Mesh | None, sharding: str, *arguments: Any) -> Any:
+    """Returns ``init(*arguments)``, compiled; what is to be split is made in its parts.
 
-    The split state takes the same steps, but for rounding, and its checkpoints are those of the
-    whole one: each is restored by the other, on any number of devices.
+    The split state takes the same steps as the whole one, but for rounding, and its checkpoints are
+    those of the whole one: each is restored by the other, on any number of devices.
 
     Args:
-      state: The first state of a run.
+      init: Makes the first state of a run.
       mesh: Of :func:`mesh`; without one there is nothing to split.
-      sharding: ``"replicated"`` or ``"fsdp"``.
+      sharding: ``"replicated"``, or ``"fsdp"`` to split large leaves over the mesh.
+      *arguments: Of ``init``.
 
     Raises:
       ValueError: An unknown ``sharding``, or ``"fsdp"`` and no leaf that could be split.
     """
+    if not _splits(mesh, sharding):
+        return jax.jit(init)(*arguments)
+    layout = _layout(jax.eval_shape(init, *arguments), mesh)
+    return jax.jit(init, out_shardings=layout)(*arguments)
+
+
+def placed(state: Any, mesh: Mesh | None, sharding: str) -> Any:
+    """Returns a state that is there already as :func:`started` would have made it."""
+    return jax.device_put(state, _layout(state, mesh)) if _splits(mesh, sharding) else state
+
+
+def whole(tree: Any) -> Any:
+    """Returns the arrays on the host; all processes take part."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def _splits(mesh: Mesh | None, sharding: str) -> bool:
     _checks.choice("sharding", sharding, SHARDINGS)
-    if mesh is None or sharding == "replicated":
-        return state
-    split = optim.parallel.shard(state, mesh)
-    if all(x.sharding.is_fully_replicated for x in jax.tree.leaves(split)):
+    return mesh is not None and sharding == "fsdp"
+
+
+def _layout(state: Any, mesh: Any) -> Any:
+    specs = optim.parallel.specs(state, mesh.size)
+    if not any(any(spec) for spec in jax.tree.leaves(specs, is_leaf=_is_spec)):
         raise ValueError(
             f"sharding=fsdp splits nothing over {mesh.size} devices: no leaf of the state has as "
             "many as 1024 numbers"
         )
-    return split
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=_is_spec)
+
+
+def _is_spec(x: Any) -> bool:
+    return isinstance(x, PartitionSpec)

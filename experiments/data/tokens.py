@@ -88,24 +88,31 @@ def load(
       vocabulary: Number of different tokens, where no ``tokens.json`` says so.
 
     Raises:
-      ValueError: A file of odd length, or neither ``tokens.json`` nor the two arguments.
+      ValueError: A file of odd length, other lengths than ``tokens.json`` says, or neither of it
+        and the two arguments.
       FileNotFoundError: The folder, or a part of it.
     """
     if data_dir is None and Path(name).expanduser().exists():
         folder = Path(name).expanduser()
     else:
         folder = find(data_dir, [f"tokens/{name}", name], f"tokens:{name}", SOURCE)
-    dtype, vocabulary = _described(folder, dtype, vocabulary)
-    parts = {}
-    for part, names in PARTS.items():
-        paths = sorted({p for n in names for p in folder.glob(f"{n}*.bin")})
-        if paths:
-            parts[part] = Tokens(paths, dtype, vocabulary)
-    if "train" not in parts or "valid" not in parts:
+    paths = {
+        part: sorted({p for n in names for p in folder.glob(f"{n}*.bin")})
+        for part, names in PARTS.items()
+    }
+    if not paths["train"] or not paths["valid"]:
         found = ", ".join(sorted(p.name for p in folder.iterdir())[:6]) or "nothing"
         raise FileNotFoundError(
             f"{folder} needs files train*.bin and valid*.bin (or val*.bin), it holds {found}"
         )
+    dtype, vocabulary, counts = _described(folder, dtype, vocabulary)
+    parts = {part: Tokens(found, dtype, vocabulary) for part, found in paths.items() if found}
+    for part, tokens in parts.items():
+        if len(tokens) != counts.get(part, len(tokens)):
+            raise ValueError(
+                f"{folder / part}*.bin have {len(tokens)} tokens of {dtype}, tokens.json says "
+                f"{counts[part]}; is one of the files cut, or of another type or text?"
+            )
     train, valid = parts["train"], parts["valid"][:]
     if "test" in parts:
         test = parts["test"][:]
@@ -120,13 +127,16 @@ def load(
     return Dataset(f"tokens:{name}", arrays[0], arrays[1], arrays[2], (), vocabulary)
 
 
-def _described(folder: Path, dtype: str | None, vocabulary: int) -> tuple[str, int]:
+def _described(folder: Path, dtype: str | None, vocabulary: int) -> tuple[str, int, dict[str, int]]:
+    """Type, vocabulary and the tokens of each part, as far as ``tokens.json`` says them."""
     file, said = folder / "tokens.json", {}
     if file.is_file():
         try:
             said = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{file} is no JSON: {error}") from error
+        if not isinstance(said, dict):
+            raise ValueError(f"{file} must hold dtype and vocabulary, it holds {said!r}")
     dtype, vocabulary = dtype or said.get("dtype"), vocabulary or said.get("vocabulary", 0)
     if dtype is None or not vocabulary:
         raise ValueError(
@@ -135,4 +145,5 @@ def _described(folder: Path, dtype: str | None, vocabulary: int) -> tuple[str, i
         )
     _checks.choice("dtype", dtype, DTYPES)
     _checks.count("vocabulary", vocabulary, 2)
-    return dtype, vocabulary
+    counts = said.get("tokens")
+    return dtype, vocabulary, counts if isinstance(counts, dict) else {}

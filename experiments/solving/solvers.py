@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -89,7 +90,7 @@ def feed(
 
     Batches are drawn with repeats by ``(seed, step)`` alone, independently for the levels, and for
     methods that take :class:`bilevel.Samples` also for each gradient and inner step. SABA gets one
-    fixed block of samples at a time.
+    fixed block of samples at a time. Of several processes each yields its own part of a batch.
     """
     if task.upper is None or task.lower is None:
         return None, None
@@ -141,7 +142,16 @@ def _drawn(draw, seed):
     def batches(start):
         step = start
         while True:
-            yield draw(np.random.Generator(np.random.Philox(key=[seed, step])))
+            drawn = draw(np.random.Generator(np.random.Philox(key=[seed, step])))
+            yield jax.tree.map(_own_part, drawn)
             step += 1
 
     return batches
+
+
+def _own_part(index: np.ndarray) -> np.ndarray:
+    """The samples of this process; a component is that of all of them."""
+    if not np.ndim(index):
+        return index
+    size = len(index) // jax.process_count()
+    return index[jax.process_index() * size :][:size]

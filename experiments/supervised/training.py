@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 import optim
 from experiments import data, models
-from experiments.common import config_files
+from experiments.common import config_files, devices
 from experiments.supervised import averages, gradients, optimizers
 from optim import _checks
 
@@ -342,16 +342,17 @@ def lengths(
     return epoch, steps
 
 
-def start(job: Job, configs: Sequence[ConfigDict]) -> tuple[TrainState, jax.Array]:
+def start(
+    job: Job, configs: Sequence[ConfigDict], mesh: Mesh | None = None, sharding: str = "replicated"
+) -> tuple[TrainState, jax.Array]:
     """Returns the first state and the key of the loop; of a population with a leading axis."""
-    init = jax.jit(job.init)
     states, keys = [], []
     for config in configs:
         optimizers.check_rates(config.optimizer)
         to_init, to_loop = jax.random.split(jax.random.key(config.seed))
         decay = config.optimizer.weight_decay
         given = np.float32(config.optimizer.learning_rate), np.float32(decay or 0.0)
-        states.append(init(to_init, *given))
+        states.append(devices.started(job.init, mesh, sharding, to_init, *given))
         keys.append(to_loop)
     if len(configs) == 1:
         return states[0], keys[0]

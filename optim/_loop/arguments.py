@@ -99,3 +99,13 @@ def check_mesh(mesh) -> None:
         raise ValueError(f"mesh must be a jax.sharding.Mesh, got {mesh!r}")
     if "data" not in mesh.axis_names:
         raise ValueError(f"mesh must have an axis 'data', got the axes {mesh.axis_names}")
+
+
+def check_runs_divide(replicas, mesh) -> None:
+    """Checks that each device of the mesh gets as many of the vectorized runs."""
+    devices = 1 if mesh is None else mesh.shape["data"]
+    if replicas % devices:
+        raise ValueError(
+            f"replicas must be a multiple of the {devices} devices that the runs are split over, "
+            f"got {replicas}"
+        )

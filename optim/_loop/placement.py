@@ -43,25 +43,32 @@ def own_buffers(state, others):
     return jax.tree_util.tree_map_with_path(own, as_arrays("state", state))
 
 
-def place(tree, mesh, split=False):
+def place(name, tree, mesh, split=False):
     """Puts arrays on the mesh, replicated or split on the leading axis; placed ones stay."""
     if mesh is None:
         return jax.tree.map(jnp.asarray, tree)
     sharding = NamedSharding(mesh, PartitionSpec("data") if split else PartitionSpec())
 
-    def put(x):
-        if getattr(getattr(x, "sharding", None), "mesh", None) == mesh:
-            return x
+    def put(path, x):
+        now = getattr(x, "sharding", None)
+        if isinstance(now, NamedSharding):
+            if now.mesh == mesh:
+                return x
+            if not x.is_fully_replicated:
+                raise ValueError(
+                    f"{name}{jax.tree_util.keystr(path)} is split over {now.mesh}, the loop has "
+                    f"{mesh}: split it over that one, by optim.parallel.shard"
+                )
         if not mesh.is_multi_process:
             return jax.device_put(x, sharding)
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(
-                put(jax.random.key_data(x)), impl=jax.random.key_impl(x)
+                put(path, jax.random.key_data(x)), impl=jax.random.key_impl(x)
             )
         x = np.asarray(x)
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
-    return jax.tree.map(put, tree)
+    return jax.tree_util.tree_map_with_path(put, tree)
 
 
 def spread(inputs, mesh, axes, whole):

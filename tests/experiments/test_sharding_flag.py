@@ -9,6 +9,7 @@ import pytest
 import optim
 from experiments import models, prune, solve, train
 from experiments.common import config_files, launch
+from experiments.models import llama
 from experiments.supervised import plan, training
 
 
@@ -36,72 +37,57 @@ def held(monkeypatch):
         return run(step, state, *args, **options)
 
     monkeypatch.setattr(optim.loop, "run", watched)
+    for module, draw in ((train.curves, "draw_curves"), (solve.curves, "draw")):
+        monkeypatch.setattr(module, draw, lambda *arguments: None)  # Seconds of matplotlib.
+    monkeypatch.setattr(prune.pictures, "layers", lambda *arguments: None)
     return seen
 
 
-def _stopped_and_resumed(main, config, folder, monkeypatch, held, after):
-    """Final numbers of a run begun on eight devices that goes on on two and on one, and of one."""
-    mesh, shares = optim.parallel.data_mesh, []
+def _check_resumed(main, config, folder, monkeypatch, held, *, after, on, rtol=1e-9):
+    """What eight devices began goes on on so many, the last is one, as on one alone."""
+    mesh = optim.parallel.data_mesh
     with pytest.raises(launch.Preempted):
-        main(config, folder / "1", quiet=True, sharding="fsdp", stop=lambda step: step >= after)
-    shares.append({*held})
-    shutil.copytree(folder / "1", folder / "2")
-    held.clear()
-    with monkeypatch.context() as two:
-        two.setattr(jax, "device_count", lambda: 2)
-        two.setattr(optim.parallel, "data_mesh", lambda: mesh(jax.devices()[:2]))
-        found = [main(config, folder / "2", quiet=True, sharding="fsdp").final]
-    shares.append({*held})
-    held.clear()
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
-    found += [main(config, folder / n, quiet=True, sharding="fsdp").final for n in ("1", "0")]
-    assert [*shares, {*held}] == [{1 / 8}, {1 / 2}, {1}]
-    return found
+        main(config, folder / "8", quiet=True, sharding="fsdp", stop=lambda step: step >= after)
+    assert {*held} == {1 / 8}
+    found = []
+    for count in on:
+        held.clear()
+        monkeypatch.setattr(jax, "device_count", lambda count=count: count)
+        monkeypatch.setattr(
+            optim.parallel, "data_mesh", lambda count=count: mesh(jax.devices()[:count])
+        )
+        shutil.copytree(folder / "8", folder / str(count))
+        found.append(main(config, folder / str(count), quiet=True, sharding="fsdp").final)
+        assert {*held} == {1 / count}
+    alone = main(config, folder / "alone", quiet=True).final
+    for resumed in found:
+        for key in [k for k in alone if "seconds" not in k]:
+            np.testing.assert_allclose(resumed[key], alone[key], rtol=rtol, err_msg=key)
 
 
-def _check_equal(found, *changing):
-    for resumed in found[:2]:
-        for key in resumed.keys() - {*changing}:
-            np.testing.assert_allclose(resumed[key], found[2][key], rtol=1e-9, err_msg=key)
-
-
-def test_what_eight_devices_train_goes_on_on_two_and_on_one_as_on_one_alone(
-    config, tmp_path, monkeypatch, held
-):
+def test_training_goes_on_on_another_number_of_devices(config, tmp_path, monkeypatch, held):
     def main(config, folder, **options):
         return train.run_population([config], folder, **options)[0]
 
     with jax.enable_x64(True):
-        found = _stopped_and_resumed(main, config, tmp_path, monkeypatch, held, 3)
-    _check_equal(found)
+        _check_resumed(main, config, tmp_path, monkeypatch, held, after=3, on=(2, 1))
 
 
-def test_what_eight_devices_prune_goes_on_on_two_and_on_one_as_on_one_alone(
-    tmp_path, monkeypatch, held
-):
+def test_pruning_goes_on_on_another_number_of_devices(tmp_path, monkeypatch, held):
     config = config_files.load("configs/pruning/digits.py:smoke")
-    config.epochs, config.batch_size, config.log_every = 0.5, 128, 2
-    config.prune.rewind_epochs, config.prune.density = 0.2, 0.5
+    config.epochs, config.batch_size, config.log_every = 0.3, 128, 2
+    config.prune.rewind_epochs, config.prune.density = 0.0, 0.5
     config.model.options.widths, config.prune.method = (32,), "bip"
-    with jax.enable_x64(True):  # After 9 steps BiP has begun.
-        found = _stopped_and_resumed(prune.run, config, tmp_path, monkeypatch, held, 9)
-    _check_equal(found, "seconds", "all_seconds")
-    masks = []
-    for name in "120":
-        with np.load(tmp_path / name / "pruned.npz") as arrays:
-            masks.append({k: arrays[k] != 0 for k in arrays})
-    for resumed in masks[:2]:
-        assert all(np.array_equal(resumed[k], alone) for k, alone in masks[2].items())
+    with jax.enable_x64(True):  # After 5 steps BiP has begun.
+        _check_resumed(prune.run, config, tmp_path, monkeypatch, held, after=5, on=(1,))
+    with np.load(tmp_path / "1" / "pruned.npz") as a, np.load(tmp_path / "alone/pruned.npz") as b:
+        assert all(np.array_equal(a[k] != 0, b[k] != 0) for k in b)
 
 
-def test_what_eight_devices_solve_goes_on_on_two_and_on_one_as_on_one_alone(
-    tmp_path, monkeypatch, held
-):
-    config = config_files.load("configs/bilevel/cleaning_digits.py:f2sa,smoke")
-    config.x64 = True
+def test_solving_goes_on_on_another_number_of_devices(tmp_path, monkeypatch, held):
+    config = config_files.load("configs/bilevel/cleaning_digits.py:soba,smoke")
     config.problem.options = {"train": 1024, "valid": 200, "hidden": (32,)}
-    found = _stopped_and_resumed(solve.run, config, tmp_path, monkeypatch, held, 2)
-    _check_equal(found, "seconds")
+    _check_resumed(solve.run, config, tmp_path, monkeypatch, held, after=2, on=(1,), rtol=1e-6)
 
 
 def test_plan_counts_bytes(config):
@@ -122,11 +108,12 @@ def test_plan_counts_bytes(config):
     assert f"{sum(v for k, v in one.items() if k != 'whole') / 2**30:.3f} GiB" in text
 
 
-def test_recomputed_blocks_keep_less_and_give_the_same_gradient():
+def test_recomputed_blocks_keep_less_and_give_the_same_gradient(monkeypatch):
+    monkeypatch.setitem(llama.SIZES, "tiny", (16, 40, 1, 2))
     tokens = np.random.default_rng(0).integers(0, 65, (2, 16)).astype(np.int32)
     kept, gradients = [], []
     for remat in (False, True):
-        model = models.build("llama", input_shape=(16,), num_classes=65, remat=remat)
+        model = models.build("llama", input_shape=(16,), num_classes=65, size="tiny", remat=remat)
         params, _ = model.init(jax.random.key(0))
 
         def loss(p, model=model):

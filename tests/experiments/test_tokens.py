@@ -105,6 +105,18 @@ def test_bad_files_are_named(tmp_path, monkeypatch):
     (tmp_path / "valid.bin").unlink()
     with pytest.raises(FileNotFoundError, match=r"needs files train\*.bin and valid\*.bin"):
         data.load(f"tokens:{tmp_path}")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"empty needs files .*, it holds nothing"):
+        data.load(f"tokens:{tmp_path / 'empty'}")
+    folder_of(tmp_path, **good)
+    described = {"dtype": "uint16", "vocabulary": 500, "tokens": {"train": 60, "valid": 9}}
+    (tmp_path / "tokens.json").write_text(json.dumps(described))
+    (tmp_path / "train_more.bin").write_bytes(np.arange(10, dtype="<u4").tobytes())
+    with pytest.raises(ValueError, match=r"train\*.bin have 70 tokens of uint16, .* says 60"):
+        data.load(f"tokens:{tmp_path}")
+    (tmp_path / "tokens.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"tokens.json must hold dtype and vocabulary, it holds"):
+        data.load(f"tokens:{tmp_path}")
     (tmp_path / "tokens.json").write_text("{")
     with pytest.raises(ValueError, match=r"tokens\.json is no JSON"):
         data.load(f"tokens:{tmp_path}")

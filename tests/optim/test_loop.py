@@ -483,6 +483,7 @@ def test_a_mistake_gets_one_line_that_names_the_argument(kwargs, message):
         ({"batches": lambda t: iter([np.zeros(3)])}, "batches ended after step 1, before step 5"),
         ({"batches": []}, "batches must be a function"),
         ({"replicas": 2}, r"its leading axis must be replicas=2"),
+        ({"replicas": 4, "mesh": 8}, "replicas must be a multiple of the 8 devices .* got 4"),
         ({"step": lambda x, _: ((x, x), {})}, "step changed the structure of the state"),
         ({"step": lambda x, _: (x.astype(jnp.int32), {})}, r"from float32\(4,\) to int32\(4,\)"),
         (
