@@ -1,6 +1,7 @@
 """Kills IMP and BiP in their middle, repeats the command, and compares with a calm run.
 
     python -m benchmarks.pruning_kills --kills=5
+    JAX_NUM_CPU_DEVICES=8 python -m benchmarks.pruning_kills --kills=2 --sharding=fsdp
 
 Then stacks the seeds of both and steps them by ``jax.vmap``, and compares with single runs. Ends
 with status 0 if killed runs leave the bits of calm ones, and stacked seeds the same masks.
@@ -27,11 +28,12 @@ from experiments import data, models
 from experiments.supervised import training
 
 
-def command(workdir: Path, method: str) -> list[str]:
+def command(workdir: Path, method: str, sharding: str = "replicated") -> list[str]:
     """Returns the command of the run that is killed."""
     options = {"prune.method": method, "prune.density": 0.1, "log_every": 11, "save_every": 22}
     config = [f"--config.{key}={value}" for key, value in options.items()]
-    return [sys.executable, "-m", "experiments.prune", f"--workdir={workdir}", *config]
+    config += [f"--workdir={workdir}", f"--sharding={sharding}"]
+    return [sys.executable, "-m", "experiments.prune", *config]
 
 
 def left(workdir: Path) -> dict[str, np.ndarray]:
@@ -42,17 +44,19 @@ def left(workdir: Path) -> dict[str, np.ndarray]:
     return arrays | {k: np.array(v) for k, v in final.items() if "seconds" not in k}
 
 
-def compare(folder: Path, method: str, kills: int, seed: int) -> tuple[int, list[str]]:
+def compare(
+    folder: Path, method: str, kills: int, seed: int, sharding: str
+) -> tuple[int, list[str]]:
     """Returns how often the run was killed, and what differs from the calm one."""
-    subprocess.run(command(folder / "calm", method), check=True, capture_output=True)
+    calm = command(folder / "calm", method, sharding)
+    subprocess.run(calm, check=True, capture_output=True)
     killed, rng = folder / "killed", random.Random(seed)
 
     def saved():  # Stages that have begun to save; the first two are the dense training.
         return sum(int(p.parent.name) > 1 for p in killed.glob("stages/*/[0-9]*"))
 
-    done = _kill.run_killed(
-        command(killed, method), kills, saved, lambda done: rng.uniform(0.0, 0.05)
-    )
+    again = command(killed, method, sharding)
+    done = _kill.run_killed(again, kills, saved, lambda done: rng.uniform(0.0, 0.05))
     want, got = left(folder / "calm"), left(folder / "killed")
     return done, [k for k in {*want, *got} if not np.array_equal(want.get(k), got.get(k))]
 
@@ -115,7 +119,8 @@ def main(_) -> None:
     failed = False
     for method in ("imp", "bip"):
         with tempfile.TemporaryDirectory() as folder:
-            done, names = compare(Path(folder), method, flags.FLAGS.kills, flags.FLAGS.seed)
+            f = flags.FLAGS
+            done, names = compare(Path(folder), method, f.kills, f.seed, f.sharding)
         print(f"{method}: {done} kills, {len(names)} differences {' '.join(names)}", flush=True)
         share = stacked(method, 3, 100)
         print(f"{method}: stacked seeds: {share:.1%} of a mask differ from single runs", flush=True)
@@ -126,4 +131,5 @@ def main(_) -> None:
 if __name__ == "__main__":
     flags.DEFINE_integer("kills", 5, "Number of kills.", lower_bound=0)
     flags.DEFINE_integer("seed", 0, "Of the moments.")
+    flags.DEFINE_string("sharding", "replicated", "As of experiments.prune.")
     app.run(main)

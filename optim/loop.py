@@ -93,7 +93,8 @@ def run(
         augment. Default: the inputs are the batch.
       start: Number of steps that ``state`` has behind it.
       mesh: Mesh with an axis ``'data'``. The batch is split over it and the state replicated, save
-        leaves that already carry a sharding on it. With ``replicas`` the runs are split instead.
+        leaves that already carry a sharding on it; one that is split over another mesh is refused.
+        With ``replicas`` the runs are split instead.
         Where the axes are explicit, as ``jax.make_mesh`` makes them, ``step`` and ``prepare`` say
         themselves how a gather out of a split array is split.
       steps_per_call: Most steps in one device call, and so between two reports of metrics.
