@@ -41,7 +41,8 @@ def test_files_and_commands_it_names_exist(name):
     for path in re.findall(r"(?:configs|benchmarks|experiments|results|examples)/[\w/.]+\w", text):
         assert (ROOT / path).exists() or re.search("NAME|FILE|/compare/", path), path
     for module in re.findall(r"python -m ((?:experiments|benchmarks|docs)[\w.]+\w)", text):
-        assert (ROOT / (module.replace(".", "/") + ".py")).exists(), module
+        file = ROOT / module.replace(".", "/")
+        assert file.with_suffix(".py").exists() or (file / "__main__.py").exists(), module
     for link in re.findall(r"\]\(([\w./-]+)(?:#\w+)?\)", text) if name == "README.md" else ():
         assert (ROOT / link).exists(), link
 
