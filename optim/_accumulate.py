@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from optim import _checks
+from optim import _checks, _trees
 
 __all__ = ["accumulate"]
 
@@ -33,11 +33,11 @@ def accumulate(value_and_grad: Callable[..., Any], parts: int) -> Callable[..., 
       examples along the first axis, of which part i has the i-th, (i + k)-th, ...: a batch that is
       split over devices stays where it is, if ``parts`` times their number divides it. A scalar
       random key (``jax.random.key``) in it is split. Means over the parts are taken of every
-      floating-point array of the results; of others those of the last part are returned.
+      floating-point or complex array of the results; of others those of the last part are returned.
 
     Raises:
-      ValueError: If ``parts < 1``; when called, if it does not divide the batch or a leaf of the
-        batch has no axis.
+      ValueError: If ``parts < 1``; when called, if it does not divide the batch, a leaf of the
+        batch has no axis, or there is none.
 
     Example:
       >>> import jax, jax.numpy as jnp, optim
@@ -54,6 +54,8 @@ def accumulate(value_and_grad: Callable[..., Any], parts: int) -> Callable[..., 
         def one(part: Any) -> Any:
             return value_and_grad(params, part, *rest, **options)
 
+        if not jax.tree.leaves(batch):
+            raise ValueError(f"batch must hold an array of examples, got {batch!r}")
         split = jax.tree_util.tree_map_with_path(lambda p, x: _split(p, x, parts), batch)
         shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], split))
         start = jax.tree.map(lambda s: jnp.zeros(s.shape, _wide(s.dtype)), shapes)
@@ -86,8 +88,8 @@ def _split(path: Any, x: Any, parts: int) -> jax.Array:
 
 
 def _is_mean(x: Any) -> bool:
-    return jnp.issubdtype(x.dtype, jnp.floating)
+    return jnp.issubdtype(x.dtype, jnp.inexact)
 
 
 def _wide(dtype: Any) -> Any:
-    return jnp.promote_types(dtype, jnp.float32) if jnp.issubdtype(dtype, jnp.floating) else dtype
+    return _trees.wide_dtype(dtype) if jnp.issubdtype(dtype, jnp.inexact) else dtype

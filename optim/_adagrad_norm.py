@@ -64,11 +64,13 @@ def scale_by_adagrad_norm(
         def begin(path, p):
             _checks.real_leaf(path, p)
             shape = jnp.shape(p)[:1] if jnp.ndim(p) > 1 else jnp.shape(p)
-            return jnp.full(shape, initial_accumulator_value, _wide(p))
+            return jnp.full(shape, initial_accumulator_value, _trees.wide_dtype(p))
 
         each = jax.tree_util.tree_map_with_path(begin, params)
-        whole = jnp.asarray(initial_accumulator_value, jnp.result_type(float))
-        return ScaleByAdagradNormState(each if authors else whole)
+        if authors:
+            return ScaleByAdagradNormState(each)
+        zero = _trees.scalar_zero(params, jnp.result_type(float))
+        return ScaleByAdagradNormState(zero + initial_accumulator_value)
 
     def update_fn(updates, state, params=None):
         del params
@@ -88,13 +90,9 @@ def scale_by_adagrad_norm(
     return optax.GradientTransformation(init_fn, update_fn)
 
 
-def _wide(x: Any) -> Any:
-    return jnp.promote_types(jnp.result_type(x), jnp.float32)
-
-
 def _divided(g: jax.Array, square: jax.Array, eps: float) -> jax.Array:
-    root = jnp.sqrt(square) + eps
-    return (_trees.widen(g)[0] / jnp.where(root > 0, root, 1.0)).astype(jnp.result_type(g))
+    root = _trees.root(square) + eps
+    return (_trees.widen(g)[0] / jnp.where(root == 0, 1.0, root)).astype(jnp.result_type(g))
 
 
 def _by_rows(updates: Any, state: Any, eps: float) -> Any:
@@ -162,8 +160,9 @@ def adagrad_norm(
     """
     _checks.number("learning_rate", learning_rate, schedule=True)
     _checks.number("weight_decay", weight_decay, 0, schedule=True)
-    return optax.chain(
+    optimizer = optax.chain(
         scale_by_adagrad_norm(initial_accumulator_value, eps, authors),
         _trees.add_decayed_weights(weight_decay, mask),
         optax.scale_by_learning_rate(learning_rate),
     )
+    return _trees.checked(optimizer)

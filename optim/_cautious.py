@@ -33,8 +33,8 @@ def cautious(
       The optimizer.
 
     Raises:
-      ValueError: If a flag is not a bool, ``direction`` does not fit ``inner`` (then no entry would
-        ever move), or a leaf is complex.
+      ValueError: If ``inner`` is no transformation, a flag is not a bool, ``direction`` does not
+        fit ``inner`` (then no entry would ever move), or a leaf is complex.
 
     Example:
       >>> import jax.numpy as jnp, optax, optim
@@ -50,6 +50,7 @@ def cautious(
       Liang et al., Cautious Optimizers: Improving Training with One Line of Code, 2024,
       https://arxiv.org/abs/2411.16085
     """
+    _checks.transform("inner", inner)
     _checks.flag("direction", direction)
     _checks.flag("rescale", rescale)
     inner = optax.with_extra_args_support(inner)
@@ -60,11 +61,13 @@ def cautious(
 
         def keep(path, g, u):
             _trees.check_gradient(path, g, u)
+            u = _trees.as_array(u)
             # By the signs: a product of small numbers may be zero.
             agrees = ((u > 0) & (g > 0)) | ((u < 0) & (g < 0))
             if not direction:
                 agrees = ((u > 0) & (g < 0)) | ((u < 0) & (g > 0))
-            kept = jnp.where(agrees, u, jnp.zeros_like(u))
+            # A NaN agrees with nothing, but hidden by a zero it would stop the training in silence.
+            kept = jnp.where(agrees | jnp.isnan(u), u, jnp.zeros_like(u))
             if rescale:
                 (wide,) = _trees.widen(kept)
                 kept = (u.size / (jnp.sum(agrees, dtype=wide.dtype) + 1) * wide).astype(u.dtype)

@@ -137,11 +137,9 @@ def cautious_decay(
     _checks.number("decay_power", decay_power, 0)
     _checks.flag("strict", strict)
     inner = optax.with_extra_args_support(inner)
-    if _directions.sign_of(inner) > 0:
-        raise ValueError(
-            "inner must be a whole optimizer, whose updates point against the gradient; for a "
-            "direction without learning rate chain cautious_weight_decay behind it"
-        )
+    _directions.check_optimizer(
+        "inner", inner, "; behind a direction chain cautious_weight_decay instead"
+    )
     scheduled = callable(learning_rate) or callable(weight_decay)
 
     def init_fn(params):
@@ -161,7 +159,9 @@ def cautious_decay(
 
 
 def _now(rate: Any, count: Any) -> Any:
-    return rate(count) if callable(rate) else rate
+    rate = rate(count) if callable(rate) else rate
+    # In 16 bits a product of rates may be zero.
+    return rate if isinstance(rate, int | float) else _trees.widen(rate)[0]
 
 
 def _next(count: Any) -> Any:

@@ -70,6 +70,8 @@ def number(
         rule = "finite" if rule == "finite" else f"{rule} and finite"
     elif np.all(inside):
         return
+    if x.ndim:  # Of an array the first entry that is wrong.
+        value = x[~inside | (np.isinf(x) & (not infinite))][0]
     raise ValueError(f"{name} must be {rule or 'a number'}, got {value}")
 
 
@@ -94,6 +96,12 @@ def count(name: str, value: Any, low: int = 1) -> None:
     )
     if not whole or (not isinstance(value, jax.core.Tracer) and value < low):
         raise ValueError(f"{name} must be an integer >= {low}, got {_shown(value)}")
+
+
+def integer(name: str, value: Any) -> None:
+    """Raises ``ValueError`` unless ``value`` is an integer, not a bool."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise ValueError(f"{name} must be an integer, got {value!r}")
 
 
 def choice(name: str, value: Any, known: Iterable[str], other: str = "") -> None:
@@ -169,9 +177,18 @@ def _shown(value: Any) -> str:
     return repr(value)
 
 
+def is_zero(value: Any) -> bool:
+    """Whether ``value`` is the number 0, known without tracing."""
+    return isinstance(value, int | float | np.generic) and bool(value == 0)
+
+
 def transform(name: str, value: Any) -> None:
-    """Raises ``ValueError`` unless ``value`` is an optax transform."""
-    if not isinstance(value, optax.GradientTransformation):
+    """Raises ``ValueError`` unless ``value`` is an optax transform.
+
+    As in optax, whatever has ``init`` and ``update`` is one: ``optax.MultiSteps`` is no subclass.
+    """
+    known = callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))
+    if isinstance(value, type) or not known:
         raise ValueError(f"{name} must be an optax.GradientTransformation, got {value!r}")
 
 

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from optim import _trees
+
 Transform = optax.GradientTransformationExtraArgs
 
 
@@ -52,32 +54,48 @@ def check_direction(name: str, tx: Transform) -> None:
         )
 
 
-def with_float32(inner: Transform) -> Transform:
-    """``inner`` with its arithmetic in float32 where the leaves are of 16 bits.
+def check_optimizer(name: str, tx: Transform, instead: str = "") -> None:
+    """Raises ``ValueError`` if ``tx`` is a direction, whose updates go uphill.
 
-    Its state keeps the dtype of the parameters, but for float16 it is float32: the square of a
-    small gradient is zero in float16. Its dtypes promote as they do by default even where a user
-    has set ``jax_numpy_dtype_promotion`` to strict, which optax's Adam does not obey.
+    Args:
+      name: Name of the argument.
+      tx: A transformation; one that cannot be tried passes.
+      instead: What else to do, for the message.
+    """
+    if sign_of(tx) > 0:
+        raise ValueError(
+            f"{name} must be a whole optimizer, such as optax.adam(1e-3), but its updates point "
+            "along the gradient as those of a direction without a learning rate, such as "
+            f"optax.scale_by_adam(), do{instead}"
+        )
+
+
+def with_float32(inner: Transform) -> Transform:
+    """``inner`` with its arithmetic in float32 where the leaves are of 16 or 8 bits.
+
+    Its state keeps the dtype of the parameters, but for float16 and 8 bits it is float32: the
+    square of a small gradient is zero there. Its dtypes promote as they do by default even where a
+    user has set ``jax_numpy_dtype_promotion`` to strict, which optax's Adam does not obey.
     """
 
     def run(*args, **extra):
         with jax.numpy_dtype_promotion("standard"):
             return inner.update(*args, **extra)
 
-    def widen(tree, dtypes):
-        def wide(x):
-            return x.astype(jnp.float32) if jnp.result_type(x) in dtypes else x
+    def is_narrow(x):
+        dtype = jnp.result_type(x)
+        return jnp.issubdtype(dtype, jnp.floating) and _trees.wide_dtype(x) != dtype
 
-        return jax.tree.map(wide, tree)
+    def widen(tree, which):
+        return jax.tree.map(lambda x: x.astype(jnp.float32) if which(x) else x, tree)
 
     def init_fn(params):
-        return inner.init(widen(params, (jnp.float16,)))
+        return inner.init(widen(params, lambda x: is_narrow(x) and x.dtype != jnp.bfloat16))
 
     def update_fn(updates, state, params=None, **extra):
-        small = (jnp.float16, jnp.bfloat16)
-        if not any(jnp.result_type(g) in small for g in jax.tree.leaves(updates)):
+        if not any(map(is_narrow, jax.tree.leaves(updates))):
             return run(updates, state, params, **extra)
-        wide = [widen(tree, small) for tree in (updates, state, params)]
+        wide = [widen(tree, is_narrow) for tree in (updates, state, params)]
         directions, new_state = run(*wide, **extra)
         return cast(directions, updates), cast(new_state, state)
 

@@ -290,7 +290,8 @@ def _newton(f, value, x, ids, slope) -> jax.Array:
     promised = slope @ direction
 
     def too_long(share):
-        return f(x.at[ids].add(share * direction)) > value + 1e-10 * share * promised
+        # NaN is no decrease.
+        return ~(f(x.at[ids].add(share * direction)) <= value + 1e-10 * share * promised)
 
     # Where rounding hides the decrease there is nothing left to gain.
     smallest = jnp.finfo(x.dtype).eps
@@ -303,7 +304,7 @@ def _newton(f, value, x, ids, slope) -> jax.Array:
 def _adaptive(f, value, x, ids, slope, lipschitz) -> tuple[jax.Array, jax.Array]:
     def too_small(constant):
         bound = value - slope @ slope / (2 * constant)
-        return f(x.at[ids].add(-slope / constant)) > bound
+        return ~(f(x.at[ids].add(-slope / constant)) <= bound)  # NaN is above it, too.
 
     largest = jnp.finfo(x.dtype).max / 4
     constant = jax.lax.while_loop(

@@ -74,7 +74,7 @@ def scale_by_lion_k(
         directions, mu = _trees.map_unzip(moments, 2, updates, state.mu)
         if kappa.joint:
             directions = jax.tree.map(
-                lambda u, g: u.astype(g.dtype), kappa.grad(directions), updates
+                lambda u, g: u.astype(jnp.result_type(g)), kappa.grad(directions), updates
             )
         return directions, optax.ScaleByLionState(optax.safe_increment(state.count), mu)
 

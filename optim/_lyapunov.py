@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim import _trees, kappas
+from optim import _checks, _trees, kappas
 from optim.kappas import Kappa
 
 __all__ = ["lyapunov"]
@@ -48,6 +48,9 @@ def lyapunov(
     Returns:
       The scalar H.
 
+    Raises:
+      ValueError: If a number is out of its range, or there is not one state of Lion in ``state``.
+
     Example:
       >>> import jax.numpy as jnp, optim
       >>> tx, x = optim.lion(0.01, weight_decay=0.5), jnp.array([1.0, -2.0])
@@ -58,9 +61,15 @@ def lyapunov(
       Chen et al., Lion Secretly Solves Constrained Optimization, 2023,
       https://arxiv.org/abs/2310.05898
     """
+    _checks.number("learning_rate", learning_rate, 0, open_low=True)
+    _checks.number("weight_decay", weight_decay, 0)
+    _trees.check_rate("b1", b1)
+    _trees.check_rate("b2", b2)
+    momenta = optax.tree.get_all_with_path(state, "mu", filtering=_of_lion)
+    if len(momenta) != 1:
+        raise ValueError(f"state must hold one state of Lion, got {len(momenta)} of them")
     mu, params = (
-        jax.tree.map(lambda x: _trees.widen(x)[0], tree)
-        for tree in (optax.tree.get(state, "mu", filtering=_of_lion), params)
+        jax.tree.map(lambda x: _trees.widen(x)[0], tree) for tree in (momenta[0][1], params)
     )
     total = kappa if kappa.joint else _leafwise(kappa)
     dual = total.conjugate(jax.tree.map(lambda x: weight_decay * x, params))

@@ -4,9 +4,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from optim import _paths
+from optim import _checks, _paths
 
 __all__ = ["MaskedUpdateState", "clean", "masked_update"]
 
@@ -38,6 +39,11 @@ def _apply(masks: Any, tree: Any) -> Any:
     return jax.tree.map(_where, masks, tree, is_leaf=_is_end)
 
 
+def _all_kept(x: Any) -> Any:
+    weight = jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+    return jnp.ones_like(x, dtype=bool) if weight else None
+
+
 def _check(masks: Any, params: Any) -> Any:
     """Returns the masks as bool arrays of their own, sharded as the parameters."""
 
@@ -48,12 +54,29 @@ def _check(masks: Any, params: Any) -> Any:
             at = jax.tree_util.keystr(path)
             shape = None if x is None else jnp.shape(x)
             raise ValueError(f"mask of shape {jnp.shape(mask)} for params{at} of shape {shape}")
+        _check_bits(path, mask)
         # A copy: the state may be donated, the caller's masks live on.
         mask = jnp.array(mask, dtype=bool, copy=True)
         sharding = jax.typeof(x).sharding
         return jax.sharding.reshard(mask, sharding) if any(sharding.spec) else mask
 
+    try:
+        jax.tree.structure(params).flatten_up_to(masks)
+    except ValueError as e:
+        raise ValueError(f"masks must be a tree like the parameters: {e}") from e
     return jax.tree_util.tree_map_with_path(one, masks, params, is_leaf=lambda x: x is None)
+
+
+def _check_bits(path: Any, mask: Any) -> None:
+    if jnp.result_type(mask).kind == "b" or isinstance(mask, jax.core.Tracer):
+        return
+    if not getattr(mask, "is_fully_addressable", True):
+        return
+    numbers = np.asarray(mask)
+    wrong = numbers[(numbers != 0) & (numbers != 1)]
+    if wrong.size:  # Scores, of which hardly one is zero, would prune nothing.
+        at = jax.tree_util.keystr(path)
+        raise ValueError(f"mask of params{at} must be bools, got {wrong[0]}")
 
 
 def _owners(masks: Any, params: Any) -> list[tuple[tuple[Any, ...], Any]]:
@@ -110,8 +133,9 @@ def masked_update(
       ``params``.
 
     Raises:
-      ValueError: At ``init`` or at trace time, when a mask does not fit its leaf (named by its
-        path), or when ``params`` is missing.
+      ValueError: If ``inner`` is no transformation; at ``init`` or at trace time, when a mask does
+        not fit its leaf (named by its path) or holds numbers other than 0 and 1, or when ``params``
+        is missing.
 
     Example:
       >>> import jax.numpy as jnp, optax, optim
@@ -121,12 +145,13 @@ def masked_update(
       >>> optax.apply_updates(params, updates)["w"][1], state.inner_state[0].mu["w"][1]
       (Array(0., dtype=float32), Array(0., dtype=float32))
     """
+    _checks.transform("inner", inner)
     inner = optax.with_extra_args_support(inner)
 
     def init(params):
         start: Any = masks
         if start is None:
-            start = jax.tree.map(lambda x: jnp.ones_like(x, dtype=bool), params)
+            start = jax.tree.map(_all_kept, params)
         elif _paths.is_function(start):
             start = start(params)
         start = _check(start, params)
@@ -146,8 +171,9 @@ def masked_update(
             if mask is None or u is None:
                 return u
             # In the wider dtype, so that the sum is an exact zero (-0.0 + 0.0 is 0.0, too).
+            p, u = jnp.asarray(p), jnp.asarray(u)
             wide = p.dtype if jnp.finfo(p.dtype).bits > jnp.finfo(u.dtype).bits else u.dtype
-            return jnp.where(mask, jnp.asarray(u, wide), -jnp.asarray(p, wide))
+            return jnp.where(mask, u.astype(wide), -p.astype(wide))
 
         updates = jax.tree.map(hold, masks, updates, params, is_leaf=lambda x: x is None)
         return updates, MaskedUpdateState(masks, inner_state)

@@ -159,8 +159,9 @@ def gradient_noise_scale(beta: float = 0.99) -> optax.GradientTransformationExtr
     _trees.check_rate("beta", beta)
 
     def init_fn(params):
-        del params
-        return GradientNoiseScaleState(jnp.zeros([], jnp.int32), *(jnp.zeros([]),) * 3)
+        # Each an array of its own: a buffer cannot be donated twice.
+        square, variance = (_trees.scalar_zero(params, jnp.result_type(float)) for _ in range(2))
+        return GradientNoiseScaleState(jnp.zeros([], jnp.int32), square, variance, jnp.zeros([]))
 
     def update_fn(updates, state, params=None, *, micro=None, **extra_args):
         del params, extra_args
@@ -197,6 +198,8 @@ def noise_scale(state: Any, *, debias: bool = True, floor: float | None = None) 
 
     Raises:
       ValueError: If there is not one such state in ``state``.
+
+    Example: see :func:`gradient_noise_scale`.
     """
 
     def is_ours(x):

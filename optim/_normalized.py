@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optim import _checks
+from optim import _checks, _directions
 from optim._solver import Solver
 
 __all__ = [
@@ -89,7 +89,7 @@ def normalized_gradient_descent(
       :math:`\log(1 + e^{-m_i})`, and ``errors``, the number of margins <= 0.
 
     Raises:
-      ValueError: If ``learning_rate`` is not finite; at a step, as
+      ValueError: If ``learning_rate`` is not finite or a direction; at a step, as
         :func:`normalized_logistic_gradient`.
 
     Example:
@@ -109,6 +109,8 @@ def normalized_gradient_descent(
     _checks.number("learning_rate", learning_rate, schedule=True, transform=True)
     given = isinstance(learning_rate, optax.GradientTransformation)
     tx: Any = learning_rate if given else optax.sgd(learning_rate)
+    if given:
+        _directions.check_optimizer("learning_rate", tx)
 
     def init(theta):
         return NormalizedDescentState(theta, tx.init(theta))

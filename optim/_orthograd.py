@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -88,11 +89,16 @@ def orthograd(
                 return (g,)
             dtype = jnp.result_type(g)
             g, w = _trees.widen(g, w)
+            # In units of a power of two near the largest entry: no square overflows or vanishes.
+            _, exponent = jnp.frexp(jax.lax.stop_gradient(jnp.max(jnp.abs(g), initial=0.0)))
+            unit = jnp.ldexp(jnp.ones([], g.dtype), exponent - 1)
+            g = g / unit
             left = g - jnp.sum(w * g) / (jnp.sum(w * w) + eps) * w
-            norm, norm_left = (jnp.sqrt(jnp.sum(x * x)) for x in (g, left))
+            norm, norm_left = (_trees.root(jnp.sum(x * x)) for x in (g, left))
+            nothing = norm_left <= guard * norm
             if rescale:
-                left = left * (norm / (norm_left + eps))
-            return (jnp.where(norm_left > guard * norm, left, 0.0).astype(dtype),)
+                left = left * (norm / (jnp.where(nothing, 1.0, norm_left) + eps))
+            return ((unit * jnp.where(nothing, 0.0, left)).astype(dtype),)
 
         masks = _trees.resolve_mask(mask, params)
         (projected,) = _trees.map_unzip(project, 1, updates, params, masks)

@@ -133,7 +133,7 @@ def projected(
     _paths.check_choice("stacked", _none_is_zero(stacked), _is_count, _COUNTS)
     layouts = partial(_layouts, channel_axis, stacked)
     inner = optax.with_extra_args_support(inner)
-    no_decay = isinstance(weight_decay, int | float) and weight_decay == 0
+    no_decay = _checks.is_zero(weight_decay)
 
     def init_fn(params):
         layouts(params)

@@ -117,7 +117,7 @@ def sgdp(
     _checks.float_dtype("accumulator_dtype", accumulator_dtype)
     _checks.number("weight_decay", weight_decay, 0, schedule=True)
     decay: Any = 0.0
-    if not (isinstance(weight_decay, int | float) and weight_decay == 0):
+    if not _checks.is_zero(weight_decay):
         _trees.check_rate("momentum with weight decay", momentum)
         rest = 1 - _trees.decay_rate(momentum, np.float32)
         fixed = not callable(weight_decay)

@@ -22,13 +22,21 @@ def zeros(params: optax.Params, dtype: Any = None) -> optax.Params:
     return jax.tree_util.tree_map_with_path(zero, params)
 
 
+def scalar_zero(params: optax.Params, dtype: Any) -> jax.Array:
+    """Returns a zero that is each device's own under ``jax.shard_map`` where the params are."""
+    return jnp.asarray(
+        sum(jnp.zeros_like(p, dtype=dtype).sum() for p in jax.tree.leaves(params)), dtype
+    )
+
+
 def map_unzip(
     f: Callable[..., tuple], outputs: int, updates: optax.Updates, *trees: Any
 ) -> tuple[Any, ...]:
     """Returns the ``outputs`` trees of ``f(path, g, *leaves) -> (out, *state)`` over all leaves.
 
     The last ``outputs - 1`` of ``trees`` are state: where a gradient is ``None`` they stay as they
-    are and the first output is ``None``, so parameters without a gradient do not move.
+    are and the first output is ``None``, so parameters without a gradient do not move. Gradients of
+    numpy and Python are arrays of JAX to ``f``.
     """
     paths, treedef = jax.tree_util.tree_flatten_with_path(updates, is_leaf=lambda x: x is None)
     columns = [treedef.flatten_up_to(tree) for tree in trees]
@@ -38,8 +46,15 @@ def map_unzip(
         if g is None:
             results.append((None, *leaves[len(leaves) - outputs + 1 :]))
         else:
-            results.append(f(path, g, *leaves))
+            results.append(f(path, as_array(g), *leaves))
     return tuple(treedef.unflatten([r[k] for r in results]) for k in range(outputs))
+
+
+def as_array(x: Any) -> Any:
+    """Returns ``x`` as an array of JAX of no weak dtype; float0, which has no numbers, as it is."""
+    if not isinstance(x, jax.Array):
+        return x if jnp.result_type(x) == jax.dtypes.float0 else jnp.asarray(x, jnp.result_type(x))
+    return jnp.asarray(x, x.dtype) if x.weak_type else x
 
 
 def check_gradient(path: tuple, g: jax.Array, *leaves: jax.Array) -> None:
@@ -51,6 +66,12 @@ def check_gradient(path: tuple, g: jax.Array, *leaves: jax.Array) -> None:
                 f"leaf {jax.tree_util.keystr(path)}: the gradient has shape {jnp.shape(g)}, the "
                 f"parameter or its state {jnp.shape(x)}"
             )
+
+
+def wide_dtype(x: Any) -> Any:
+    """Returns the dtype of arithmetic with a float or complex ``x``: its own, 32 bits at least."""
+    dtype = jnp.result_type(x)
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
 def widen(*arrays: jax.typing.ArrayLike) -> list[jax.Array]:
@@ -84,7 +105,8 @@ def scalar(x: Any, dtype: Any) -> Any:
 
 
 def _is_wide(x: Any) -> bool:
-    return getattr(x, "dtype", None) not in (jnp.float16, jnp.bfloat16)
+    dtype = getattr(x, "dtype", np.float64)
+    return not jnp.issubdtype(dtype, jnp.floating) or jnp.finfo(dtype).bits >= 32
 
 
 def decay_rate(decay: Any, dtype: Any) -> Any:
@@ -118,9 +140,9 @@ def bias_correction(decay: Any, count: jax.typing.ArrayLike, dtype: Any) -> jax.
 
 
 def epsilon(eps: Any, dtype: Any) -> Any:
-    """Returns an epsilon for arithmetic in ``dtype``; 1e-8 where float16 rounded it to zero."""
+    """Returns an epsilon for arithmetic in ``dtype``; 1e-8 where a type that lacks it has zero."""
     wide = scalar(eps, dtype)
-    if wide is eps or eps.dtype != jnp.float16:
+    if wide is eps or _is_wide(eps) or jnp.finfo(eps.dtype).smallest_subnormal < 1e-8:
         return wide
     return jnp.maximum(wide, jnp.asarray(1e-8, dtype))
 
@@ -132,7 +154,7 @@ def add_decayed_weights(
 
     The updates keep their dtypes, which there a schedule widens to float32 or float64.
     """
-    nothing = isinstance(weight_decay, int | float) and weight_decay == 0
+    nothing = _checks.is_zero(weight_decay)
 
     def init_fn(params):
         resolve_mask(mask, params)

@@ -178,14 +178,18 @@ def _sizes(params: Any) -> list[int]:
 
 
 def _check_k(k: Any) -> None:
-    if isinstance(k, float):
+    if _is_share(k):
         _checks.number("k", k, 0, 1, open_low=True, open_high=True)
     else:
         _checks.count("k", k)
 
 
+def _is_share(k: Any) -> bool:
+    return jnp.issubdtype(getattr(k, "dtype", type(k)), jnp.floating)
+
+
 def _number(k: Any, size: int) -> int:
-    return min(size, max(1, round(k * size)) if isinstance(k, float) else k)
+    return min(size, max(1, round(float(k) * size)) if _is_share(k) else int(k))
 
 
 def _sparse(k: Any, compress: Callable[[jax.Array, jax.Array], jax.Array]) -> Compressor:

@@ -173,7 +173,7 @@ def dead_zone(e: float) -> Kappa:
     return _elementwise(
         f"dead_zone({shown})",
         lambda c: jnp.maximum(jnp.abs(c) - e, 0.0),
-        lambda c: jnp.where(jnp.abs(c) > e, jnp.sign(c), jnp.zeros_like(c)),
+        lambda c: jnp.where(jnp.abs(c) <= e, jnp.zeros_like(c), jnp.sign(c)),  # NaN stays.
         lambda y: e * jnp.abs(y),
         f"min f(x) + {shown} |x|_1, every |x_i| <= 1/lam",
     )
@@ -257,7 +257,7 @@ def top_k(k: int) -> Kappa:
     _checks.count("k", k)
 
     def flat(tree):
-        leaves = jax.tree.leaves(tree)
+        leaves = jax.tree.leaves(tree) or [jnp.zeros(0)]
         return jnp.concatenate([jnp.ravel(c) for c in leaves]) if len(leaves) > 1 else leaves[0]
 
     def grad(tree):
@@ -385,13 +385,17 @@ def _matrix_sign(c: jax.Array) -> jax.Array:
     u, s, vt = jnp.linalg.svd(c, full_matrices=False)
     # Directions without a singular value have no sign; without this a zero matrix would move.
     rank = s > s[0] * jnp.finfo(s.dtype).eps * max(c.shape)
-    return jnp.matmul(u * rank.astype(u.dtype)[None, :], vt)
+    signs = jnp.where(rank, 1.0, 0 * s)  # NaN where a singular value is no number.
+    return jnp.matmul(u * signs[None, :], vt)
 
 
 def _newton_schulz(c: jax.Array, steps: int) -> jax.Array:
     x = c.T if c.shape[0] > c.shape[1] else c
+    # Divided by the largest entry first, so that squares of small entries do not vanish.
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x)))
+    x = x / jnp.where(largest == 0, 1.0, largest)
     norm = _trees.root(jnp.sum(jnp.square(x)))
-    x = x / jnp.where(norm > 0, norm, 1.0)
+    x = x / jnp.where(norm == 0, 1.0, norm)
     lift, settle = (3.4445, -4.7750, 2.0315), (15 / 8, -10 / 8, 3 / 8)
     for a0, a1, a2 in (lift,) * steps + (settle,) * 3:
         gram = x @ x.T
@@ -408,11 +412,15 @@ def over_tree(kappa: Kappa) -> Kappa:
     Returns:
       The kappa, with ``joint`` true.
 
+    Raises:
+      ValueError: If ``kappa`` is none.
+
     Example:
       >>> import jax.numpy as jnp, optim
       >>> optim.kappas.over_tree(optim.kappas.l2).grad({"a": jnp.array([3.0]), "b": jnp.array(4.0)})
       {'a': Array([0.6], dtype=float32), 'b': Array(0.8, dtype=float32)}
     """
+    _check_kappa(kappa)
     return kappa._replace(name=f"over_tree({kappa.name})", joint=True)
 
 
@@ -427,6 +435,9 @@ def over_axis(kappa: Kappa, axis: int) -> Kappa:
     Returns:
       The kappa.
 
+    Raises:
+      ValueError: If ``kappa`` is none or ``axis`` no integer.
+
     Example:
       >>> import jax.numpy as jnp, optim
       >>> rows = optim.kappas.over_axis(optim.kappas.top_k(1), -1)
@@ -434,6 +445,8 @@ def over_axis(kappa: Kappa, axis: int) -> Kappa:
       Array([[ 0., -1.],
              [ 1.,  0.]], dtype=float32)
     """
+    _check_kappa(kappa)
+    _checks.integer("axis", axis)
 
     def along(f, c, out):
         fits = -c.ndim <= axis < c.ndim
@@ -466,11 +479,15 @@ def stacked(kappa: Kappa) -> Kappa:
     Returns:
       The kappa.
 
+    Raises:
+      ValueError: If ``kappa`` is none.
+
     Example:
       >>> import jax.numpy as jnp, optim
       >>> optim.kappas.stacked(optim.kappas.spectral("svd")).grad(jnp.ones((3, 2, 2))).shape
       (3, 2, 2)
     """
+    _check_kappa(kappa)
 
     def total(f, tree):
         leaves = jax.tree.leaves(tree)
@@ -486,6 +503,11 @@ def stacked(kappa: Kappa) -> Kappa:
         problem=f"for every slice of the first axis: {kappa.problem}",
     )
     return _anywhere(on_slices)
+
+
+def _check_kappa(kappa: Any) -> None:
+    if not isinstance(kappa, Kappa):
+        raise ValueError(f"kappa must be an optim.kappas.Kappa, got {kappa!r}")
 
 
 def _positive(name: str, value: float) -> None:

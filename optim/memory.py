@@ -5,6 +5,8 @@ from typing import Any
 import jax
 import optax
 
+from optim import _checks
+
 __all__ = ["state_bytes"]
 
 
@@ -18,6 +20,9 @@ def state_bytes(tx: optax.GradientTransformation, params: Any) -> int:
     Returns:
       The sum over all arrays of the state.
 
+    Raises:
+      ValueError: If ``tx`` is no optimizer.
+
     Example:
       >>> import jax, jax.numpy as jnp, optax, optim
       >>> shapes = {f"w{i}": jax.ShapeDtypeStruct((1024, 1024), jnp.float32) for i in range(8)}
@@ -26,5 +31,6 @@ def state_bytes(tx: optax.GradientTransformation, params: Any) -> int:
       >>> optim.state_bytes(optim.frugal(1e-3), shapes) / 2**20
       16.00002...
     """
+    _checks.transform("tx", tx)
     state = jax.eval_shape(tx.init, params)
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))

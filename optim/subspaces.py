@@ -162,7 +162,7 @@ def block(
 
     Raises:
       ValueError: If ``order`` is neither a function nor one of these names, ``"lipschitz"`` has no
-        constants, another order has some, or ``norm`` is neither 1 nor 2.
+        constants, another order has some, ``norm`` is neither 1 nor 2, or a flag is no bool.
 
     Example:
       >>> import optim
@@ -188,6 +188,8 @@ def block(
         _checks.number("lipschitz", lipschitz, 0, open_low=True, array=True)
     if norm not in (1, 2):
         raise ValueError(f"norm must be 1 or 2, got {norm!r}")
+    _checks.flag("stratify", stratify)
+    _checks.flag("authors", authors)
     return Block(order, stratify, authors, lipschitz, norm)
 
 
@@ -225,8 +227,14 @@ def _drawn(key: jax.Array, size: int, k: int) -> jax.Array:
 
 
 def _slices(axis: int, authors: bool) -> Subspace:
+    _checks.integer("axis", axis)
+    _checks.flag("authors", authors)
+
     def select(key, grad, *, density, step, path):
-        size = _matrix(grad, path).shape[axis]
+        shape = _matrix(grad, path).shape
+        if not -len(shape) <= axis < len(shape):
+            raise ValueError(f"axis must be one of {path} of shape {shape}, got {axis}")
+        size = shape[axis]
         return _drawn(key, size, share(size, density, int, authors))
 
     def merge(low, basis, full):
@@ -255,6 +263,10 @@ def columns(axis: int = -2, *, authors: bool = False) -> Subspace:
     Returns:
       The :class:`Subspace`; its basis are int32 indices [k].
 
+    Raises:
+      ValueError: If ``axis`` is no integer or ``authors`` no bool; at init, if a leaf has no such
+        axis.
+
     Example:
       >>> import jax, jax.numpy as jnp, optim
       >>> s = optim.subspaces.columns()
@@ -275,6 +287,17 @@ def rows(axis: int = -1, *, authors: bool = False) -> Subspace:
 
     Returns:
       The :class:`Subspace`; its basis are int32 indices [k].
+
+    Raises:
+      ValueError: As :func:`columns`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optim
+      >>> s, g = optim.subspaces.rows(), jnp.zeros((6, 4))
+      >>> basis = jax.eval_shape(lambda k: s.select(k, g, density=0.5, step=0, path="w"),
+      ...   jax.random.key(0))
+      >>> jax.eval_shape(s.down, g, basis).shape
+      (6, 2)
     """
     return _slices(axis, authors)
 
@@ -291,7 +314,19 @@ def randk(*, authors: bool = False) -> Subspace:
 
     Returns:
       The :class:`Subspace`; its basis are int32 indices [k] into the flattened last two axes.
+
+    Raises:
+      ValueError: If ``authors`` is no bool.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optim
+      >>> s, g = optim.subspaces.randk(), jnp.zeros((6, 4))
+      >>> basis = jax.eval_shape(lambda k: s.select(k, g, density=0.5, step=0, path="w"),
+      ...   jax.random.key(0))
+      >>> jax.eval_shape(s.down, g, basis).shape
+      (12,)
     """
+    _checks.flag("authors", authors)
 
     def flat(x):
         return x.reshape(-1, x.shape[-2] * x.shape[-1])
@@ -342,6 +377,7 @@ def _rotation(
     # ``bases(key, grad, side, rank)`` gives (m, r) and (r, n) matrices, of which ``side`` uses one
     # or both. They are made in float32 whatever the gradient's type, as the authors do.
     _checks.choice("side", side, SIDES)
+    _checks.flag("authors", authors)
 
     def select(key, grad, *, density, step, path):
         which = _side(_matrix(grad, path, exact=True).shape, side)
@@ -384,7 +420,15 @@ def svd(side: str = "std", *, authors: bool = False) -> Subspace:
       (left), or both (full).
 
     Raises:
-      ValueError: If ``side`` is not one of these names.
+      ValueError: If ``side`` is not one of these names, or ``authors`` no bool.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optim
+      >>> s, g = optim.subspaces.svd(), jnp.zeros((6, 4))
+      >>> basis = jax.eval_shape(lambda k: s.select(k, g, density=0.5, step=0, path="w"),
+      ...   jax.random.key(0))
+      >>> jax.eval_shape(s.down, g, basis).shape
+      (6, 2)
 
     References:
       Zhao et al., `GaLore <https://arxiv.org/abs/2403.03507>`_, 2024
@@ -408,7 +452,15 @@ def random_orthogonal(side: str = "std", *, authors: bool = False) -> Subspace:
       The :class:`Subspace`; its basis has the shapes of that of :func:`svd`.
 
     Raises:
-      ValueError: If ``side`` is unknown.
+      ValueError: As :func:`svd`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optim
+      >>> s, g = optim.subspaces.random_orthogonal(), jnp.zeros((6, 4))
+      >>> basis = jax.eval_shape(lambda k: s.select(k, g, density=0.5, step=0, path="w"),
+      ...   jax.random.key(0))
+      >>> jax.eval_shape(s.down, g, basis).shape
+      (6, 2)
     """
 
     def orthonormal(key, size, rank):
@@ -438,9 +490,18 @@ def randperm(side: str = "std", *, authors: bool = False) -> Subspace:
       The :class:`Subspace`; its basis are int32 indices [r], or a pair of them (full).
 
     Raises:
-      ValueError: If ``side`` is unknown.
+      ValueError: As :func:`svd`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optim
+      >>> s, g = optim.subspaces.randperm(), jnp.zeros((6, 4))
+      >>> basis = jax.eval_shape(lambda k: s.select(k, g, density=0.5, step=0, path="w"),
+      ...   jax.random.key(0))
+      >>> jax.eval_shape(s.down, g, basis).shape
+      (6, 2)
     """
     _checks.choice("side", side, SIDES)
+    _checks.flag("authors", authors)
 
     def select(key, grad, *, density, step, path):
         m, n = _matrix(grad, path, exact=True).shape

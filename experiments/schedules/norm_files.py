@@ -4,6 +4,8 @@ import csv
 import json
 import math
 import warnings
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -37,18 +39,29 @@ def read_norms(path: str | Path, column: str | None = None) -> np.ndarray:
     path = Path(path).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"there is no norm file {path}")
+    arrays, text = None, ""
     try:
         if path.suffix == ".npy":
-            return np.asarray(np.load(path), np.float64).reshape(-1)
-        if path.suffix == ".npz":
-            with np.load(path) as arrays:
-                return np.asarray(arrays[_choose(path, arrays.files, column)], np.float64)
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
+            arrays = {"norm": np.load(path)}
+        elif path.suffix == ".npz":
+            with np.load(path) as loaded:
+                arrays = dict(loaded)
+        else:
+            text = path.read_text(encoding="utf-8-sig")
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
+    if arrays is not None:
+        return _one_run(path, arrays, column if path.suffix == ".npz" else None)
     if path.suffix in (".jsonl", ".json"):
         return _jsonl(path, text, column)
     return _csv(path, text, column)
+
+
+def _one_run(path, arrays, column):
+    norms = np.asarray(arrays[_choose(path, list(arrays), column)], np.float64)
+    if norms.size != max(norms.shape, default=1):
+        raise ValueError(f"{path} must hold the norms of one run [steps], got shape {norms.shape}")
+    return norms.reshape(-1)
 
 
 def _choose(path, names, column):
@@ -63,36 +76,45 @@ def _choose(path, names, column):
 
 
 def _jsonl(path, text, column):
-    rows = []
+    rows = {}
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
             try:
-                rows.append(json.loads(line))
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: {error}") from error
-    names = list(dict.fromkeys(k for row in rows for k in row))
+                rows[number] = dict(json.loads(line))
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{path}, line {number}: expected an object: {error}") from error
+    names = list(dict.fromkeys(k for row in rows.values() for k in row))
     name = _choose(path, names, column)
-    return np.array([float(row[name]) for row in rows if name in row])
+    return np.array([_number(path, i, name, row[name]) for i, row in rows.items() if name in row])
+
+
+def _number(path, line, name, value):
+    try:
+        return math.nan if value is None or value == "" else float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{path}, line {line}: expected a number in {name!r}") from None
 
 
 def _csv(path, text, column):
-    rows = [row for row in csv.reader(text.splitlines()) if row]
+    reader = csv.reader(text.splitlines())
+    try:
+        rows = [(reader.line_num, row) for row in reader if row]
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
     if not rows:
         raise ValueError(f"{path} is empty")
+    _, first = rows[0]
     try:
-        [float(cell) for cell in rows[0]]
-        header = [str(i) for i in range(len(rows[0]))]
+        [float(cell) for cell in first]
+        header = [str(i) for i in range(len(first))]
     except ValueError:
-        header = [name.strip() for name in rows.pop(0)]
+        header = [name.strip() for name in first]
+        del rows[0]
     wandb = column is None and len(header) >= 2 and header[0] == "Step" and " - " in header[1]
     name = header[1] if wandb else _choose(path, header, column)
-    at, values = header.index(name), []
-    for number, row in enumerate(rows, 2):
-        try:
-            values.append(float(row[at]) if row[at].strip() else math.nan)
-        except (ValueError, IndexError):
-            raise ValueError(f"{path}, line {number}: expected a number in {name!r}") from None
-    norms = np.array(values)
+    at = header.index(name)
+    cells = [(line, row[at].strip() if at < len(row) else "none") for line, row in rows]
+    norms = np.array([_number(path, line, name, cell) for line, cell in cells])
     if not wandb:
         return norms
     finite = np.isfinite(norms)

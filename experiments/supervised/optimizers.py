@@ -158,7 +158,8 @@ def build(config: Any, steps: int) -> Optimizer:
 
     Raises:
       ValueError: An unknown name (with the nearest), an argument the optimizer does not take, a
-        parameter that no rule matches, or a rule that matches no parameter.
+        parameter that no rule matches, a rule that matches no parameter, or rules that are all
+        frozen.
     """
     check_rates(config.optimizer)
     schedule = build_schedule(config.schedule, steps)
@@ -172,6 +173,8 @@ def build(config: Any, steps: int) -> Optimizer:
     norm, parts = options.get("record_norms"), config.get("micro_batches")
     record = optax.identity() if norm is None else optim.record_norms(steps, norm)
     rules = [_rule(rule) for rule in config.get("groups", ())]
+    if rules and all(o.get("frozen") or o.get("lr_mult") == 0 for _, o in rules):
+        raise ValueError("groups: every rule is frozen, so that nothing would be trained")
     for overrides in ({}, *(overrides for _, overrides in rules)):
         _make_group(0.1, None, schedule, base, overrides)  # Wrong options stop here.
 

@@ -6,6 +6,7 @@ have in common.
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -349,6 +350,8 @@ def start(
     states, keys = [], []
     for config in configs:
         optimizers.check_rates(config.optimizer)
+        if config.optimizer.learning_rate == 0:
+            warnings.warn("optimizer.learning_rate is 0: nothing is trained", stacklevel=2)
         to_init, to_loop = jax.random.split(jax.random.key(config.seed))
         decay = config.optimizer.weight_decay
         given = np.float32(config.optimizer.learning_rate), np.float32(decay or 0.0)

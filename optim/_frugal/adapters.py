@@ -9,6 +9,7 @@ import optax
 from jax.sharding import AbstractMesh, NamedSharding
 
 from optim._directions import cast
+from optim._trees import as_array
 
 Transform = optax.GradientTransformationExtraArgs
 
@@ -33,7 +34,7 @@ def on_trained_leaves(tx: Transform) -> Transform:
 
     def trained(params):
         def keep(p):
-            return p if jnp.issubdtype(jnp.result_type(p), jnp.floating) else None
+            return as_array(p) if jnp.issubdtype(jnp.result_type(p), jnp.floating) else None
 
         return jax.tree.map(keep, params)
 
@@ -46,7 +47,7 @@ def on_trained_leaves(tx: Transform) -> Transform:
 
         kept = trained(params)
         filled = jax.tree.map(
-            lambda g, p: jax.tree.map(jnp.zeros_like, p) if g is None else g,
+            lambda g, p: jax.tree.map(jnp.zeros_like, p) if g is None else as_array(g),
             updates,
             kept,
             is_leaf=is_none,

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from optim import _trees
 from optim._frugal import adapters
 from optim._frugal.elementwise import is_elementwise
 from optim.subspaces import Block, Space, share
@@ -165,7 +166,7 @@ def _norms(tensors: list[Tensor], xs: list[Any], norm: int) -> jax.Array:
     """Norms of the tensors of ``xs``, in their order."""
 
     def sums(i):
-        x = jnp.abs(xs[i]).astype(jnp.promote_types(xs[i].dtype, jnp.float32))
+        x = jnp.abs(xs[i]).astype(_trees.wide_dtype(xs[i]))
         stacked = i in layered
         return jnp.sum(x if norm == 1 else x * x, range(int(stacked), x.ndim))
 

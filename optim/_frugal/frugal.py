@@ -153,8 +153,9 @@ def scale_by_frugal(
         at init, if a leaf does not suit the subspace.
 
     Warns:
-      UserWarning: At init, if no leaf is projectable, or one is never trained because its part of
-        the subspace is empty and ``state_free`` is ``"none"``.
+      UserWarning: At init, if no leaf is projectable, or one is never trained: because its part of
+        the subspace is empty and ``state_free`` is ``"none"`` or its scale 0, or because
+        ``projectable_scale`` is 0.
 
     Example:
       >>> import jax.numpy as jnp, optim
@@ -215,7 +216,12 @@ def scale_by_frugal(
             return basis, space.down(grads, basis)
 
         bases, low = jax.eval_shape(first, zero)
-        _warn(params, hidden, space.idle(hidden, low), frees=state_free != "none")
+        idle = []
+        if _checks.is_zero(projectable_scale):
+            idle = [leaf.path for leaf in jax.tree.leaves(describe(hidden, None, None, False))]
+        elif state_free == "none" or _checks.is_zero(state_free_scale):
+            idle = space.idle(hidden, low)
+        _warn(params, hidden, idle)
         # No value of these is used before the first step sets it.
         bases = jax.tree.map(lambda b: jnp.zeros(b.shape, b.dtype), bases)
         if not isinstance(chosen, Block):
@@ -282,7 +288,7 @@ def _zeros(low: jax.ShapeDtypeStruct, owners: list[Any]) -> jax.Array:
     return adapters.placed(jnp.zeros(low.shape, low.dtype), of)
 
 
-def _warn(params: Any, hidden: Any, idle: list[str], frees: bool) -> None:
+def _warn(params: Any, hidden: Any, idle: list[str]) -> None:
     """Warns if nothing is projectable, or if a projectable leaf is never trained."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if leaves and not jax.tree.leaves(hidden):
@@ -291,10 +297,10 @@ def _warn(params: Any, hidden: Any, idle: list[str], frees: bool) -> None:
             "projectable was asked about "
             + _listed([jax.tree_util.keystr(path) for path, _ in leaves])
         )
-    elif idle and not frees:
+    elif idle:
         message = (
-            "frugal: with state_free='none' and no state-full part these leaves are never trained: "
-            + _listed(idle)
+            "frugal: without a state-full part and with state_free='none', or with a scale of 0, "
+            "these leaves are never trained: " + _listed(idle)
         )
     else:
         return
@@ -395,8 +401,9 @@ def frugal(
         construction; if a leaf does not suit the subspace or the order, at init, with its path.
 
     Warns:
-      UserWarning: At init, if no leaf is projectable, or one is never trained because its part of
-        the subspace is empty and ``state_free`` is ``"none"``.
+      UserWarning: At init, if no leaf is projectable, or one is never trained: because its part of
+        the subspace is empty and ``state_free`` is ``"none"`` or its scale 0, or because
+        ``projectable_scale`` is 0.
 
     Notes:
       The authors' SGD starts its momentum from a clone of a tensor; see

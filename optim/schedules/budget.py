@@ -310,7 +310,7 @@ def table_schedule(peak_value: Any, multipliers: Any) -> Schedule:
       A schedule: step -> learning rate.
 
     Raises:
-      ValueError: If the array is empty or not one-dimensional.
+      ValueError: If the array is empty, not one-dimensional or not finite.
 
     Example:
       >>> import optim
@@ -322,6 +322,7 @@ def table_schedule(peak_value: Any, multipliers: Any) -> Schedule:
     table = multipliers if isinstance(multipliers, jax.Array) else np.asarray(multipliers, float)
     if table.ndim != 1 or not table.size:
         raise ValueError(f"multipliers must have shape [T] with T >= 1, got {table.shape}")
+    _checks.number("multipliers", table, array=True)
 
     def schedule(count):
         index = clamped(count, table.shape[0] - 1).astype(jnp.int32)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optim import _checks
+from optim import _checks, _trees
 from optim.schedules.budget import whole_steps
 
 __all__ = ["RecordNormsState", "record_norms", "recorded_norms"]
@@ -61,23 +61,24 @@ def record_norms(num_steps: int, norm: str = "l2") -> optax.GradientTransformati
     _checks.choice("norm", norm, ["l2", "l1"])
 
     def init(params):
-        leaves = jax.tree.leaves(params)
-        dtype = np.float64 if any(map(_is_double, leaves)) else np.float32
-        # Made from the parameters: inside shard_map with a model per device, so are the norms.
-        norms = jnp.full([num_steps], sum(jnp.zeros_like(p, dtype).sum() for p in leaves), dtype)
+        dtype = np.float64 if any(map(_is_double, jax.tree.leaves(params))) else np.float32
+        norms = jnp.full([num_steps], _trees.scalar_zero(params, dtype))
         return RecordNormsState(jnp.zeros([], jnp.int32), norms)
 
     def update(updates, state, params=None):
         del params
-        leaves = [jnp.abs(g).astype(state.norms.dtype) for g in jax.tree.leaves(updates)]
-        if norm == "l2":
-            value = jnp.sqrt(sum(jnp.sum(g * g) for g in leaves))
-        else:
-            value = sum(jnp.sum(g) for g in leaves)
+        dtype = state.norms.dtype
+        sizes = [jnp.abs(g).astype(dtype) for g in jax.tree.leaves(updates) if _is_inexact(g)]
+        total = jnp.asarray(sum(jnp.sum(x * x if norm == "l2" else x) for x in sizes), dtype)
+        value = _trees.root(total) if norm == "l2" else total
         norms = jnp.asarray(state.norms).at[state.count].set(value, mode="drop")
         return updates, RecordNormsState(optax.safe_increment(state.count), norms)
 
     return optax.GradientTransformation(init, update)
+
+
+def _is_inexact(x: Any) -> bool:  # A gradient of integers has no norm.
+    return jnp.issubdtype(jnp.result_type(x), jnp.inexact)
 
 
 def _is_double(x: Any) -> bool:

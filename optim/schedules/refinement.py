@@ -182,15 +182,15 @@ def last_iterate_bound(
       \qquad S = \sum_t \lambda_t
 
     Args:
-      learning_rates: Positive learning rates :math:`\lambda`, shape [T].
-      grad_norms: l2 norms :math:`G`, shape [T].
-      distance: :math:`D`, from the start to the solution.
+      learning_rates: Learning rates :math:`\lambda > 0`, shape [T].
+      grad_norms: l2 norms :math:`G \ge 0`, shape [T].
+      distance: :math:`D \ge 0`, from the start to the solution.
 
     Returns:
       The bound and its gradient with respect to the learning rates, shape [T].
 
     Raises:
-      ValueError: If the shapes differ.
+      ValueError: If the shapes differ, or a number is out of its range.
 
     Example:
       >>> import optim
@@ -202,6 +202,9 @@ def last_iterate_bound(
     g2 = np.asarray(grad_norms, np.float64) ** 2
     if lam.ndim != 1 or lam.shape != g2.shape:
         raise ValueError(f"learning_rates and grad_norms must match, got {lam.shape}, {g2.shape}")
+    _checks.number("learning_rates", lam, 0, open_low=True, array=True)
+    _checks.number("grad_norms", np.asarray(grad_norms), 0, array=True)
+    _checks.number("distance", distance, 0)
     tail = np.cumsum(lam[::-1])[::-1]
     energy = np.cumsum((g2 * lam**2)[::-1])[::-1]
     total = tail[0]

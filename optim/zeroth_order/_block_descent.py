@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from optim import _checks, _directions
 from optim.parallel import pmean
 from optim.zeroth_order._blockwise import blocks_of, check_rule, part_of, replaced
 from optim.zeroth_order._descent import DescentState, Solver, start
@@ -41,7 +42,8 @@ def block_descent(
       The solver. Its metrics are ``loss`` (mean of the blocks' values) and ``evaluations``.
 
     Raises:
-      ValueError: If ``rule`` is of the wrong kind; at init if it puts no leaf in a block.
+      ValueError: If an argument is of the wrong kind, or ``optimizer`` a direction; at init if
+        ``rule`` puts no leaf in a block.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, optim
@@ -55,6 +57,8 @@ def block_descent(
     """
     check_rule(rule)
     inner = or_rge(estimator)
+    _checks.transform("optimizer", optimizer)
+    _directions.check_optimizer("optimizer", optax.with_extra_args_support(optimizer))
 
     def init(params, key):
         blocks = [part_of(None, params, block)[1] for block in blocks_of(rule, params)]

@@ -43,7 +43,7 @@ def cge(
 
     Raises:
       ValueError: If an argument is out of its range; when used, if ``mask`` does not fit the
-        parameters or there are more than ``max_parameters`` coordinates.
+        parameters, or there are no coordinates or more than ``max_parameters``.
 
     Example:
       >>> import jax, jax.numpy as jnp, optim
@@ -73,6 +73,8 @@ def cge(
                 raise ValueError("mask must have the shapes of the parameters")
             found = [np.flatnonzero(np.asarray(m)) for m in masks]
         number = sum(map(len, found))
+        if not number:
+            raise ValueError("cge has nothing to estimate: mask, or the parameters, has no entry")
         if number > max_parameters:
             raise ValueError(
                 f"cge would take {number} forward passes and more for one estimate; if that is "

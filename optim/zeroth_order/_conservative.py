@@ -31,7 +31,8 @@ def conservative(
       \{f(\theta_t),\; f(\theta_t - u_t),\; f(\theta_t + u_t)\}
 
     on one batch. Where values are equal, the step goes before the others and the reverse step
-    before staying, as in the authors' program. The optimizer's state moves in any case.
+    before staying, as in the authors' program; a value of NaN is larger than all others. The
+    optimizer's state moves in any case.
 
     Args:
       loss: ``loss(params, batch)``, a real scalar.
@@ -64,6 +65,7 @@ def conservative(
     """
     _checks.choice("undo", undo, ("keep", "step"))
     inner = or_rge(estimator)
+    _checks.transform("optimizer", optimizer)
     estimated = value_and_grad(loss, inner, axis_name=axis_name)
 
     def value(params, batch):
@@ -89,9 +91,8 @@ def conservative(
         else:
             reverse, opt_state = move(params, opt_state, -2)
         behind = value(reverse, batch)
-        choice = jnp.where(
-            after > here, jnp.where(here < behind, 0, 2), jnp.where(after < behind, 1, 2)
-        )
+        stay, go, turn = (jnp.where(jnp.isnan(v), jnp.inf, v) for v in (here, after, behind))
+        choice = jnp.where(go > stay, jnp.where(stay < turn, 0, 2), jnp.where(go < turn, 1, 2))
         if undo == "keep":
             points = (state.params, params, reverse)
             params = jax.tree.map(lambda *x: jax.lax.select_n(choice, *x), *points)

@@ -37,4 +37,5 @@ class DescentState(NamedTuple):
 def start(params: Any, opt_state: Any, key: jax.Array) -> DescentState:
     """Returns the first state."""
     check_params(params)
+    params = jax.tree.map(jnp.asarray, params)
     return DescentState(jnp.zeros([], jnp.int32), params, opt_state, key)

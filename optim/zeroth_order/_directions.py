@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from optim import _checks
+from optim import _checks, _trees
 
 __all__ = ["PIECE", "draw", "leaf_keys", "normal_piece", "wide"]
 
@@ -43,7 +43,7 @@ def leaf_keys(key: jax.Array, probe: Any, leaves: int) -> list[jax.Array]:
 
 def wide(leaf: Any) -> Any:
     """Returns the dtype of a leaf's direction: its own, float32 at least."""
-    return jnp.promote_types(jnp.result_type(leaf), jnp.float32)
+    return _trees.wide_dtype(leaf)
 
 
 def normal_piece(key: jax.Array, piece: Any, dtype: Any) -> jax.Array:
@@ -67,7 +67,7 @@ def _rademacher(key, leaf):
 def _sphere(key, probe, like):
     z = _by_leaf(_normal)(key, probe, like)
     leaves = jax.tree.leaves(z)
-    square = sum(jnp.sum(x.astype(jnp.promote_types(x.dtype, jnp.float32)) ** 2) for x in leaves)
+    square = sum(jnp.sum(x**2) for x in leaves)
     radius = math.sqrt(sum(x.size for x in leaves))
     return jax.tree.map(lambda x: (x * (radius / jnp.sqrt(square))).astype(x.dtype), z)
 

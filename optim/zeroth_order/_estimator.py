@@ -73,6 +73,7 @@ def value_and_grad(
 
     def estimated(params, batch, key, step=0):
         check_params(params)
+        params = jax.tree.map(jnp.asarray, params)
 
         def f(params):
             out = loss(params, batch)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from optim import _paths
 from optim.parallel import pmean, vary
-from optim.zeroth_order._blockwise import part_of, path_names, replaced
+from optim.zeroth_order._blockwise import check_rule, part_of, path_names, replaced
 from optim.zeroth_order._estimator import Estimator
 from optim.zeroth_order._rge import or_rge
 
@@ -36,7 +36,8 @@ def hybrid(
       The estimator; its value is that at the parameters.
 
     Raises:
-      ValueError: If ``estimator`` is none, or ``rule`` does not fit the parameters.
+      ValueError: If ``estimator`` is none, ``rule`` does not fit the parameters, or leaves none of
+        them to backpropagation.
 
     Example:
       >>> import jax, jax.numpy as jnp, optim
@@ -49,6 +50,8 @@ def hybrid(
       Array([3., 4.], dtype=float32)
     """
     inner = or_rge(estimator)
+    if isinstance(rule, str):
+        check_rule(rule)
 
     def split(params):
         names = path_names(params)
@@ -56,6 +59,8 @@ def hybrid(
             exact = [re.search(rule, n) is not None for n in names]
         else:
             exact = _paths.resolve("rule", rule, params)
+        if not any(exact):
+            raise ValueError(f"rule leaves nothing to backpropagation: {rule!r}")
         return [[n for n, e in zip(names, exact, strict=True) if e is k] for k in (True, False)]
 
     def estimate(f, params, key, step):

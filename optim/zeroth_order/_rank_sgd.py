@@ -50,7 +50,21 @@ def rank_weights(samples: int, best: int, zero_sum: bool = True) -> jax.Array:
 
 
 def by_value(loss: Callable[[Any, Any], jax.Array]) -> Callable[[Any, int, Any], jax.Array]:
-    """Returns the oracle that ranks points by their losses; the first of equal ones is better."""
+    """Returns the oracle that ranks points by their losses.
+
+    Args:
+      loss: ``loss(params, batch)``, a real scalar.
+
+    Returns:
+      ``oracle(points, k, batch)``: indices of the best k, best first; of equal ones the first is
+      better, and NaN is worse than all numbers.
+
+    Example:
+      >>> import jax.numpy as jnp, optim
+      >>> oracle = optim.zeroth_order.by_value(lambda w, batch: w**2)
+      >>> oracle(jnp.array([3.0, -1.0, 2.0]), 2, None)
+      Array([1, 2], dtype=int32)
+    """
 
     def oracle(points, best, batch):
         return jnp.argsort(jax.vmap(lambda p: loss(p, batch))(points), stable=True)[:best]
@@ -200,8 +214,10 @@ def rank_sgd(
 
     def init(params, key):
         check_params(params)
-        zero = jnp.zeros([], jnp.int32)
-        return RankState(zero, params, jax.tree.map(jnp.zeros_like, params), zero, key)
+        params = jax.tree.map(jnp.asarray, params)
+        # Two zeros: a buffer cannot be donated twice.
+        count, averaged = jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32)
+        return RankState(count, params, jax.tree.map(jnp.zeros_like, params), averaged, key)
 
     def step(state, batch):
         params, a = state.params, state.averaged

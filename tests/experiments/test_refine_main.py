@@ -49,9 +49,34 @@ def test_other_norm_files(tmp_path):
     (tmp_path / "g.csv").write_text("norm\n1.0\nx\n")
     with pytest.raises(ValueError, match="line 3: expected a number in 'norm'"):
         read_norms(tmp_path / "g.csv")
-    (tmp_path / "h.npy").write_bytes(b"broken")
-    with pytest.raises(ValueError, match=r"h\.npy cannot be read"):
-        read_norms(tmp_path / "h.npy")
+    (tmp_path / "n.jsonl").write_text('{"norm": 1.0}\n{"norm": null}\n')
+    np.testing.assert_array_equal(read_norms(tmp_path / "n.jsonl"), [1.0, np.nan])
+
+
+BROKEN = [
+    ("h.npy", b"broken", r"h\.npy cannot be read"),
+    ("i.npy", b"", r"i\.npy cannot be read"),
+    ("j.npz", b"broken", r"j\.npz cannot be read"),
+    ("k.jsonl", b'{"norm": 1.0}\n17\n', "line 2: expected an object"),
+    ("l.jsonl", b'{"norm": 1.0}\n{"norm": "x"}\n', "line 2: expected a number in 'norm'"),
+    ("m.csv", b"1.0\n\nx\n", "line 3: expected a number in '0'"),
+    ("o.csv", b"a,norm\n1,2.0\n1\n", "line 3: expected a number in 'norm'"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "message"), BROKEN, ids=[b[0] for b in BROKEN])
+def test_broken_norm_files_are_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name}.*{message}" if "line" in message else message):
+        read_norms(tmp_path / name)
+
+
+def test_norms_of_several_runs_are_not_read_as_one(tmp_path):
+    np.save(tmp_path / "runs.npy", np.ones((3, 5)))
+    with pytest.raises(ValueError, match=r"norms of one run \[steps\], got shape \(3, 5\)"):
+        read_norms(tmp_path / "runs.npy")
+    np.save(tmp_path / "run.npy", np.ones((1, 5)))
+    assert read_norms(tmp_path / "run.npy").shape == (5,)
 
 
 def test_norms_come_back_from_a_checkpoint_of_eight_devices(tmp_path):

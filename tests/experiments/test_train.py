@@ -281,12 +281,19 @@ def test_workdir_of_another_config_is_refused(tmp_path):
         ({"groups": (("(", {}),)}, r"groups: '\(' is no regex"),
         ({"groups": (("kernel", {}),)}, r"layers_1/bias; a last rule \('', {}\)"),
         ({"groups": (("", {}), ("x", {}))}, "groups: 'x' matches no parameter"),
+        ({"groups": (("", {"frozen": True}),)}, "groups: every rule is frozen"),
         ({"groups": (("", {"rate": 1}),)}, "optimizer 'adamw' takes no optimizer.rate"),
     ],
 )
 def test_bad_configs(overrides, message):
     with pytest.raises(ValueError, match=message):
         train.run(config_of(**overrides), quiet=True)
+
+
+def test_a_rate_of_zero_is_said():
+    config = config_of(**{"optimizer.learning_rate": 0.0})
+    with pytest.warns(UserWarning, match="learning_rate is 0: nothing is trained"):
+        training.start(training.job_of(config, None), [config])
 
 
 def test_labels_of_a_regression_are_refused(tmp_path):

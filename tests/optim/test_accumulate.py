@@ -59,6 +59,13 @@ def test_keys_are_split_and_sixteen_bits_are_summed_in_float32():
     assert grads == 1
 
 
+def test_gradients_of_complex_parameters_are_means_too():
+    exact = jax.value_and_grad(lambda w, x: jnp.mean(jnp.abs(x * w) ** 2))
+    w, x = jnp.complex64(1 + 1j), jnp.arange(4.0)
+    ours, want = optim.accumulate(exact, 2)(w, x), exact(w, x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, want)
+
+
 def test_it_keeps_the_activations_of_one_part_only(users_compiler):
     def deep(w, x):
         for _ in range(6):
@@ -95,6 +102,7 @@ def test_it_is_a_drop_in_for_the_step_of_a_loop():
 BAD = [
     (0, BATCH, "parts must be an integer >= 1, got 0"),
     (5, BATCH, "parts must divide the 48 examples of batch['weight'], got 5"),
+    (2, (), "batch must hold an array of examples, got ()"),
     (2, {"x": X, "weight": 1.0}, "batch['weight'] must have an axis of examples"),
 ]
 

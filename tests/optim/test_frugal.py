@@ -606,6 +606,9 @@ def test_bad_parts():
     for make in (optim.subspaces.svd, optim.subspaces.randperm):
         with pytest.raises(ValueError, match="side must be one of std"):
             make("top")
+    for make in (optim.subspaces.columns, optim.subspaces.randk, optim.subspaces.svd):
+        with pytest.raises(ValueError, match="authors must be True or False, got 1"):
+            make(authors=1)
     with pytest.raises(ValueError, match="start must be one of"):
         optim.scale_by_momentum(start="gradients")
 
@@ -627,6 +630,11 @@ def test_bad_parts():
             dict(subspace=optim.subspaces.block("mirror"), density=0.5),
             {f"m{i}": (2, 2) for i in range(6)},
             "even number of active tensors, got 3",
+        ),
+        (
+            dict(subspace=optim.subspaces.columns(2), projectable=True),
+            {"m": (2, 2)},
+            r"axis must be one of m of shape \(2, 2\), got 2",
         ),
         (
             dict(projectable={"other": True}),

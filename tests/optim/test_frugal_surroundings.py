@@ -117,6 +117,8 @@ def test_rounding_as_the_authors(name):
             ),
             "a, b, c",
         ),
+        (lambda: optim.frugal(0.1, density=0.0, state_free_scale=0.0), "a, b, c"),
+        (lambda: optim.frugal(0.1, projectable_scale=0.0), "a, b, c"),
     ],
 )
 def test_what_is_never_trained_is_said(make, named):

@@ -125,6 +125,16 @@ def test_every_step_descends(order, step):
     assert set(chosen.tolist()) == {0, 1, 2, 3}
 
 
+@pytest.mark.parametrize("step", ["newton", "adaptive"])
+def test_no_step_ends_where_the_loss_is_no_number(step):
+    solver = optim.greedy_bcd(lambda x, _: jnp.sum(50 * x - jnp.log(x)), [[0], [1]], step=step)
+    state = solver.init(jnp.array([1.0, 2.0]))
+    for _ in range(4):
+        state, metrics = solver.step(state, None)
+    assert np.isfinite(metrics["loss"])
+    assert np.all(state.x > 0)
+
+
 @pytest.mark.parametrize("order", ["lipschitz", "gs", "gsl", "gsd", "gsq"])
 def test_coordinates_without_data_stay(order):
     h = np.diag([1.0, 2.0, 0.0, 0.0])

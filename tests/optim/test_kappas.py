@@ -286,15 +286,27 @@ def test_lyapunov_outside_and_without_decay():
     np.testing.assert_allclose(optim.lyapunov(tx.init(x), x, 1.0, weight_decay=0.0, **hyper), 1.0)
 
 
+def lyapunov(state=None, **changed):
+    x = jnp.ones(2)
+    state = optim.lion(0.1).init(x) if state is None else state
+    return optim.lyapunov(state, x, 1.0, **{"learning_rate": 0.1, "weight_decay": 0.1, **changed})
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: lyapunov(learning_rate=0.0), "learning_rate must be > 0, got 0.0"),
+        (lambda: lyapunov(b2=1.0), r"b2 must be in \[0, 1\), got 1.0"),
+        (lambda: lyapunov(optax.EmptyState()), "state must hold one state of Lion, got 0"),
         (lambda: kappas.huber(0.0), "e must be > 0, got 0"),
         (lambda: kappas.dead_zone(-1.0), "e must be >= 0, got -1"),
         (lambda: kappas.lp(1), "p must be > 1, got 1"),
         (lambda: kappas.lp(float("inf")), "p must be > 1 and finite, got inf"),
         (lambda: kappas.top_k(0), "k must be an integer >= 1, got 0"),
         (lambda: kappas.top_k(1.5), "k must be an integer >= 1, got 1.5"),
+        (lambda: kappas.over_tree("l2"), "kappa must be an optim.kappas.Kappa, got 'l2'"),
+        (lambda: kappas.over_axis(kappas.l2, 0.5), "axis must be an integer, got 0.5"),
+        (lambda: kappas.stacked(None), "kappa must be an optim.kappas.Kappa, got None"),
         (lambda: kappas.spectral("qr"), "method must be one of newton_schulz, svd, got 'qr'"),
         (lambda: kappas.spectral(steps=-1), "steps must be an integer >= 0, got -1"),
     ],

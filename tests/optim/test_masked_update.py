@@ -224,9 +224,23 @@ def test_bad_input():
     tx = optim.masked_update(optax.sgd(0.1), {"w": jnp.ones(3, bool)})
     with pytest.raises(ValueError, match=r"mask of shape \(3,\) for params\['w'\] of shape \(2,\)"):
         tx.init({"w": jnp.ones(2)})
+    with pytest.raises(ValueError, match="masks must be a tree like the parameters"):
+        tx.init({"x": jnp.ones(2)})
+    scores = optim.masked_update(optax.sgd(0.1), {"w": jnp.array([0.5, 1.0])})
+    with pytest.raises(ValueError, match=r"mask of params\['w'\] must be bools, got 0.5"):
+        scores.init({"w": jnp.ones(2)})
     good = optim.masked_update(optax.sgd(0.1))
     with pytest.raises(ValueError, match="needs params"):
         good.update({"w": jnp.ones(2)}, good.init({"w": jnp.ones(2)}))
+
+
+def test_leaves_that_are_no_weights_are_left_alone():
+    params = {"n": jnp.int32(3), "w": jnp.ones(2)}
+    tx = optim.masked_update(optax.identity())
+    grads = {"n": np.zeros((), jax.dtypes.float0), "w": jnp.ones(2)}  # As allow_int gives them.
+    updates, state = tx.update(grads, tx.init(params), params)
+    assert updates["n"].dtype == jax.dtypes.float0
+    assert state.masks["n"] is None
 
 
 def test_gradients_of_pruned_weights_do_not_enter_a_norm():

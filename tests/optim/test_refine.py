@@ -147,6 +147,7 @@ BAD = [
     (lambda: optim.refine([1.0], filter_width=4), "filter_width must be odd and >= 1, got 4"),
     (lambda: optim.refine([1.0], num_steps=0), "num_steps must be an integer >= 1, got 0"),
     (lambda: optim.last_iterate_bound([1.0], [1.0, 2.0]), "learning_rates and grad_norms must"),
+    (lambda: optim.last_iterate_bound([1.0, 0.0], [1.0, 2.0]), "learning_rates must be > 0, got 0"),
     (lambda: optim.fit_warmup_polynomial([1.0]), "multipliers must be at least 2 finite numbers"),
     (lambda: optim.record_norms(0), "num_steps must be an integer >= 1, got 0"),
     (lambda: optim.record_norms(5, "l3"), "norm must be one of l2, l1, got 'l3'"),

@@ -414,6 +414,7 @@ BAD = [
     (lambda: optim.sampled_schedule("rex", 0.1, 9, sampling=5), "sampling must be a name or"),
     (lambda: optim.onecycle_momentum_schedule(0), "decay_steps must be an integer >= 1, got 0"),
     (lambda: optim.table_schedule(0.1, []), "multipliers must have shape [T] with T >= 1"),
+    (lambda: optim.table_schedule(0.1, [1.0, np.nan]), "multipliers must be finite, got nan"),
     (lambda: optim.table_schedule(0.1, [[1.0]]), "multipliers must have shape [T] with T >= 1"),
     (
         lambda: optim.warmup_polynomial_schedule(0.1, 10, warmup_fraction=1.0),

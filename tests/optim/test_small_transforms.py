@@ -454,6 +454,35 @@ def test_adagrad_norm_is_one_step_size():
         assert updates["b"] is None
 
 
+def test_one_model_per_device():
+    """A scan of steps under shard_map, with states that are each device's own."""
+    tx = optax.chain(
+        optim.gradient_noise_scale(),
+        optim.error_feedback(optim.compressors.top_k(2)),
+        optim.orthograd(optim.adagrad_norm(0.1)),
+    )
+
+    def train(params, grads):
+        micro = optim.MicroGradients(2 * jnp.sum(grads * grads), 2, 4)
+
+        def step(carry, _):
+            params, state = carry
+            updates, state = tx.update(grads, state, params, micro=micro)
+            return (params + updates, state), None
+
+        (params, state), _ = jax.lax.scan(step, (params, tx.init(params)), length=3)
+        return params, optim.noise_scale(state).variance
+
+    def alone(*trees):
+        return jax.tree.map(lambda x: x[None], train(*(x[0] for x in trees)))
+
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    pair = normal(0, 8, 3, 2), normal(1, 8, 3, 2)
+    mapped = jax.shard_map(alone, mesh=mesh, in_specs=P("d"), out_specs=P("d"))
+    got, expected = jax.jit(lambda p, g: (mapped(p, g), jax.vmap(train)(p, g)))(*pair)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, expected)
+
+
 # State and compilations.
 
 LABELLED = np.float32([[1.0, 0.5], [-0.5, 0.1]]), np.float32([1.0, -1.0])
@@ -508,6 +537,7 @@ BAD = [
     (lambda: optim.cautious_weight_decay(1.0, strict=1), "strict must be True or False, got 1"),
     (lambda: optim.cautious_decay(optax.scale_by_adam(), 1.0, 0.1), "inner must be a whole opti"),
     (lambda: optim.cautious_decay(optax.sgd(1), 1.0, 0.1, decay_power=-1), "decay_power must be"),
+    (lambda: optim.normalized_gradient_descent(optax.trace(0.9)), "learning_rate must be a whole"),
     (lambda: optim.normalized_logistic_gradient(X, G, jnp.zeros(3)), "labels must be 1 or -1, got"),
     (lambda: optim.normalized_logistic_gradient(X, G, X), "features must have shape (2, 2)"),
     (lambda: optim.gradient_noise_scale(1.0), "beta must be in [0, 1), got 1.0"),

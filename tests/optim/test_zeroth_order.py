@@ -303,6 +303,20 @@ def test_conservative_takes_the_best_of_three():
         np.testing.assert_allclose(metrics["loss"], 5.0)
 
 
+def test_conservative_does_not_step_where_the_loss_is_no_number():
+    wrong = zo.Estimator(lambda f, p, key, step: (f(p), jnp.full_like(p, 3.0)), lambda p: 1)
+    solver = zo.conservative(lambda p, _: jnp.sum(p - jnp.log(p)), optax.sgd(1.0), wrong)
+    state, metrics = solver.step(solver.init(jnp.array([2.0]), KEY), None)
+    assert (metrics["choice"], state.params) == (0, 2.0)
+
+
+def test_parameters_of_python_and_numpy():
+    for params in (2.0, np.float32([2.0])):
+        for estimator in (zo.rge(), zo.cge(), zo.forward_gradient()):
+            vg = zo.value_and_grad(lambda p, _: jnp.sum(p * p), estimator)
+            assert vg(params, None, KEY)[1].shape == np.shape(params)
+
+
 # MeZO.
 
 
@@ -481,6 +495,10 @@ def test_mezo_in_the_loop():
         (lambda: zo.sparse(zo.random_mask(1.0)), r"ratio must be in \[0, 1\)"),
         (lambda: zo.sparse(0.5), "mask_fn must be a function"),
         (lambda: zo.blockwise("("), "rule must be a function .* or a regex"),
+        (lambda: zo.hybrid("("), "rule must be a function .* or a regex"),
+        (lambda: zo.conservative(quadratic, "sgd"), "optimizer must be an optax"),
+        (lambda: zo.block_descent(quadratic, None, "w"), "optimizer must be an optax"),
+        (lambda: zo.block_descent(quadratic, optax.trace(0.9), "w"), "optimizer must be a whole"),
         (lambda: zo.hybrid(True, 3), "estimator must be an Estimator such as rge"),
         (lambda: zo.value_and_grad(quadratic, zo.rge), "estimator must be one of"),
         (lambda: zo.mezo(quadratic, -1.0), "learning_rate must be"),
@@ -502,6 +520,8 @@ def test_wrong_arguments(call, message):
         (jnp.ones(3), lambda p, _: jnp.int32(1), zo.rge(), "real scalar, got int32"),
         (jnp.ones(9), quadratic, zo.cge(max_parameters=8), "pass max_parameters=9"),
         (jnp.ones(3), quadratic, zo.cge(mask=np.ones(4)), "mask must have the shapes"),
+        (jnp.ones(3), quadratic, zo.cge(mask=np.zeros(3)), "nothing to estimate"),
+        (jnp.ones(3), quadratic, zo.hybrid("x"), "rule leaves nothing to backpropagation: 'x'"),
         (jnp.ones(3), quadratic, zo.blockwise("x"), "rule puts no leaf in a block: 'x'"),
     ],
 )
