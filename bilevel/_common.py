@@ -19,7 +19,13 @@ StepSize = Rate | optax.GradientTransformation
 
 def at(step: Any, k: Any) -> Any:
     """Returns a number as it is, and a schedule's value at iteration ``k``."""
-    return step(k) if callable(step) else step
+    if not callable(step):
+        return step
+    value = step(k)
+    if value is None or jnp.shape(value) != ():
+        got = "None" if value is None else f"an array of shape {jnp.shape(value)}"
+        raise ValueError(f"a schedule must return one number, got {got}")
+    return value
 
 
 def axpy(s: Any, a: Any, b: Any) -> Any:
@@ -104,10 +110,10 @@ def scalar(fun: Callable[..., Any], name: str) -> Callable[..., Any]:
 
     def checked(*args):
         value = fun(*args)
-        array = isinstance(value, jax.Array | np.ndarray | np.generic | float)
-        if not array or np.shape(value) != ():
-            shapes = jax.tree.map(np.shape, value)
-            raise ValueError(f"{name} must return a scalar, got shape {shapes}")
+        if not isinstance(value, jax.Array | np.ndarray | np.generic | float | int):
+            raise ValueError(f"{name} must return a scalar, got {type(value).__name__}")
+        if np.shape(value) != ():
+            raise ValueError(f"{name} must return a scalar, got shape {np.shape(value)}")
         if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
             raise ValueError(f"{name} must return a float, got {jnp.result_type(value)}")
         return jnp.asarray(value)
@@ -158,7 +164,14 @@ def smooth_lower(problem: Problem, method: str) -> None:
     _refuse(problem, method, ("nonsmooth",), "bilevel.unrolled or bilevel.penalty")
 
 
+def check_problem(given: Any) -> None:
+    """Raises ``ValueError`` on something that is no :class:`bilevel.Problem`."""
+    if not isinstance(given, Problem):
+        raise ValueError(f"problem must be a bilevel.Problem, got {type(given).__name__}")
+
+
 def _refuse(problem, method, names, instead):
+    check_problem(problem)
     for name in names:
         if getattr(problem, name) is not None:
             raise ValueError(f"{method} takes no {name}: use {instead}")
@@ -183,6 +196,7 @@ def start(problem: Problem, x0: Any, y0: Any, joint: bool = False) -> tuple[Any,
       ValueError: On leaves that are not floating-point arrays (named by their path) and on
         projections that change the structure, a shape or a dtype.
     """
+    check_problem(problem)
     if problem.has_stats:
         raise ValueError(
             "problem has statistics: make the solver by bilevel.with_stats(solver), and give "
@@ -222,13 +236,18 @@ def fresh(tree: Any, name: str = "tree") -> Any:
     """Returns a copy of ``tree`` as arrays of its own, so that a state can be donated."""
 
     def copy(path, leaf):
-        dtype = jnp.result_type(leaf)
-        if not jnp.issubdtype(dtype, jnp.floating):
+        kind: Any = getattr(leaf, "dtype", None)
+        if isinstance(leaf, float | int | complex):
+            kind = jnp.result_type(leaf)
+        if kind is None or not jnp.issubdtype(kind, jnp.floating):
             raise ValueError(
-                f"{name}{jax.tree_util.keystr(path)} must be a floating-point array, got {dtype}"
+                f"{name}{jax.tree_util.keystr(path)} must be a floating-point array, got "
+                f"{type(leaf).__name__ if kind is None else kind}"
             )
-        return jnp.array(leaf, dtype=dtype, copy=True)
+        return jnp.array(leaf, dtype=jnp.result_type(leaf), copy=True)
 
+    if not jax.tree.leaves(tree):
+        raise ValueError(f"{name} must have at least one array, got {tree!r}")
     return jax.tree_util.tree_map_with_path(copy, tree)
 
 

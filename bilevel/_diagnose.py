@@ -20,7 +20,7 @@ class Diagnosis(NamedTuple):
     Attributes:
       spectral_radius: Of the one-step map's Jacobian at the state.
       uncertainty: How much the estimate still moved over the last half of the power iteration.
-      stable: Whether the radius is at most one, to the tolerance.
+      stable: Whether the radius is at most one, to the tolerance; a NaN is not.
       metrics: The solver's metrics of that step.
     """
 
@@ -89,7 +89,11 @@ def diagnose(
         radius = float(np.exp(np.mean(logs[iterations // 2 :])))
         uncertainty = abs(fourth - third)
     stable = bool(radius <= 1 + tolerance)
-    if not stable:
+    if np.isnan(radius):
+        warnings.warn(
+            "no spectral radius: a derivative of the step at this state is not finite", stacklevel=2
+        )
+    elif not stable:
         warnings.warn(
             f"locally unstable: the one-step map has spectral radius {radius:.4f} > 1 (moved by "
             f"{uncertainty:.1g} at the end of the power iteration); take smaller steps, or other "

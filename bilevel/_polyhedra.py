@@ -39,6 +39,13 @@ def matrix_of(matrix: Any) -> np.ndarray:
     return a
 
 
+def _rows(rhs: Any, a: np.ndarray) -> np.ndarray:
+    """Returns one number for each row of ``a``."""
+    if np.shape(rhs) not in ((), (1,), a.shape[:1]):
+        raise ValueError(f"rhs must be a number or have shape {a.shape[:1]}, got {np.shape(rhs)}")
+    return np.broadcast_to(np.asarray(rhs, np.float64), a.shape[:1])
+
+
 def inequalities(matrix: Any, rhs: Any) -> Projection:
     r"""Returns the projection onto a polyhedron :math:`\{v : A v \le b\}`.
 
@@ -73,7 +80,7 @@ def inequalities(matrix: Any, rhs: Any) -> Projection:
       <https://doi.org/10.1137/1.9781611971217>`_, 1995, chapter 23
     """
     a = matrix_of(matrix)
-    b = np.broadcast_to(np.asarray(rhs, np.float64), a.shape[:1])
+    b = _rows(rhs, a)
     size = np.linalg.norm(a, axis=1)
     if np.any(np.isnan(b)) or np.any(b == -np.inf) or np.any((size == 0) & (b < 0)):
         raise ValueError(f"rhs must leave a set that is not empty, got {b}")
@@ -188,7 +195,7 @@ def polyhedron(matrix: Any, rhs: Any, iterations: int = 50) -> Projection:
       <https://doi.org/10.1007/BF01581275>`_, 1993
     """
     a = matrix_of(matrix)
-    c = np.broadcast_to(np.asarray(rhs, np.float64), a.shape[:1])
+    c = _rows(rhs, a)
     if np.any(np.isnan(c)) or np.any(c == np.inf):
         raise ValueError(f"rhs must be a number or -inf in each row, got {c}")
     _checks.count("iterations", iterations)

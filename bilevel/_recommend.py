@@ -146,7 +146,8 @@ def recommend(
       A :class:`Recommendation`; ``print`` it.
 
     Raises:
-      ValueError: On a start that does not fit the problem.
+      ValueError: On a start that does not fit the problem, or at which the curvature of the lower
+        level is not finite.
 
     Example:
       >>> import bilevel, jax.numpy as jnp
@@ -214,6 +215,8 @@ def _facts(problem, product, x, y, batch, more_batches, rng) -> Facts:
         twice = True
     except TypeError:  # A custom_vjp has no forward mode.
         low, high, twice = np.nan, np.nan, False
+    if twice and not np.all(np.isfinite([low, high])):
+        raise ValueError("the lower function's second derivatives at x and y must be finite")
     seen, unsolved = np.nan, np.nan
     if twice and problem.constraint is None:
         step = 1.0 / max(high, -low, 1e-12)

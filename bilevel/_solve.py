@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
+from bilevel._common import check_problem
 from bilevel.problem import Problem, Samples, Solver
 from optim import _checks, loop
 
@@ -107,8 +108,8 @@ def solve(
       s_0 = \mathrm{init}(x_0, y_0), \qquad (s_{k+1}, m_k) = \mathrm{step}(s_k, b_k)
 
     The run warns where its result should not be trusted: a linear system that was not solved, a
-    lower level that did not move, a tolerance that was not reached, a ramp of pruning that has not
-    ended, a layer without a weight.
+    level that did not move, a tolerance that was not reached, a ramp of pruning that has not ended,
+    a layer without a weight.
 
     Args:
       problem: The problem.
@@ -145,8 +146,8 @@ def solve(
 
     Raises:
       optim.loop.NonFiniteError: At the first metric that is not finite, with its step and name.
-      ValueError: On a state of another problem, an ``axis_name`` that does not fit, or arguments
-        that do not fit each other or the problem.
+      ValueError: On a state of another problem or solver, an ``axis_name`` that does not fit,
+        arguments that do not fit each other or the problem, or values that are traced.
 
     Example:
       >>> import bilevel, jax.numpy as jnp
@@ -159,20 +160,20 @@ def solve(
       >>> print(f"{solution.state.x[0]:.3f} {solution.ended_by}")
       0.667 tol
     """
-    _check(solver, batches, batch, tol, max_steps, patience, mesh, axis_name)
-    if state is None:
-        state = solver.init(problem, x0, y0)
-    elif state.problem != problem:
+    _check_pair(problem, solver)
+    _check(solver, batches, batch, max_steps, patience, mesh, axis_name)
+    _check_stop(solver, tol, patience, monitor, callback)
+    if any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves((x0, y0, state, batch))):
         raise ValueError(
-            "state is of another problem; to go on from its variables with this one, pass "
-            "state._replace(problem=problem)"
+            "solve runs on the host, not under jit, vmap or grad: bilevel.minimize does"
         )
+    state = _started(problem, solver, x0, y0, state)
     first = int(state.count)
     ends = [] if steps is None else [steps]
     ends += [] if max_steps is None else [first + max_steps]
     watch = _Watch(solver, tol, patience, monitor, callback, history)
-    small = jax.process_count() == 1 and optax.tree.size(state.y) <= _SMALL
-    y_start = jax.tree.map(np.array, state.y) if small else None
+    small = jax.process_count() == 1 and optax.tree.size((state.x, state.y)) <= _SMALL
+    begin = jax.tree.map(np.array, (state.x, state.y)) if small else None
     if batch is not None:
         options |= {"data": batch, "prepare": _as_it_is}
     watched = tol is not None or patience is not None or callback is not None
@@ -191,15 +192,56 @@ def solve(
         **options,
     )
     metrics = watch.metrics()
-    if solver.doubts is not None:
-        for text in solver.doubts(state):
-            warnings.warn(text, stacklevel=2)
+    doubts = () if solver.doubts is None else solver.doubts(state)
+    for text in doubts:
+        warnings.warn(text, stacklevel=2)
     if metrics:
-        _complain(solver, metrics, y_start, state, tol, watch.ended_by)
+        _complain(solver, metrics, tol, watch.ended_by)
+    if begin is not None and not doubts and int(state.count) > first + 1:
+        _complain_of_rest(solver, metrics, begin, state)
     return Solution(state, metrics, watch.ended_by, watch.best)
 
 
-def _check(solver, batches, batch, tol, max_steps, patience, mesh, axis_name) -> None:
+def _started(problem, solver, x0, y0, state) -> Any:
+    """Returns the first state, or the given one, which must be of this problem and solver."""
+    if state is None:
+        if y0 is None:
+            raise ValueError("y0 must be a pytree of arrays (or pass state=), got None")
+        return solver.init(problem, x0, y0)
+    if getattr(state, "problem", None) != problem:
+        raise ValueError(
+            "state is of another problem; to go on from its variables with this one, pass "
+            "state._replace(problem=problem)"
+        )
+    stats = getattr(state, "stats", None)
+    options = {} if stats is None else {"stats": stats}
+    try:
+        own = jax.eval_shape(functools.partial(solver.init, problem), state.x, state.y, **options)
+    except Exception:  # A method whose start needs more than x and y.
+        return state
+    there, here = ({jax.tree_util.keystr(p) for p, _ in _leaves(s)} for s in (state, own))
+    if type(state) is not type(own) or there != here:
+        differ = ", ".join(sorted(there ^ here)[:3])
+        raise ValueError(
+            f"state is a {type(state).__name__} of another solver than this {solver.name}, or of "
+            f"other options; they differ in {differ or type(own).__name__}"
+        )
+    return state
+
+
+_leaves = jax.tree_util.tree_leaves_with_path
+
+
+def _check_pair(problem, solver) -> None:
+    check_problem(problem)
+    if not isinstance(solver, Solver):
+        raise ValueError(
+            f"solver must be a bilevel.Solver such as bilevel.penalty(), got "
+            f"{getattr(solver, '__name__', type(solver).__name__)}"
+        )
+
+
+def _check(solver, batches, batch, max_steps, patience, mesh, axis_name) -> None:
     if axis_name != solver.axis_name:
         raise ValueError(f"axis_name must be the solver's, {solver.axis_name!r}, got {axis_name!r}")
     if axis_name is not None and (mesh is None or axis_name not in mesh.axis_names):
@@ -212,11 +254,26 @@ def _check(solver, batches, batch, tol, max_steps, patience, mesh, axis_name) ->
             "batches must be a function of the iteration that returns an iterator; for one batch "
             f"in all iterations pass batch=, got {type(batches).__name__}"
         )
-    if tol is not None:
-        _checks.number("tol", tol, 0, open_low=True)
     for name, value in (("max_steps", max_steps), ("patience", patience)):
         if value is not None:
             _checks.count(name, value)
+
+
+def _check_stop(solver, tol, patience, monitor, callback) -> None:
+    if tol is not None:
+        _checks.number("tol", tol, 0, open_low=True)
+        _check_residuals(solver)
+    if patience is None and monitor != "upper":
+        raise ValueError(f"monitor is what patience looks at: give both, got monitor={monitor!r}")
+    if callback is not None and not callable(callback):
+        raise ValueError(f"callback must be callable, got {callback!r}")
+
+
+def _check_residuals(solver) -> None:
+    if not solver.residuals:
+        raise ValueError(
+            f"tol: {solver.name} has no residual that vanishes at a solution; give steps"
+        )
 
 
 class _Watch:
@@ -267,7 +324,7 @@ def _residual(solver: Solver, metrics: dict[str, Any]) -> float:
     return max(float(metrics[name][-1]) for name in solver.residuals)
 
 
-def _complain(solver, metrics, y_start, state, tol, ended_by) -> None:
+def _complain(solver, metrics, tol, ended_by) -> None:
     """Warns of what would make a reader distrust the result."""
     if tol is not None and ended_by == "steps":
         left = {k: f"{float(metrics[k][-1]):.2g}" for k in solver.residuals}
@@ -282,15 +339,40 @@ def _complain(solver, metrics, y_start, state, tol, ended_by) -> None:
             "is not positive definite",
             stacklevel=3,
         )
-    if y_start is not None and len(metrics[next(iter(metrics))]) > 1:
-        pairs = zip(jax.tree.leaves(y_start), jax.tree.leaves(state.y), strict=True)
-        still = all(np.array_equal(a, np.asarray(b)) for a, b in pairs)
-        if still and float(np.max(metrics.get("residual", 0.0))) > 0:
-            warnings.warn(
-                "the lower level did not move: y is what it was at the start, to the last bit; "
-                "does the lower function depend on y, and is lower_step large enough?",
-                stacklevel=3,
-            )
+
+
+def _complain_of_rest(solver, metrics, begin, state) -> None:
+    """Warns of levels that are, after several iterations, what they were, to the last bit."""
+
+    def still(before, after):
+        pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+        return all(np.array_equal(a, np.asarray(b)) for a, b in pairs)
+
+    pushed = float(np.max(metrics.get("residual", 0.0))) > 0
+    x_still, y_still = still(begin[0], state.x), still(begin[1], state.y)
+    if x_still and y_still:
+        text = (
+            "nothing moved: x and y are what they were at the start, to the last bit; does the "
+            "loss depend on them, and are the steps large enough?"
+        )
+    elif y_still and pushed:
+        text = (
+            "the lower level did not move: y is what it was at the start, to the last bit; does "
+            "the lower function depend on y, and is lower_step large enough?"
+        )
+    elif x_still and solver.residuals and _free(state.problem, pushed):
+        text = (
+            "the upper level did not move: x is what it was at the start, to the last bit; does "
+            "the upper function depend on x, or the lower one, and is upper_step large enough?"
+        )
+    else:
+        return
+    warnings.warn(text, stacklevel=3)
+
+
+def _free(problem, pushed) -> bool:
+    """Whether x could move: on the boundary of its set it may have to stay."""
+    return problem.project_xy is None and (problem.project_x is None or pushed)
 
 
 def _as_it_is(data: Any, inputs: Any, key: Any) -> Any:
@@ -346,10 +428,9 @@ def minimize(
     """
     _checks.number("tol", tol, 0, open_low=True)
     _checks.count("max_steps", max_steps)
-    if state is None:
-        state = solver.init(problem, x0, y0)
-    elif state.problem != problem:
-        raise ValueError("state is of another problem")
+    _check_pair(problem, solver)
+    _check_residuals(solver)
+    state = _started(problem, solver, x0, y0, state)
     state, metrics, steps = _until(solver.step, solver.residuals, state, batch, tol, max_steps)
     converged = jnp.max(jnp.stack([metrics[k] for k in solver.residuals])) <= tol
     return Minimum(state.x, state.y, state, metrics, steps, converged)

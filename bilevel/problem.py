@@ -124,6 +124,7 @@ class Problem:
                 raise ValueError(
                     "nonsmooth and project_y exclude each other: the set belongs into the prox"
                 )
+        _checks.flag("equality", self.equality)
         _checks.flag("has_stats", self.has_stats)
         r = self.multiplier_bound
         if r is not None:

@@ -18,6 +18,7 @@ read. Bounds may be infinite where that leaves a direction free; a NaN is refuse
 """
 
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -223,7 +224,7 @@ def l1_ball(radius: float) -> Projection:
       \{u \ge 0, \textstyle\sum_i u_i = r\}
 
     Args:
-      radius: :math:`r > 0`.
+      radius: :math:`r > 0`; ``inf`` for the whole space.
 
     Returns:
       A projection of any pytree.
@@ -237,14 +238,15 @@ def l1_ball(radius: float) -> Projection:
       >>> projections.l1_ball(1.0)(jnp.array([1.0, -0.5, 0.1]))
       Array([ 0.75, -0.25,  0.  ], dtype=float32)
     """
-    _checks.number("radius", radius, 0, open_low=True)
+    _checks.number("radius", radius, 0, open_low=True, infinite=True)
 
     def project(v):
         flat, unravel = ravel_pytree(v)
         if not flat.size:
             return v
         wide = at_least_float32(flat)
-        pulled = jnp.sign(wide) * _onto_simplex(jnp.abs(wide), radius)
+        bounded = jnp.where(jnp.isinf(radius), 1.0, radius)  # Lest the derivative be NaN.
+        pulled = jnp.sign(wide) * _onto_simplex(jnp.abs(wide), bounded)
         return unravel(jnp.where(jnp.sum(jnp.abs(wide)) > radius, pulled, wide).astype(flat.dtype))
 
     return project
@@ -279,6 +281,11 @@ def halfspace(normal: Any, offset: float = 0.0) -> Projection:
         raise ValueError("offset must be a number or inf, got -inf: the set is empty")
 
     def project(v):
+        if jax.tree.map(jnp.shape, v) != jax.tree.map(jnp.shape, normal):
+            raise ValueError(
+                f"normal must be like v, of shapes {jax.tree.map(jnp.shape, v)}, got "
+                f"{jax.tree.map(jnp.shape, normal)}"
+            )
         wide = jax.tree.map(at_least_float32, v)  # Lest inner products overflow.
         a = jax.tree.map(lambda p, q: jnp.asarray(q, p.dtype), wide, normal)
         return _like(optax.projections.projection_halfspace(wide, a, offset), v)
@@ -364,7 +371,8 @@ def intersection(*projections: Projection, iterations: int = 200) -> Projection:
 
     It converges to the projection, and not only into the set; linearly for polyhedral sets, where
     :func:`inequalities` is exact. The result lies in the last set, and in the others up to what
-    the last iteration left. Derivatives go through all iterations.
+    the last iteration left; outside of ``jit`` much of that, as of sets without a common point,
+    is a warning. Derivatives go through all iterations.
 
     Args:
       *projections: Projections of the same pytree, at least one.
@@ -404,7 +412,16 @@ def intersection(*projections: Projection, iterations: int = 200) -> Projection:
             return (v, kept), None
 
         zeros = [jax.tree.map(jnp.zeros_like, v) for _ in projections]
-        return jax.lax.scan(round_, (v, zeros), None, length=iterations)[0][0]
+        out = jax.lax.scan(round_, (v, zeros), None, length=iterations)[0][0]
+        for i, onto in enumerate(projections):
+            apart = optax.tree.norm(optax.tree.sub(out, onto(out)))
+            if not _traced(apart) and apart > 1e-3 * max(1.0, float(optax.tree.norm(out))):
+                warnings.warn(
+                    f"the result is {float(apart):.3g} outside of set {i}: the sets have no common "
+                    "point, or more iterations are needed",
+                    stacklevel=2,
+                )
+        return out
 
     return project
 

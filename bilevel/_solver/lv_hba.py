@@ -141,6 +141,8 @@ def lv_hba(
     _checks.number("multiplier_step", multiplier_step, 0, schedule=True)
     _checks.number("prox", prox, 0, open_low=True)
     _checks.number("multiplier_prox", multiplier_prox, 0, open_low=True)
+    if project_theta is not None and not callable(project_theta):
+        raise ValueError(f"project_theta must be callable or None, got {project_theta!r}")
     move = mover(upper_step, "upper_step")
     plain = not isinstance(upper_step, optax.GradientTransformation)
     gamma1, gamma2 = prox, multiplier_prox
@@ -247,7 +249,9 @@ def _constraint(problem):
     def g(x, y, batch):
         value = problem.constraint(x, y, batch)
         if not isinstance(value, jax.Array | np.ndarray | np.generic):
-            raise ValueError(f"constraint must return one array, got {jax.tree.structure(value)}")
+            raise ValueError(f"constraint must return one array, got {type(value).__name__}")
+        if not jnp.issubdtype(value.dtype, jnp.floating):
+            raise ValueError(f"constraint must return floats, got {value.dtype}")
         return jnp.asarray(value)
 
     return g

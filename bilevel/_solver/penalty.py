@@ -115,6 +115,7 @@ def penalty(
         _checks.number(name, value, 0, 1, open_low=True, schedule=True)
     _checks.number("prox", prox, 0, open_low=True)
     _checks.count("inner_steps", inner_steps)
+    _checks.flag("warm_start", warm_start)
     if momentum is None:
         return double_loop(
             upper_step, averaging, lower_step, upper_weight, prox, inner_steps, warm_start,

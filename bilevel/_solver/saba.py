@@ -88,7 +88,9 @@ def saba(
     The batch is ``((upper_ids, upper_components), (lower_ids, lower_components))``. ``ids`` is an
     integer array of shape ``(b,)`` and every leaf of ``components`` has the leading axis b:
     ``f(x, y, components[i])`` is component ``ids[i]``, one sample or one fixed block of samples.
-    With ``ids`` of shape ``()`` the components have no leading axis and are one component.
+    With ``ids`` of shape ``()`` the components have no leading axis and are one component. An id
+    that is not below the number of components makes the directions NaN, at which
+    :func:`bilevel.solve` stops: the table has no row for it.
 
     The tables take :math:`n (2 d_y + d_x) + m (d_y + d_x)` numbers and start at zero, as in the
     authors' benchmark: the first visit of a component corrects the mean by its own share.
@@ -225,7 +227,7 @@ def _saga(table: SABATable, ids, new) -> tuple[SABATable, Any]:
     share = 1 / jnp.sum(ids[:, None] == ids[None, :], 1)
 
     def one(rows, mean, row):
-        change = row - rows[ids]
+        change = row - rows.at[ids].get(mode="fill", fill_value=jnp.nan)
         weight = share.astype(row.dtype).reshape(-1, *[1] * (row.ndim - 1)) / rows.shape[0]
         direction = jnp.mean(change, 0) + mean
         return rows.at[ids].set(row), mean + jnp.sum(weight * change, 0), direction

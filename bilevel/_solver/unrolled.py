@@ -137,6 +137,7 @@ def unrolled(
       Optimization <https://arxiv.org/abs/1703.01785>`_, 2017
     """
     _checks.count("inner_steps", inner_steps)
+    _checks.flag("warm_start", warm_start)
     _checks.number("lower_step", lower_step, 0, open_low=True, schedule=True, transform=True)
     optimizer = lower_step if isinstance(lower_step, optax.GradientTransformation) else None
     if optimizer is not None and axis_name is not None:

@@ -215,6 +215,8 @@ def test_saba_of_one_component_without_a_leading_axis():
         a, _ = step(a, saba_batch(i, i))
         b, _ = step(b, saba_batch(np.array([i]), np.array([i])))
     np.testing.assert_allclose(a.x, b.x, rtol=1e-6)
+    lost, _ = step(a, saba_batch(np.int32(16), np.int32(16)))  # The table has no row for it.
+    assert np.isnan(lost.x).all()
 
 
 MEANS = bilevel.Problem(

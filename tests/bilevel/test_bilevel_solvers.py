@@ -469,6 +469,12 @@ def test_bad_problems():
         start(penalty, project_y=lambda y: y["w"])
     with pytest.raises(ValueError, match=r"project_y must keep shape and dtype of leaf \['w'\]"):
         start(penalty, project_y=lambda y: y | {"w": y["w"][:1]})
+    whole = CONSTRAINED.project_xy
+    with pytest.raises(ValueError, match="constraint must return floats, got int32"):
+        start(lv_hba, constraint=lambda x, y, b: jnp.zeros(2, int), multiplier_bound=1.0,
+              project_xy=whole)  # fmt: skip
+    with pytest.raises(ValueError, match="equality must be True or False, got 'yes'"):
+        start(lv_hba, constraint=g, equality="yes")
     with pytest.raises(ValueError, match=r"y\['w'\] must be a floating-point array, got int"):
         start(penalty, y0=Y0 | {"w": np.ones(Q, int)})
     with pytest.warns(UserWarning, match="x0 is infeasible: projected by project_x, a move of 2"):
@@ -491,6 +497,10 @@ def test_bad_steps():
                 ValueError, match=rf"{level} must return a scalar, got shape \(3,\)"
             ):
                 jax.eval_shape(solver.step, bad, batch)
+    for wrong, message in ((3, "return a float, got int32"), ((1.0, 2.0), "scalar, got tuple")):
+        bad = state._replace(problem=dataclasses.replace(problem, upper=lambda *_, w=wrong: w))
+        with pytest.raises(ValueError, match=f"upper must .*{message}"):
+            jax.eval_shape(solver.step, bad, batch)
     with pytest.raises(ValueError, match="axis_name must be the solver's, None, got 'data'"):
         bilevel.solve(*make("f2sa"), X0, Y0, batches, 1, axis_name="data")
 
@@ -531,3 +541,6 @@ def test_diagnose_finds_the_spectral_radius():
             assert bool(caught) != stable
             if not stable:
                 assert "locally unstable" in str(caught[0].message)
+        lost = state._replace(x=jnp.full(2, jnp.nan))
+        with pytest.warns(UserWarning, match="no spectral radius: a derivative of the step"):
+            assert not bilevel.diagnose(problem, solver, lost).stable

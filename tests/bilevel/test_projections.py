@@ -197,6 +197,14 @@ def test_intersections_project_and_do_not_only_reach_the_set():
     for wrong in ((), (3,)):
         with pytest.raises(ValueError, match="projections must be functions, at least one"):
             projections.intersection(*wrong)
+    with pytest.raises(ValueError, match=r"normal must be like v, of shapes \(3,\), got \(2,\)"):
+        projections.halfspace(np.ones(2))(np.ones(3))
+    for make in (projections.inequalities, projections.polyhedron):
+        with pytest.raises(ValueError, match=r"rhs must be a number or have shape \(2,\), got \(3"):
+            make(np.eye(2), np.ones(3))
+    apart = projections.intersection(projections.box(0.0, 1.0), projections.box(2.0, 3.0))
+    with pytest.warns(UserWarning, match="the result is 1.41 outside of set 0: the sets have no"):
+        apart(jnp.ones(2))
 
 
 def test_projects_onto_a_cone_as_nonnegative_least_squares_do():
@@ -212,6 +220,8 @@ def test_projects_onto_a_cone_as_nonnegative_least_squares_do():
 def test_infinite_bounds_leave_directions_free():
     v = np.array([3.0, -2.0])
     np.testing.assert_array_equal(projections.halfspace(np.ones(2), np.inf)(v), v)
+    whole, pull = jax.vjp(projections.l1_ball(np.inf), v)
+    np.testing.assert_array_equal((whole, *pull(whole)), (v, v))
     np.testing.assert_array_equal(projections.ball(np.inf)(v), v)
     np.testing.assert_array_equal(
         projections.box(np.array([-np.inf, 0.0]), np.array([1.0, np.inf]))(v), [1, 0]

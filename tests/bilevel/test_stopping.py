@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from sklearn import datasets, linear_model
 
@@ -119,6 +120,51 @@ def test_a_run_says_where_it_is_not_to_be_trusted():
     deaf = bilevel.Problem(upper, lambda x, y, b: jnp.sum(x**2))
     with pytest.warns(UserWarning, match="the lower level did not move"):
         bilevel.solve(deaf, bilevel.unrolled(), ZERO + 1, ZERO, steps=5)
+    # From zero the upper gradient in x vanishes too.
+    with pytest.warns(UserWarning, match="nothing moved: x and y are what they were"):
+        bilevel.solve(deaf, bilevel.unrolled(), ZERO, ZERO, steps=5)
+    mute = bilevel.Problem(lambda x, y, b: jnp.sum(y**2), lambda x, y, b: jnp.sum((y - 1) ** 2))
+    with pytest.warns(UserWarning, match="the upper level did not move"):
+        bilevel.solve(mute, bilevel.unrolled(), ZERO, ZERO, steps=5)
+    loss = bilevel.pruning.problem(lambda p, b: jnp.sum((p["w"] - 1) ** 2))
+    weights = {"w": np.zeros((4, 4), np.float32)}
+    with pytest.warns(UserWarning, match="nothing moved"):
+        bilevel.solve(loss, bilevel.sparse_training(0.0), None, weights, steps=2)
+    # x may stay where its set ends.
+    bounded = dataclasses.replace(PROBLEM, project_x=bilevel.projections.box(0.0, 0.5))
+    bilevel.solve(bounded, SOLVER, ZERO + 0.5, ZERO, steps=3)
+
+
+def test_what_solve_cannot_run_is_refused_by_name():
+    def run(problem=PROBLEM, solver=SOLVER, x0=ZERO, y0=ZERO, run=bilevel.solve, **options):
+        return run(problem, solver, x0, y0, **options)
+
+    penalty = bilevel.penalty(0.3, 0.8, 0.2)
+    wide = bilevel.implicit(upper_step=lambda k: jnp.full(2, 0.1), lower_step=0.3)
+    adam = bilevel.implicit(upper_step=optax.adam(0.1), lower_step=0.3)
+    started = SOLVER.init(PROBLEM, ZERO, ZERO)
+    for options, message in (
+        ({"solver": bilevel.implicit}, "solver must be a bilevel.Solver .*, got implicit"),
+        ({"problem": upper}, "problem must be a bilevel.Problem, got function"),
+        (
+            {"solver": wide, "steps": 2},
+            r"schedule must return one number, got an array of shape \(2",
+        ),
+        ({"y0": None}, r"y0 must be a pytree of arrays \(or pass state=\), got None"),
+        ({"x0": None}, "x must have at least one array, got None"),
+        ({"x0": {"a": "b"}}, r"x\['a'\] must be a floating-point array, got str"),
+        ({"monitor": "lower"}, "monitor is what patience looks at: .* got monitor='lower'"),
+        ({"callback": 3}, "callback must be callable, got 3"),
+        ({"solver": penalty, "state": started}, r"ImplicitState of another solver than this pen"),
+        ({"solver": adam, "state": started}, r"or of other options; they differ in \.opt_x\[0\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(**options)
+    for method in (bilevel.solve, bilevel.minimize):
+        with pytest.raises(ValueError, match="tol: hydra has no residual that vanishes"):
+            method(PROBLEM, bilevel.hydra(0.1, 0.5), ZERO, ZERO, tol=1e-3)
+    with pytest.raises(ValueError, match=r"not under jit, vmap or grad: bilevel\.minimize does"):
+        jax.jit(lambda x: run(x0=x, steps=2).state.x)(ZERO)
 
 
 def test_minimize_is_a_pure_function():
