@@ -73,8 +73,9 @@ def of_weights(weights: Any) -> Any:
     """
     leaves, treedef = jax.tree.flatten(weights)
     known = not any(isinstance(x, jax.core.Tracer) for x in leaves)
-    if known and not any(bool((x == 0).any()) for x in map(jnp.asarray, leaves)):
-        return weights
+    with jax.ensure_compile_time_eval():  # Under jit too, of weights closed over.
+        if known and not any(bool((x == 0).any()) for x in map(jnp.asarray, leaves)):
+            return weights
     least = jnp.stack([jnp.min(jnp.abs(x), initial=jnp.inf, where=x != 0) for x in leaves]).min()
     least = jnp.where(jnp.isfinite(least), least, 1)
     keys = jax.random.split(jax.random.key(0), len(leaves))

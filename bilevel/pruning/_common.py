@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import optim
@@ -21,7 +22,9 @@ __all__ = [
     "copy",
     "flips",
     "gradient",
+    "made",
     "mask_solver",
+    "no_exchange",
     "problem",
     "start",
     "step",
@@ -98,7 +101,10 @@ def check_problem(given: Any) -> None:
 
 
 def check_fit(what: str, given: Any, params: Any) -> None:
-    """Raises unless masks or scores, ``None`` where nothing is pruned, fit the parameters."""
+    """Raises unless masks or scores, ``None`` where nothing is pruned, fit the parameters.
+
+    Masks are booleans, or numbers that are 0 or 1.
+    """
     flat, treedef = jax.tree_util.tree_flatten_with_path(given, is_leaf=lambda x: x is None)
     try:
         leaves = treedef.flatten_up_to(params)
@@ -110,6 +116,18 @@ def check_fit(what: str, given: Any, params: Any) -> None:
                 f"{what} do not fit the parameters: shape {jnp.shape(x)} for "
                 f"{masks_lib.path_name(path)} of shape {jnp.shape(leaf)}"
             )
+        if x is not None and what.startswith("masks") and not _is_mask(x):
+            raise ValueError(
+                f"{what} must be booleans, got {jnp.result_type(x)} in {masks_lib.path_name(path)}"
+            )
+    if not jax.tree.leaves(given):
+        raise ValueError(f"{what} have no leaf: nothing is pruned")
+
+
+def _is_mask(x: Any) -> bool:
+    if isinstance(x, jax.core.Tracer) or jnp.issubdtype(jnp.result_type(x), bool):
+        return True
+    return bool(np.isin(np.asarray(x), (0, 1)).all())
 
 
 # Of states of methods that train weights under masks.
@@ -200,6 +218,12 @@ def gradient(
     An estimate perturbs only what ``masks`` keep: for callers who drop the rest of the gradient.
     """
     problem, estimator = state.problem, state.problem.lower.estimator
+    for path, x in jax.tree_util.tree_leaves_with_path(z):
+        if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
+            raise ValueError(
+                f"params must be floating-point arrays: {masks_lib.path_name(path)} is "
+                f"{jnp.result_type(x)}; close the loss over what is not trained"
+            )
     if estimator is None:
 
         def loss(z, stats, batch):
@@ -222,6 +246,19 @@ def gradient(
 def flips(before: Any, after: Any) -> jax.Array:
     """Returns how many entries of two masks differ."""
     return masks_lib.count(jax.tree.map(jnp.logical_xor, before, after))
+
+
+def made(state: Any) -> int | None:
+    """Returns the steps of a state; None while it is traced, or where it is a stack of several."""
+    count = state.count
+    return None if isinstance(count, jax.core.Tracer) or jnp.ndim(count) else int(count)
+
+
+def no_exchange(made: int, first: int) -> tuple[str, ...]:
+    """Returns a sentence where training ended before the first exchange of weights."""
+    if not 0 < made < first:
+        return ()
+    return (f"no weight was exchanged: the first may be at step {first}, and {made} were made",)
 
 
 def step(name: str, given: Any) -> optax.GradientTransformation:

@@ -171,6 +171,8 @@ class Cut:
 
 def cut_of(cut: Cut | None, **fields: Any) -> Cut:
     """Returns ``cut`` (default: ``Cut()``) with some fields replaced."""
+    if not isinstance(cut, Cut | None):
+        raise ValueError(f"cut must be a bilevel.masks.Cut, got {cut!r}")
     return dataclasses.replace(cut or Cut(), **fields)
 
 

@@ -164,7 +164,6 @@ def set_anchor(state: SparseState) -> SparseState:
     return state._replace(anchor=jax.tree.map(jnp.copy, anchor))
 
 
-@functools.partial(jax.jit, static_argnames="style")
 def next_round(
     state: SparseState, drop: Any, *, style: str = "rewind", rate: Any = 1.0, fresh: Any = None
 ) -> SparseState:
@@ -184,7 +183,8 @@ def next_round(
       The first state of the next round.
 
     Raises:
-      ValueError: On an unknown style, or ``"reinit"`` without parameters.
+      ValueError: On an unknown style, ``"reinit"`` without parameters, a number to drop that is
+        negative, no integer (a density, say) or above all entries, or a state of another solver.
 
     Example:
       >>> import jax.numpy as jnp, optax, bilevel
@@ -202,6 +202,21 @@ def next_round(
     _checks.choice("style", style, ["rewind", "finetune", "reinit"])
     if (fresh is None) == (style == "reinit"):
         raise ValueError("fresh parameters are needed by style='reinit', and by it alone")
+    if not isinstance(state, SparseState):
+        raise ValueError(
+            f"state must be one of bilevel.sparse_training, got a {type(state).__name__}"
+        )
+    for path, count in jax.tree_util.tree_leaves_with_path(drop):
+        _checks.count("drop" + jax.tree_util.keystr(path), count, 0)
+    known = not any(isinstance(count, jax.core.Tracer) for count in jax.tree.leaves(drop))
+    size = sum(m.size for m in jax.tree.leaves(state.masks))
+    if known and sum(map(int, jax.tree.leaves(drop))) > size:
+        raise ValueError(f"drop must be at most {size}, the number of entries, got {drop}")
+    return _next_round(state, drop, style=style, rate=rate, fresh=fresh)
+
+
+@functools.partial(jax.jit, static_argnames="style")
+def _next_round(state: SparseState, drop: Any, *, style: str, rate: Any, fresh: Any) -> SparseState:
     one_count = jax.tree_util.treedef_is_leaf(jax.tree.structure(drop))
     scope = "global" if one_count else "layer"
     masks = magnitude_masks(state.masks, state.y, drop, scope)
@@ -288,10 +303,14 @@ def sparse_training(
     """
     tx = _common.step("lower_step", lower_step)
     if gradual is not None:
+        if not isinstance(gradual, Gradual):
+            raise ValueError(f"gradual must be a bilevel.Gradual, got {gradual!r}")
         masks_lib.Cut(scope=gradual.scope)  # Checks the ranges.
         density_lib.cubic(0, **{k: v for k, v in gradual._asdict().items() if k != "scope"})
 
     if exchange is not None:
+        if not isinstance(exchange, Exchange):
+            raise ValueError(f"exchange must be a bilevel.Exchange, got {exchange!r}")
         _checks.count("exchange.every", exchange.every)
         _checks.count("exchange.steps", exchange.steps, exchange.every)
         _checks.number("exchange.fraction", exchange.fraction, 0, 1)
@@ -329,9 +348,13 @@ def sparse_training(
         return state, {"loss": value, "density": masks_lib.density(state.masks)}
 
     def doubts(state: SparseState) -> tuple[str, ...]:
+        made = _common.made(state)
+        if made is None:
+            return ()
+        never = () if exchange is None else _common.no_exchange(made, exchange.every)
         if gradual is None:
-            return masks_lib.doubts(state.masks)
-        last, made = gradual.start + gradual.updates * gradual.every, int(state.count)
+            return (*never, *masks_lib.doubts(state.masks))
+        last = gradual.start + gradual.updates * gradual.every
         if made < last + (exchange is None):
             return (
                 f"the ramp to density {gradual.final:g} has not ended: its last change is at step "

@@ -313,6 +313,8 @@ def calibrate(
 
 
 def _list(batches: Iterable[Any]) -> list[Any]:
+    if isinstance(batches, jax.Array | np.ndarray):
+        raise ValueError(f"batches must be a list of batches, got an array of {batches.shape}")
     batches = list(batches)
     if not batches:
         raise ValueError("batches is empty: calibration needs one or more")

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -48,14 +49,15 @@ def random(key: jax.Array, params: Any, rule: masks_lib.Rule | None = None) -> A
     """Uniform random scores; with an allocator's densities, random pruning with ERK and others.
 
     The key must be another one than the weights were drawn with: equal keys give equal bits, and
-    the scores would be ordered as the weights.
+    the scores would be ordered as the weights. Where they are, it warns (not under ``jit``).
 
     Example:
       >>> import jax, jax.numpy as jnp, bilevel
       >>> bilevel.criteria.random(jax.random.key(0), {"w": jnp.ones((2, 3))})["w"].shape
       (2, 3)
     """
-    leaves, treedef = jax.tree.flatten(masks_lib.prunable(params, rule))
+    named, treedef = jax.tree_util.tree_flatten_with_path(masks_lib.prunable(params, rule))
+    leaves = [x for _, x in named]
     keys = jax.random.split(key, len(leaves))
     # Never 0, so that a score of 0 always means pruned.
     draws = [
@@ -64,7 +66,27 @@ def random(key: jax.Array, params: Any, rule: masks_lib.Rule | None = None) -> A
         1 - jax.random.uniform(k, x.shape, jnp.promote_types(x.dtype, jnp.float32))
         for k, x in zip(keys, leaves, strict=True)
     ]
+    alike = [
+        masks_lib.path_name(path)
+        for (path, x), draw in zip(named, draws, strict=True)
+        if _ordered_alike(x, draw)
+    ]
+    if alike:
+        warnings.warn(
+            f"the random scores of {', '.join(alike)} are ordered as the weights, which were "
+            "drawn with the same key: give another one",
+            stacklevel=2,
+        )
     return jax.tree.unflatten(treedef, draws)
+
+
+def _ordered_alike(x: Any, draw: jax.Array, some: int = 64) -> bool:
+    """Whether the first few numbers of two arrays rise in one order, or in the opposite one."""
+    traced = any(isinstance(a, jax.core.Tracer) for a in (x, draw))
+    if traced or x.size < 16 or not getattr(x, "is_fully_addressable", True):
+        return False
+    order, other = (np.argsort(np.asarray(a.ravel()[:some]), kind="stable") for a in (x, draw))
+    return np.array_equal(order, other) or np.array_equal(order, other[::-1])
 
 
 def popup(params: Any, rule: masks_lib.Rule | None = None) -> Any:
@@ -161,6 +183,8 @@ def grasp(
     References:
       Wang, Zhang, Grosse, Picking Winning Tickets Before Training, ICLR 2020.
     """
+    if isinstance(batches, jax.Array | np.ndarray) or not batches:
+        raise ValueError("batches must be a list of one batch or more")
     chosen = masks_lib.prunable(params, rule)
     put = _on(chosen, params)
     gradient = jax.grad(lambda z: sum(loss(put(z), b) for b in batches))

@@ -208,6 +208,8 @@ def cubic(
     """
     _checks.number("final", final, 0, 1, open_low=True)
     _checks.number("initial", initial, 0, 1, open_low=True)
+    if initial < final:
+        raise ValueError(f"initial must be in [final={final:g}, 1], got {initial:g}")
     _checks.count("updates", updates)
     _checks.count("every", every)
     since = jnp.asarray(step) - start

@@ -197,6 +197,7 @@ def dynamic_sparse(
         raise ValueError(f"draws belong to grow='random' or 'unfired', got grow={grow!r}")
     cuts = _cuts(density, initial, start, cut_until, every, exact)
     initial = density if initial is None else initial
+    first_change = max(-(-start // every), 1) * every
     masked = optim.masked_update(tx)
 
     def share(t: jax.Array) -> Any:
@@ -293,7 +294,9 @@ def dynamic_sparse(
         }
 
     def doubts(state: DynamicState) -> tuple[str, ...]:
-        made = int(state.count)
+        made = _common.made(state)
+        if made is None:
+            return ()
         end = 0 if cut_until is None else cut_until // every * every
         if made < end:
             return (
@@ -301,7 +304,9 @@ def dynamic_sparse(
                 f"and {made} steps were made",
                 *masks_lib.doubts(state.masks),
             )
-        return masks_lib.doubts(state.masks, density if exact else None)
+        exchanges = fraction > 0 or callable(schedule)
+        never = _common.no_exchange(made, first_change) if exchanges else ()
+        return (*never, *masks_lib.doubts(state.masks, density if exact else None))
 
     return _common.mask_solver("dynamic_sparse", init, step, doubts, axis_name)
 

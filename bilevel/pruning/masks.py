@@ -104,6 +104,8 @@ def prunable(params: Any, rule: Rule | None = None, structure: str = "weight") -
             def rule(path, leaf):
                 return default_rule(path, leaf) and np.ndim(leaf) >= 3
 
+    if not callable(rule):
+        raise ValueError(f"rule must be a function of a path and a leaf, got {rule!r}")
     named = [(path_name(path), x) for path, x in _paths.with_paths(params)]
     kept = [x if rule(name, x) else None for name, x in named]
     chosen = jax.tree.unflatten(jax.tree.structure(params), kept)
@@ -179,7 +181,15 @@ def drop_counts(scores: Any, density: Any, cut: Cut | None = None, **fields: Any
         return _drop(sum(jax.tree.leaves(sizes)), density)
     if one_density:
         return jax.tree.map(lambda n: _drop(n, density), sizes)
-    return jax.tree.map(_drop, sizes, density)
+    try:
+        return jax.tree.map(_drop, sizes, density)
+    except ValueError as error:
+        if jax.tree.structure(density) == jax.tree.structure(sizes):
+            raise
+        raise ValueError(
+            f"density must be one number or a tree like the scores, {jax.tree.structure(sizes)}, "
+            f"got {jax.tree.structure(density)}"
+        ) from error
 
 
 def _masks_n_of_m(x, axes, cut):
@@ -367,8 +377,11 @@ def from_scores(scores: Any, density: Any = None, cut: Cut | None = None, **fiel
 def refuse_nan(name: str, tree: Any) -> None:
     """Raises ``ValueError`` that names a leaf with NaN; traced leaves pass."""
     for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        if not isinstance(x, jax.core.Tracer) and bool(jnp.isnan(x).any()):
+        if isinstance(x, jax.core.Tracer):
+            continue
+        with jax.ensure_compile_time_eval():  # Under jit too, of an array closed over.
             count = int(jnp.isnan(x).sum())
+        if count:
             raise ValueError(f"{name} must be numbers: {path_name(path)} has {count} NaN")
 
 
@@ -390,7 +403,8 @@ def doubts(masks: Any, density: float | None = None, slack: int = 1) -> tuple[st
     if any(isinstance(m, jax.core.Tracer) for _, m in flat):
         return ()
     found = []
-    kept = {path_name(path): int(_count(jnp.asarray(m))) for path, m in flat}
+    with jax.ensure_compile_time_eval():  # Under jit too, of masks closed over.
+        kept = {path_name(path): int(_count(jnp.asarray(m))) for path, m in flat}
     empty = [name for name, n in kept.items() if not n]
     if empty:
         found.append(f"no weight is left in {', '.join(empty)}; min_keep= sets a least number")
@@ -434,6 +448,9 @@ def apply(masks: Any, params: Any) -> Any:
     Returns:
       A pytree like ``params``.
 
+    Raises:
+      ValueError: On masks of another structure or shape.
+
     Example:
       >>> import jax.numpy as jnp, bilevel
       >>> bilevel.masks.apply({"w": jnp.array([True, False])}, {"w": jnp.array([1.0, jnp.inf])})
@@ -443,7 +460,10 @@ def apply(masks: Any, params: Any) -> Any:
     def one(mask, x):
         return x if mask is None else jnp.where(mask, x, jnp.zeros((), jnp.result_type(x)))
 
-    return map_leaves(one, masks, params)
+    try:
+        return map_leaves(one, masks, params)
+    except ValueError as error:
+        raise ValueError(f"masks do not fit the parameters: {error}") from error
 
 
 def count(masks: Any) -> jax.Array:

@@ -355,7 +355,9 @@ def nm_training(
         return new, {"loss": value, "density": density, "delta": delta, "flips": flips}
 
     def doubts(state: NMState) -> tuple[str, ...]:
-        made = int(state.count)
+        made = _common.made(state)
+        if made is None:
+            return ()
         if made and float(delta_at(jnp.int32(made - 1))) == 0 and kept_at(made - 1) == n:
             return ()
         return (f"the last of {made} steps was not made with {structure} masks alone",)

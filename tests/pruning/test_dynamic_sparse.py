@@ -271,6 +271,18 @@ def test_bad_input_of_the_program(options, text):
         bilevel.dynamic.rigl_program(0.1, 0.2, **{"end": 8, **options})
 
 
+def test_training_that_ends_before_the_first_exchange_says_so():
+    params = {"w": np.ones((4, 4), np.float32)}
+    given = bilevel.pruning.problem(lambda p, b: jnp.sum((p["w"] - 2) ** 2))
+    for solver in (
+        bilevel.dynamic.rigl(0.1, 0.5, every=9, steps=20),
+        bilevel.sparse_training(0.1, exchange=bilevel.Exchange(9, 20)),
+    ):
+        state, _ = solver.step(solver.init(given, None, params), None)
+        with pytest.warns(UserWarning, match="no weight was exchanged: the first may be at step 9"):
+            solver.export(state)
+
+
 def test_bad_input_of_init_and_exchange():
     solver = bilevel.dynamic_sparse(
         0.1, 0.2, every=2, steps=8, grow="momentum", masked_momentum=True

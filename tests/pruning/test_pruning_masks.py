@@ -339,6 +339,20 @@ def test_report_counts_what_is_kept_and_names_what_the_rule_left():
         (lambda s: bilevel.allocate.min_threshold(s, {"a": {"kernel": 0.1}}, 0.1, 5), "min_keep=5"),
         (lambda s: bilevel.allocate.uniform_plus(s, 0.5, dense="conv", last=None), "matches none"),
         (lambda s: bilevel.density.geometric(0), "rounds must be"),
+        (lambda s: bilevel.masks.prunable(s, "kernel"), "rule must be a function of a path and a"),
+        (
+            lambda s: bilevel.masks.from_scores(s, 0.5, {"scope": "layer"}),
+            "must be a bilevel.masks",
+        ),
+        (lambda s: bilevel.masks.apply({"b": None}, s), "masks do not fit the parameters: pytree"),
+        (
+            lambda s: bilevel.criteria.grasp(len, s, jnp.ones((2, 3))),
+            "batches must be a list",
+        ),
+        (
+            lambda s: bilevel.calibrate(len, s, jnp.ones((2, 3))),
+            "list of batches, got an array",
+        ),
         (lambda s: bilevel.pq_index(jnp.ones(2), p=2.0), "p must be"),
     ],
 )

@@ -57,6 +57,9 @@ def test_solve_runs_every_method(name):
                zip(*map(jax.tree.leaves, (kept, mask)), strict=True))  # fmt: skip
     density = 1.0 if name == "sparse training" else 0.3
     assert abs(float(found.metrics["density"][-1]) - density) < 0.03
+    if name != "bip, authors":  # Its counts are Python's.
+        traced = jax.jit(solver.export)(found.state)
+        assert jax.tree.all(jax.tree.map(np.array_equal, traced, (kept, mask)))
     again = solver.export(found.state)[0]  # Exports are copies: the loop donates the state.
     bilevel.solve(given, solver, None, params, lambda step: feed, steps=9, state=found.state)
     assert np.isfinite(jax.tree.leaves(again)[0]).all()
@@ -75,6 +78,66 @@ def test_masks_and_scores_that_do_not_fit():
             solver.init(problem(regression), turned, params)
         with pytest.raises(ValueError, match=r"\(x0\) do not fit the parameters: .*head"):
             solver.init(problem(regression), {"hidden": turned["hidden"]}, params)
+    solver = bilevel.sparse_training(0.1)
+    half = jax.tree.map(lambda w: np.full(w.shape, 0.5), params)
+    with pytest.raises(ValueError, match=r"\(x0\) must be booleans, got float32 in head/kernel"):
+        solver.init(problem(regression), half, params)
+    zero_or_one = jax.tree.map(lambda w: np.float32(w > 0), params)
+    state = solver.init(problem(regression), zero_or_one, params)
+    assert all(m.dtype == bool for m in jax.tree.leaves(state.masks))
+    with pytest.raises(ValueError, match=r"masks \(x0\) have no leaf: nothing is pruned"):
+        solver.init(problem(regression), jax.tree.map(lambda w: None, params), params)
+    counted = problem(lambda p, b: jnp.sum(p["w"] ** 2))
+    state = solver.init(counted, None, {"w": np.ones((2, 2), np.float32), "n": np.int32(3)})
+    with pytest.raises(ValueError, match="params must be floating-point arrays: n is int32"):
+        solver.step(state, None)
+
+
+def test_a_start_inside_of_a_program_reads_arrays_that_are_closed_over():
+    params, _ = network()
+    params["head"]["kernel"][0] = 0  # Which BiP looks for.
+    solver = bilevel.bip(0.05, 1.0, 0.3)
+    start = jax.jit(lambda: solver.init(problem(regression), None, params))()
+    for a, b in zip(
+        *map(jax.tree.leaves, (start, solver.init(problem(regression), None, params))), strict=True
+    ):
+        assert np.array_equal(a, b)
+    inside = jax.jit(lambda: masks.from_scores(params, 0.3))()
+    assert float(masks.iou(inside, masks.from_scores(params, 0.3))) == 1
+    params["head"]["kernel"][0] = np.nan
+    with pytest.raises(ValueError, match="scores must be numbers: head/kernel has 3 NaN"):
+        jax.jit(lambda: masks.from_scores(params, 0.3))()
+
+
+def test_rounds_and_ramps_out_of_range():
+    params, _ = network()
+    solver = bilevel.sparse_training(0.1)
+    state = solver.init(problem(regression), None, params)
+    for drop, message in (
+        (-1, "drop must be an integer >= 0, got -1"),
+        (0.5, "drop must be an integer >= 0, got 0.5"),
+        (145, "drop must be at most 144, the number of entries, got 145"),
+        ({"hidden": {"kernel": 1}, "head": {"kernel": 0.2}}, r"drop\['head'\]\['kernel'\] must"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            bilevel.next_round(state, drop)
+    with pytest.raises(ValueError, match=r"one of bilevel\.sparse_training, got a ScoreState"):
+        bilevel.next_round(SOLVERS["hydra"][0].init(problem(regression), None, params), 1)
+    with pytest.raises(ValueError, match=r"initial must be in \[final=0.9, 1\], got 0.5"):
+        bilevel.sparse_training(0.1, gradual=bilevel.Gradual(0.9, 0, 3, 3, initial=0.5))
+    for name in ("gradual", "exchange"):
+        with pytest.raises(ValueError, match=f"{name} must be a bilevel\\.{name.title()}, got 0.5"):
+            bilevel.sparse_training(0.1, **{name: 0.5})
+    with pytest.raises(ValueError, match="density must be one number or a tree like the scores"):
+        masks.drop_counts(params, {"hidden": 0.5}, scope="layer")
+
+
+def test_random_scores_of_the_key_of_the_weights_are_said():
+    key, other = jax.random.split(jax.random.key(0))
+    drawn = {"a": jax.random.normal(jax.random.split(key, 2)[0], (9, 9)), "b": jnp.ones((9, 9))}
+    with pytest.warns(UserWarning, match="scores of a are ordered as the weights"):
+        bilevel.criteria.random(key, drawn)
+    bilevel.criteria.random(other, drawn)
 
 
 def test_a_pruned_weight_does_not_come_back_and_a_kept_zero_goes_first():
