@@ -215,7 +215,7 @@ def compare_on_model(
     final = [m for m in compared if m.name in verdict.finals(found)]
     params, _ = jax.eval_shape(own_model.build(path).init, jax.random.key(0))
     clock = out_dir / "cache" / "clock.json"
-    known = json.loads(clock.read_text(encoding="utf-8")) if clock.exists() else {}
+    known = files.read_json(clock) if clock.exists() else {}
     if not {m.name for m in final} <= known.keys():
         known = training.step_seconds(path, None, final, steps=20)
         files.write(clock, json.dumps(known, indent=1) + "\n")
@@ -233,7 +233,7 @@ def compare_on_model(
 def _clock(compared, names, out_dir, data_dir) -> dict[str, dict[str, float]]:
     """Seconds of a step by workload and method, measured in turns once all runs are there."""
     path = out_dir / "cache" / "clock.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    known = files.read_json(path) if path.exists() else {}
     wanted = {m.name for m in compared}
     for name in names:
         if not wanted <= known.get(name, {}).keys():  # All anew: a turn has all of them.
@@ -245,7 +245,7 @@ def _clock(compared, names, out_dir, data_dir) -> dict[str, dict[str, float]]:
 def _oracles(names, out_dir, data_dir) -> dict[str, dict[str, float]]:
     """What an evaluation costs on each workload, in forward passes, measured once."""
     path = out_dir / "cache" / "oracles.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    known = files.read_json(path) if path.exists() else {}
     for name in names:
         if name not in known:
             known[name] = training.oracle_costs(name, data_dir)

@@ -230,7 +230,7 @@ def run_set(
 
 def _results(config: ConfigDict, file: Path, data_dir: str | None, given: Any) -> dict[str, Any]:
     """Returns what ``file`` holds and the rest, which is added to it set by set."""
-    results = json.loads(file.read_text()) if file.exists() else {}
+    results = files.read_json(file) if file.exists() else {}
     todo = [f"{name}|{optimizer}" for name in config.sets for optimizer in config.learning_rates]
     with (
         runs.progress(len(todo), len(results), "logistic regression", quiet=False) as bar,
@@ -253,7 +253,7 @@ def main(config: ConfigDict, workdir: Path, data_dir: str | None) -> int:
     with runs.claimed(workdir, [config], "logreg"):
         results = _results(config, workdir / "results.json", data_dir, given)
     reference = flags.FLAGS.reference
-    reference = json.loads(Path(reference).expanduser().read_text()) if reference else {}
+    reference = files.read_json(Path(reference).expanduser()) if reference else {}
     text = logreg_report.report(results, reference, config.separable)
     text += (
         f"\n`python -m experiments.logreg` on {provenance.machine()}.\n\n![losses](losses.png)\n"

@@ -8,13 +8,12 @@ second compares what several runs of ``experiments.prune`` left in their folders
 densities: which weights they share, and the density of each layer.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import app, flags
 
-from experiments.common import launch
+from experiments.common import files, launch
 from experiments.pruning import pictures
 
 
@@ -26,9 +25,9 @@ def main(argv: Sequence[str]) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     tables = [p for p in paths if p.is_file()]
     runs = [p for p in paths if not p.is_file()]
-    files = [f for t in tables for f in pictures.of_table(json.loads(t.read_text("utf-8")), folder)]
-    files += pictures.of_runs(runs, folder) if runs else []
-    for file in files:
+    drawn = [f for t in tables for f in pictures.of_table(files.read_json(t), folder)]
+    drawn += pictures.of_runs(runs, folder) if runs else []
+    for file in drawn:
         print(f"wrote {file}")
     return 0
 

@@ -4,8 +4,9 @@ python -m experiments.ranks rex_digits_sgdm rex_digits_adam
 python -m experiments.ranks --out_dir=runs/tables rex_fashion_sgdm
 """
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags
 
@@ -16,14 +17,14 @@ from experiments.tables import definition, ranks_of, render
 def main(argv: list[str]) -> int:
     """Prints the shares, and writes them with ``--write``."""
     folder = Path(flags.FLAGS.out_dir).expanduser()
-    found = []
+    found: list[Mapping[str, Any]] = []
     for name in argv[1:]:
         path = render.path(name, flags.FLAGS.scale, folder)
         if not path.exists():
             raise ValueError(
                 f"there is no {path}: run python -m experiments.reproduce --table={name} first"
             )
-        found.append(json.loads(path.read_text(encoding="utf-8")))
+        found.append(files.read_json(path))
     if not found:
         raise ValueError("name the tables to rank: python -m experiments.ranks TABLE ...")
     text = ranks_of.report(found)

@@ -2,13 +2,14 @@
 
 import contextlib
 import fcntl
+import json
 import os
 import platform
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-__all__ = ["locked", "write", "write_all"]
+__all__ = ["locked", "naming", "read_json", "write", "write_all"]
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -24,6 +25,17 @@ def write(path: Path, content: str | bytes) -> None:
     write_all({path: content})
 
 
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Names the file in an error of writing, which says no more than that the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def write_all(contents: Mapping[Path, str | bytes]) -> None:
     """Writes several files: none is replaced before the new content of all is on the disk.
 
@@ -36,7 +48,7 @@ def write_all(contents: Mapping[Path, str | bytes]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_name(f".{path.name}.{os.getpid()}")
             ready.append((part, path))
-            with part.open("wb") as stream:
+            with naming(path), part.open("wb") as stream:
                 stream.write(content.encode() if isinstance(content, str) else content)
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -46,6 +58,22 @@ def write_all(contents: Mapping[Path, str | bytes]) -> None:
         for part, _ in ready:  # Those of a write that failed.
             with contextlib.suppress(OSError):
                 part.unlink()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the object that a JSON file holds.
+
+    Raises:
+      ValueError: The file holds something else, or only a part of it; the message names it.
+      OSError: It cannot be read.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}; put it back, or remove it") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}")
+    return content
 
 
 @contextlib.contextmanager

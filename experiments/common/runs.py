@@ -62,10 +62,17 @@ def claim_all(workdir: Path, configs: Sequence[ConfigDict], main: str) -> list[P
     """Returns the folders of one run, or of the runs of a population, each claimed.
 
     Raises:
-      ValueError: The folder holds another number of runs, or as :func:`claim`; nothing is written.
+      ValueError: The folder holds another number of runs, checkpoints without a config.json, or as
+        :func:`claim`; nothing is written.
     """
-    many, begun = len(configs), (workdir / "checkpoints").exists()
+    many = len(configs)
+    begun = any((workdir / name).exists() for name in ("checkpoints", "stages"))
     held = len(list(workdir.glob("run_*/config.json"))) or (workdir / "config.json").exists()
+    if begun and not held:
+        raise ValueError(
+            f"{workdir} holds checkpoints, but no config.json that says of which run; "
+            "put it back, choose another --workdir, or remove the folder"
+        )
     # A kill may have left fewer claims, but no checkpoint then.
     if held > many or (begun and held != many):
         raise ValueError(
@@ -74,16 +81,22 @@ def claim_all(workdir: Path, configs: Sequence[ConfigDict], main: str) -> list[P
         )
     folders = [workdir] if many == 1 else [workdir / f"run_{i}" for i in range(many)]
     for folder, config in zip(folders, configs, strict=True):
-        claim(folder, config, main)
+        claim(folder, config, main, begun)
     return folders
 
 
-def claim(workdir: Path, config: ConfigDict, main: str) -> None:
+def claim(workdir: Path, config: ConfigDict, main: str, begun: bool = False) -> None:
     """Makes ``workdir`` the folder of a run of ``config``, by its config.json.
+
+    Args:
+      workdir: The folder.
+      config: Of the run.
+      main: The name of the main.
+      begun: Whether there are checkpoints, so that a config.json must be there and whole.
 
     Raises:
       ValueError: The folder holds a run of another config or of another main; the message shows
-        the difference.
+        the difference. Or its config.json cannot be read, and there are checkpoints.
       OSError: The folder cannot be written.
     """
     file = workdir / "config.json"
@@ -93,6 +106,11 @@ def claim(workdir: Path, config: ConfigDict, main: str) -> None:
         with contextlib.suppress(ValueError, TypeError):  # Cut short by a kill, or foreign.
             old = {"main": main, **json.loads(file.read_text(encoding="utf-8"))}
     if old is None:
+        if begun and file.exists():
+            raise ValueError(
+                f"{file} cannot be read, and there are checkpoints of the run it belongs to; "
+                "put it back, choose another --workdir, or remove the folder"
+            )
         if jax.process_index() == 0:
             files.write(file, json.dumps(new, indent=2, sort_keys=True) + "\n")
         return
@@ -317,8 +335,9 @@ class MetricsFile:
         row = {k: v if _finite(v) else str(v) for k, v in row.items()}
         self.rows.append(row)
         if self._stream is not None:
-            self._stream.write(json.dumps(row) + "\n")
-            self._stream.flush()
+            with files.naming(Path(self._stream.name)):
+                self._stream.write(json.dumps(row) + "\n")
+                self._stream.flush()
 
     def close(self) -> None:
         """Closes the file."""

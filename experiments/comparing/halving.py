@@ -291,7 +291,7 @@ def _plan(maker: _Maker, compared, budget: Budget, out_dir: Path) -> tuple[Size,
     }
     known: dict[str, Any] = {}
     if path.exists():
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = files.read_json(path)
     if known.get("wanted") != wanted:
         per_gradient, to_compile = _pace(maker, compared)
         compiling = 2 * to_compile * len(compared)  # Some anew in later rounds.

@@ -88,12 +88,12 @@ def read(out_dir: Path) -> dict[str, Any]:
     """Returns the JSON of a page.
 
     Raises:
-      ValueError: There is none.
+      ValueError: There is none, or it is no JSON.
     """
     path = out_dir / f"{STEM}.json"
     if not path.exists():
         raise ValueError(f"there is no {path}: run the comparison first, or set --out_dir")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return files.read_json(path)
 
 
 def write(content: Results, out_dir: Path) -> list[Path]:

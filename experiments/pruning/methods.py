@@ -104,10 +104,11 @@ def check(job: Job, config: ConfigDict) -> int:
     """Returns the step that methods rewind to.
 
     Raises:
-      ValueError: The method is unknown or needs backpropagation where that is not to be, or that
-        step is none of the run.
+      ValueError: The method is unknown or needs backpropagation where that is not to be, that
+        step is none of the run, a key is out of its range, or the method has no such structure.
     """
     _checks.choice("prune.method", config.prune.method, METHODS)
+    _check_keys(config.prune)
     if config.prune.method in BACKPROPAGATED and job.passes is not None:
         raise ValueError(
             f"prune.method={config.prune.method} scores weights by backpropagation: it needs "
@@ -120,6 +121,29 @@ def check(job: Job, config: ConfigDict) -> int:
             f"got {config.prune.rewind_epochs:g}"
         )
     return rewind
+
+
+def _check_keys(prune: ConfigDict) -> None:
+    """Raises ``ValueError`` on a key out of its range, whether the method reads it or not."""
+    for key in ("rewind_epochs", "mask_learning_rate", "inverse_gamma", "hydra_learning_rate"):
+        _checks.number(f"prune.{key}", prune[key], 0)
+    for key, least in (("rank", 1), ("rounds", 1), ("min_keep", 0), ("calibration", 1)):
+        _checks.count(f"prune.{key}", prune.get(key, least), least)
+    _checks.number("prune.every_epochs", prune.get("every_epochs", 1.0), 0, open_low=True)
+    initial = prune.get("initial_density", 1.0)
+    _checks.number("prune.initial_density", initial, 0, 1, open_low=True)
+    for density in prune.through or ():
+        _checks.number("prune.through", density, 0, 1, open_low=True)
+    for key in ("second_order", "split_by_seed"):
+        _checks.flag(f"prune.{key}", prune[key])
+    if prune.authors is not None and not isinstance(prune.authors, bool):
+        _checks.choice("prune.authors", prune.authors, ["unaliased", "implicit"], "a bool")
+    try:
+        bilevel.masks.Cut(structure=prune.structure)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"prune.structure={prune.structure!r}: {error}") from error
+    if structure_of(prune) != prune.structure:
+        raise ValueError(f"prune.method={prune.method} has no prune.structure={prune.structure}")
 
 
 def plan(job: Job, config: ConfigDict, dataset: data.Dataset) -> tuple[Any, list[Stage]]:
@@ -236,8 +260,12 @@ def _bip_solver(prune, job):
 
 def structure_of(prune: ConfigDict) -> str:
     """Returns the structure of the masks that a method leaves."""
-    takes = ("bip", *sparse_methods.NM, *sparse_methods.CALIBRATED)
-    return prune.structure if prune.method in takes else "weight"
+    if prune.method == "bip":
+        return prune.structure
+    takes = ":" in prune.structure and prune.method in (
+        *sparse_methods.NM, *sparse_methods.CALIBRATED
+    )  # fmt: skip
+    return prune.structure if takes else "weight"
 
 
 def mask_rate(peak: float, steps: int) -> optax.Schedule:

@@ -1,5 +1,6 @@
 """What pruning leaves: the pruned model, a physically smaller one, and what they cost."""
 
+import io
 import itertools
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def save(
         if name in kept:
             arrays[f"masks/{name}"] = np.packbits(np.asarray(kept[name]))
     arrays |= {f"stats/{name}": np.asarray(x) for name, x in named(stats).items()}
-    np.savez_compressed(folder / "pruned.npz", **arrays)
+    _write(folder / "pruned.npz", arrays)
     files.write(folder / "report.txt", f"{report}\n")
 
 
@@ -104,13 +105,18 @@ def load(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Returns parameters, statistics and masks by path, as :func:`save` wrote them.
 
     Raises:
-      ValueError: When the folder holds no finished run.
+      ValueError: When the folder holds no finished run, or its file is damaged.
     """
     file = folder / "pruned.npz"
     if not file.exists():
         raise ValueError(f"there is no {file}: {folder} is no finished run of experiments.prune")
-    with np.load(file) as z:
-        arrays = dict(z)
+    try:
+        with np.load(io.BytesIO(file.read_bytes())) as z:
+            arrays = dict(z)
+    except Exception as error:  # Whatever a damaged file makes its reader raise.
+        raise ValueError(
+            f"{file} cannot be read ({error}); the command of its run writes it again"
+        ) from error
 
     def part(prefix):
         return {k.removeprefix(prefix): x for k, x in arrays.items() if k.startswith(prefix)}
@@ -139,5 +145,10 @@ def load(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
 
 def save_smaller(file: Path, params: Any, stats: Any) -> None:
     """Writes the arrays of a smaller model by path, ``params/...`` and ``stats/...``."""
-    arrays: dict[str, Any] = named({"params": params, "stats": stats})
-    np.savez_compressed(file, **arrays)
+    _write(file, named({"params": params, "stats": stats}))
+
+
+def _write(file: Path, arrays: dict[str, Any]) -> None:
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    files.write(file, content.getvalue())

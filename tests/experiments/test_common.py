@@ -1,5 +1,7 @@
 """The small things that every main shares: files, tables in Markdown, pictures."""
 
+import errno
+
 import matplotlib.image
 import numpy as np
 import pytest
@@ -13,10 +15,10 @@ def test_a_file_is_replaced_whole_or_left_as_it_was(tmp_path, monkeypatch):
     assert path.read_text(encoding="utf-8") == "± one"
 
     def full(_):
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(files.os, "fsync", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(OSError, match=r"No space left on device: .*a\.txt'"):
         files.write(path, b"two")
     assert path.read_text(encoding="utf-8") == "± one"
     assert list(path.parent.iterdir()) == [path]
@@ -40,6 +42,19 @@ def test_several_files_are_all_replaced_or_none(tmp_path):
         files.write_all({first: "new", second: None})  # pyrefly: ignore
     assert (first.read_text(), second.read_text()) == ("old", "old")
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"a": [1, ', r"a\.json is no JSON: .*; put it back, or remove it"),
+        ("[1]", "a JSON object"),
+    ],
+)
+def test_a_damaged_json_file_is_named(tmp_path, content, message):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        files.read_json(tmp_path / "a.json")
 
 
 def test_a_bar_inside_a_cell_does_not_break_the_table():

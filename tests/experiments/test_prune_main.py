@@ -9,7 +9,7 @@ import pytest
 import bilevel
 from configs.pruning import digits
 from experiments import prune
-from experiments.common import launch
+from experiments.common import launch, runs
 from experiments.pruning import methods, pictures, saved_model
 
 
@@ -132,6 +132,10 @@ def test_a_stopped_run_resumes_bit_identically(method, tmp_path):
         assert file.stat().st_size > 1000
     with pytest.raises(ValueError, match="is no finished run"):
         saved_model.load(tmp_path)
+    torn = (tmp_path / "whole" / "pruned.npz").read_bytes()[:-9]
+    (tmp_path / "pruned.npz").write_bytes(torn)
+    with pytest.raises(ValueError, match=r"pruned\.npz cannot be read .*; the command of its run"):
+        saved_model.load(tmp_path)
     left = {p.name for p in (tmp_path / "whole").iterdir()}
     assert left >= {"config.json", "layers.png", "pruned.npz", "report.txt", "stages"}
     final = json.loads((tmp_path / "whole" / "result.json").read_text())["final"]
@@ -143,6 +147,15 @@ def test_a_stopped_run_resumes_bit_identically(method, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"method": "bip", "structure": "2:5:1"}, "prune.structure='2:5:1': structure must be"),
+        ({"method": "imp", "structure": "2:4"}, "prune.method=imp has no prune.structure=2:4"),
+        ({"method": "bip", "inverse_gamma": -1.0}, r"prune\.inverse_gamma must be >= 0, got -1"),
+        (
+            {"method": "bip", "mask_learning_rate": None},
+            r"prune\.mask_learning_rate must be a number, >= 0, got None",
+        ),
+        ({"method": "bip", "through": (0.5, 0.0)}, r"prune\.through must be in \(0, 1\], got 0"),
+        ({"method": "bip", "authors": "implict"}, r"prune\.authors must be .*; nearest: implicit"),
         ({"method": "bop"}, "method must be one of dense, .*, got 'bop'; nearest: omp"),
         ({"method": "imp", "rewind_epochs": 9.0}, r"rewind_epochs must be in \[0, 0.5\), got 9"),
         ({"method": "omp", "allocator": "erk"}, "must be global or lottery, got 'erk'"),
@@ -163,7 +176,14 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     other.model.options = {"widths": (16, 9)}
     with pytest.raises(ValueError, match="holds a run of another config"):
         prune.run(other, tmp_path, quiet=True)
-    (tmp_path / "config.json").unlink()
+    file = tmp_path / "config.json"
+    file.write_text(file.read_text()[:-9])
+    with pytest.raises(ValueError, match=r"config\.json cannot be read, and there are checkpoints"):
+        prune.run(other, tmp_path, quiet=True)
+    file.unlink()
+    with pytest.raises(ValueError, match=r"holds checkpoints, but no config\.json"):
+        prune.run(other, tmp_path, quiet=True)
+    runs.claim(tmp_path, other, "prune")
     with pytest.raises(ValueError, match="of another model or optimizer"):
         prune.run(other, tmp_path, quiet=True)
 
