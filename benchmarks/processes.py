@@ -5,8 +5,17 @@
 Trains the digits in two processes on this machine, four virtual devices each, with parameters and
 states split over all eight. After 20 steps of SGD with momentum and of AdamP, metrics and final
 state, restored on one device, are compared with those of one process of one device: in float32, and
-in float64 (JAX_ENABLE_X64), where what is left of a difference that is rounding alone is 1e-9 of
-it. Then FRUGAL, whose subspace changes on the way: one of the two processes is killed, the other
+in float64 (JAX_ENABLE_X64), where a difference that is rounding alone all but vanishes. Largest
+differences of a metric or a leaf, relative to its norm and to its largest element:
+
+    ======  ==================  ==================
+            float32             float64
+    ======  ==================  ==================
+    SGD     2.1e-7, 2.9e-7      3.8e-16, 5.6e-16
+    AdamP   2.3e-7, 3.4e-6      1.7e-14, 1.5e-13
+    ======  ==================  ==================
+
+Then FRUGAL, whose subspace changes on the way: one of the two processes is killed, the other
 ends by itself, and the same command resumes; then SIGTERM, and the checkpoint goes on with all
 eight devices, with two and with one.
 """

@@ -110,7 +110,8 @@ def run(
     job = methods.job_of(config, data_dir)
     dataset, evaluate = methods.data_of(config, data_dir)
     state, stages = methods.plan(job, config, dataset)
-    mesh = devices.mesh(config.batch_size)
+    devices.check_divides("batch_size", config.batch_size)
+    mesh = devices.mesh()
     state = devices.placed(state, mesh, sharding)
     memo = Memo(0) if memo is None else memo
 

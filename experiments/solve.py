@@ -83,7 +83,9 @@ def _run(config, workdir, data_dir, quiet, stop, sharding) -> Result:
     # Whole sets and single samples are not split; every device computes the same.
     divides = config.batch_size and not config.batch_size % jax.device_count()
     several = sharding == "fsdp" or jax.process_count() > 1
-    mesh = devices.mesh(config.batch_size) if divides or several else None
+    if several:
+        devices.check_divides("batch_size", config.batch_size)
+    mesh = devices.mesh() if divides or several else None
     state = devices.started(start, mesh, sharding, task.x0, task.y0)
     data = jax.tree.map(jnp.asarray, task.data)
     evaluated = jax.jit(task.evaluate)

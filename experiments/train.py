@@ -85,9 +85,13 @@ def run_population(
 
     # What is trained.
     job = training.job_of(config, data_dir)
-    mesh = devices.mesh(config.batch_size if many == 1 else 0)
+    mesh = devices.mesh()
     state, key = training.start(job, configs, mesh, sharding)
     batches, vmap = training.feeds(job, configs, state)
+    if vmap:
+        devices.check_divides("the number of runs", many)
+    else:
+        devices.check_divides("batch_size", config.batch_size)
 
     with (
         runs.claimed(workdir, configs, "train") as folders,

@@ -26,22 +26,16 @@ def define_flag() -> None:
     )
 
 
-def mesh(batch_size: int = 0) -> Mesh | None:
-    """Returns the mesh of all devices; ``None`` where there is one.
+def mesh() -> Mesh | None:
+    """Returns the mesh of all devices; ``None`` where there is one."""
+    return optim.parallel.data_mesh() if jax.device_count() > 1 else None
 
-    Args:
-      batch_size: Of the batch that is split over them; 0 where none is.
 
-    Raises:
-      ValueError: The batch does not divide.
-    """
+def check_divides(name: str, size: int) -> None:
+    """Raises ``ValueError`` unless each device gets as much of what is split over them."""
     count = jax.device_count()
-    if batch_size % count:
-        raise ValueError(
-            f"a batch of {batch_size} examples does not divide over {count} devices: make "
-            f"batch_size a multiple of {count}"
-        )
-    return optim.parallel.data_mesh() if count > 1 else None
+    if size % count:
+        raise ValueError(f"{name} must be a multiple of the {count} devices, got {size}")
 
 
 def started(init: Callable[..., Any], mesh: Mesh | None, sharding: str, *arguments: Any) -> Any:

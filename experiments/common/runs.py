@@ -74,6 +74,11 @@ def claim_all(workdir: Path, configs: Sequence[ConfigDict], main: str) -> list[P
             "put it back, choose another --workdir, or remove the folder"
         )
     # A kill may have left fewer claims, but no checkpoint then.
+    if begun and not held:
+        raise ValueError(
+            f"{workdir} holds checkpoints and no config.json that says of what; choose another "
+            "--workdir, or remove it"
+        )
     if held > many or (begun and held != many):
         raise ValueError(
             f"{workdir} holds {held:d} runs (--seeds={held:d}), and this is --seeds={many}; "

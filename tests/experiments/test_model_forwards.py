@@ -150,7 +150,7 @@ def test_convnets_in_both_modes(name, monkeypatch):
     ):
         norm = Norms(params, stats, train)
         wanted = forward(params, norm, x)
-        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
+        np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9 * np.abs(wanted).max())
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), new, norm.new)
         stats = norm.new
 
@@ -195,4 +195,4 @@ def test_networks_without_statistics(forward, shape, options):
     with jax.enable_x64(True):
         found, _ = jax.jit(lambda p: model.apply(p, {}, x, train=False))(params)
     wanted = forward(params, x)
-    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
+    np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9 * np.abs(wanted).max())

@@ -142,11 +142,15 @@ def test_what_cannot_be_split(config, tmp_path):
     pruning = config_files.load("configs/pruning/digits.py:smoke")
     pruning.model.options.widths = (8,)
     config.model.options.widths = ()
+    three = [config.copy_and_resolve_references() for _ in range(3)]
+    for i, one in enumerate(three):
+        one.optimizer.learning_rate = 0.1 + i
     for main, own, sharding, message in (
+        (train.run_population, three, "replicated", "runs must be a multiple of the 8 devices"),
         (train.run_population, [config], "zero", "sharding must be one of replicated, fsdp, got"),
         (train.run_population, [config], "fsdp", "fsdp splits nothing over 8 devices: no leaf"),
         (prune.run, pruning, "fsdp", "fsdp splits nothing over 8 devices"),
-        (solve.run, cleaning, "fsdp", "batch of 12 examples does not divide over 8 devices"),
+        (solve.run, cleaning, "fsdp", "batch_size must be a multiple of the 8 devices, got 12"),
     ):
         with pytest.raises(ValueError, match=message):
             main(own, tmp_path / "run", sharding=sharding)

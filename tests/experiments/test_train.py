@@ -305,7 +305,7 @@ def test_labels_of_a_regression_are_refused(tmp_path):
 
 def test_batch_that_does_not_divide_over_devices(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 8)
-    with pytest.raises(ValueError, match="batch of 60 examples does not divide over 8 devices"):
+    with pytest.raises(ValueError, match="batch_size must be a multiple of the 8 devices, got 60"):
         train.run(config_of(batch_size=60), quiet=True)
 
 

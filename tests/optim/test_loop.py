@@ -91,6 +91,20 @@ def test_matches_a_plain_loop_and_reports_every_step():
     np.testing.assert_allclose(np.concatenate([m["loss"] for _, m in rows]), losses, rtol=1e-6)
 
 
+def test_each_device_sees_its_part_of_the_batch():
+    seen = []
+
+    def step(x, batch):
+        jax.debug.inspect_array_sharding(
+            batch, callback=lambda s: seen.append(s.shard_shape((16,)))
+        )
+        return x + batch.mean(), {}
+
+    batches = lambda start: itertools.repeat(np.ones(16, np.float32))  # noqa: E731
+    run(step, jnp.zeros(()), batches, 1, mesh=optim.parallel.data_mesh(), scan=False)
+    assert {*seen} == {(2,)}
+
+
 @pytest.mark.parametrize("scan", [True, False])
 def test_interrupted_run_is_bit_identical(scan):
     kwargs = {"steps_per_call": 8, "scan": scan}

@@ -150,6 +150,9 @@ def test_rules():
     assert optim.parallel.specs(square, 8, (("k", None), ("", "largest")))["kernel"] == P()
     assert optim.parallel.specs(square, 8)["kernel"] == P("data", None)
     assert optim.parallel.specs({"kernel": jnp.ones((63, 64))}, 8)["kernel"] == P(None, "data")
+    # A rule that overlaps an earlier one serves the leaves that are left.
+    overlapping = (("mu/kernel", None), ("kernel|bias", None), ("", "largest"))
+    assert optim.parallel.specs({"mu": tree}, 8, overlapping)["mu"]["embedding"] == P("data", None)
     # Small ones stay whole.
     assert optim.parallel.specs({**square, "small": jnp.ones((8, 8))}, 8)["small"] == P()
 
