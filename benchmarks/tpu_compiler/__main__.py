@@ -10,6 +10,7 @@ from an earlier run of the same versions are kept; --only compiles them anew.
 
 updates     one update of each optimizer on a LLaMA 60M: bytes accessed and temporaries per
             parameter, beside those of the optimizer of Optax that a user would take instead
+matrix      one update of one matrix, with the gradient as an argument and made in the program
 optimizers  one update of every optimizer on four small arrays split over 4 chips (2x2)
 training    a training step of each model, data parallel on 4 chips: its collectives
 sharded     a training step of the LLaMA with parameters and states split over 4 and over 256 chips

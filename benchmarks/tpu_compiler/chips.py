@@ -1,16 +1,9 @@
 """Programs for the chips of a TPU v5e that is not here: placed, compiled, and looked at."""
 
-import os
 import re
 import time
 from collections.abc import Callable
 from typing import Any
-
-# Read when libtpu is loaded: there is no machine to ask.
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
-os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import numpy as np

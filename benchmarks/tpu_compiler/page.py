@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from benchmarks.tpu_compiler import optimizers, solvers, training, updates
+from benchmarks.tpu_compiler import matrix, optimizers, solvers, training, updates
 
 COMMAND = "python -m benchmarks.tpu_compiler --out=results/tpu"
 
@@ -24,6 +24,7 @@ class Part(NamedTuple):
 
 PARTS = {
     "updates": Part(updates.UPDATES, updates.update, updates.table),
+    "matrix": Part(matrix.MATRIX, matrix.updated, matrix.table),
     "optimizers": Part(optimizers.OPTIMIZERS, optimizers.optimizer, optimizers.table),
     "training": Part(training.TRAINED, training.trained, training.trained_table),
     "sharded": Part(training.SHARDED, training.sharded, training.sharded_table),

@@ -108,6 +108,9 @@ def markdown_of(config: ConfigDict, data_dir: str | None, devices: Sequence[int]
         *markdown.table(head, rows, "r" * len(head)),
         "",
         "Activations: what backpropagation keeps by the program, before the compiler saves any.",
+        "Gradients: each device's part. A compiler may add them up whole before it splits them, as"
+        " that of TPUs does for chips in more than one row (results/tpu/compiler.md): up to"
+        f" {alone['gradients'] / GIB:.3f} GiB for a while.",
     ]
     if whole and devices[-1] > 1:
         lines += [f"Whole on every device of {devices[-1]}: {', '.join(whole)}."]

@@ -105,6 +105,7 @@ def test_plan_counts_bytes(config):
     assert (kept[0] - kept[1]) / 48 == (kept[1] - kept[2]) / 36 > 64 * 4
     text = plan.markdown_of(config, None, [1, 8])
     assert "| 8 | 12 |" in text
+    assert f": up to {one['gradients'] / 2**30:.3f} GiB for a while." in text
     assert f"{sum(v for k, v in one.items() if k != 'whole') / 2**30:.3f} GiB" in text
 
 
