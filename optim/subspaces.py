@@ -205,7 +205,7 @@ def _along(index: jax.Array, like: jax.Array, axis: int) -> jax.Array:
 
 def _gather(full: jax.Array, index: jax.Array, axis: int) -> jax.Array:
     where = (slice(None),) * (axis % full.ndim) + (index,)
-    return full.at[where].get(mode="promise_in_bounds")
+    return jnp.asarray(full).at[where].get(mode="promise_in_bounds")
 
 
 def _put(low: jax.Array, index: jax.Array, full: jax.Array, axis: int) -> jax.Array:

@@ -380,9 +380,14 @@ def refuse_nan(name: str, tree: Any) -> None:
         if isinstance(x, jax.core.Tracer):
             continue
         with jax.ensure_compile_time_eval():  # Under jit too, of an array closed over.
-            count = int(jnp.isnan(x).sum())
+            count = int(_nans(x))
         if count:
             raise ValueError(f"{name} must be numbers: {path_name(path)} has {count} NaN")
+
+
+@jax.jit
+def _nans(x: jax.Array) -> jax.Array:
+    return jnp.isnan(x).sum()
 
 
 def warn(masks: Any) -> None:
