@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 import bilevel
 from bilevel import Problem, Samples, power, projections
@@ -117,7 +117,8 @@ def test_eight_devices_equal_one_and_resume_is_bit_exact(name):
         close(shard_metrics, metrics)
 
         first = solver.init(problem, X0, Y0)
-        many = jax.tree.map(lambda a: np.stack([a] * 8), first)
+        stacked = jax.tree.map(lambda a: np.stack([a] * 8), first)
+        many = jax.device_put(stacked, NamedSharding(mesh, PartitionSpec("data")))
         traces = []
 
         def counted(state, batch):
@@ -130,10 +131,12 @@ def test_eight_devices_equal_one_and_resume_is_bit_exact(name):
             many, many_metrics = step(many, shares)
             close(many_metrics["upper"], np.full(8, metrics["upper"][k]))
         close(jax.tree.map(lambda a: a[5], many), one)
-        # For host arrays, then for placed ones: schedules of sigma_k, c_k compile nothing anew.
-        assert len(traces) <= 2
+        assert len(traces) == 1  # Schedules of sigma_k, c_k compile nothing anew.
 
-        many = jax.tree.map(lambda a: np.stack([a] * 8), first)
+        if name != "penalty1":
+            return
+        # A named axis is one of vmap as well.
+        many = stacked
         step, feed = jax.jit(jax.vmap(mapped.step, axis_name="data")), batches(0)
         for _ in range(6):
             shares = jax.tree.map(lambda a: a.reshape(8, -1, *a.shape[1:]), next(feed))

@@ -72,13 +72,13 @@ def test_a_memo_keeps_what_was_used_last_within_its_bytes():
 def test_eight_devices_prune_as_one(monkeypatch):
     # By estimates, whose directions are then the same on all.
     c = config("random", "rge", density=0.5)
-    c.gradient.mu, c.gradient.samples = 0.1, 2
+    c.gradient.mu, c.gradient.samples = 0.1, 1
     one = prune.run(c, quiet=True).final
     monkeypatch.setattr(jax, "device_count", lambda: 8)
     eight = prune.run(c, quiet=True).final
     assert eight["density"] == one["density"]
     np.testing.assert_allclose(eight["test/loss"], one["test/loss"], rtol=1e-4)
-    assert one["forward_passes"] == 4 * one["gradients"] == 4 * 6
+    assert one["forward_passes"] == 2 * one["gradients"] == 2 * 6
 
 
 def test_lottery_tickets_and_their_control(memo):
@@ -128,8 +128,9 @@ def test_a_stopped_run_resumes_bit_identically(method, tmp_path):
     assert float(bilevel.masks.density(masks)) == pytest.approx(whole.final["density"])
     for x, mask in zip(params.values(), masks.values(), strict=True):
         assert mask is None or (np.count_nonzero(x) and not x[~mask].any())
-    for file in pictures.of_runs([tmp_path / "whole", tmp_path / "parts"], tmp_path):
-        assert file.stat().st_size > 1000
+    if method == "imp":
+        for file in pictures.of_runs([tmp_path / "whole", tmp_path / "parts"], tmp_path):
+            assert file.stat().st_size > 1000
     with pytest.raises(ValueError, match="is no finished run"):
         saved_model.load(tmp_path)
     torn = (tmp_path / "whole" / "pruned.npz").read_bytes()[:-9]

@@ -13,6 +13,7 @@ from configs.refine import digits
 from experiments import refine
 from experiments.common import checkpoints
 from experiments.schedules.norm_files import read_norms
+from experiments.supervised import curves
 
 NORMS = np.array([9.0, 8.0, 1.5, 2.5, 3.5, 7.0, 6.0])
 
@@ -108,6 +109,7 @@ def options():
 def test_pilot_refinement_and_comparison(tmp_path, options, monkeypatch, capsys):
     monkeypatch.setattr(refine.flags, "FLAGS", options)
     monkeypatch.setattr(jax, "device_count", lambda: 1)  # One program instead of eight.
+    monkeypatch.setattr(curves, "draw_curves", lambda rows, file, title: file.touch())
     config = digits.get_config("smoke")
     config.train.model.options = {"widths": (8,)}
     config.train.epochs = 1.0

@@ -20,7 +20,7 @@ matrices = lambda _, x: x.ndim == 2  # noqa: E731
 
 def tree(shapes, seed=0, dtype=np.float32):
     rng = np.random.default_rng(seed)
-    return {k: jnp.asarray(rng.standard_normal(s), dtype) for k, s in shapes.items()}
+    return {k: rng.standard_normal(s).astype(jnp.dtype(dtype)) for k, s in shapes.items()}
 
 
 def train(tx, params, grads, steps):
@@ -54,7 +54,7 @@ def test_no_tensor_is_too_small_to_train(space):
     del state
 
 
-@pytest.mark.parametrize("kernels", [1, 2, 3])
+@pytest.mark.parametrize("kernels", [1, 3])
 @pytest.mark.parametrize("order", ["descending", "random"])
 def test_badam_trains_small_models(kernels, order):
     params = tree({f"dense_{i}": (4 + i, 4) for i in range(kernels)})
@@ -205,13 +205,12 @@ def test_bad_dimension_numbers(numbers, message):
 
 
 @pytest.mark.parametrize("space", ["block", "columns", "svd"])
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_sixteen_bits(space, dtype):
+def test_sixteen_bits(space):
     """Zero and tiny gradients give steps like those of float32, and the state keeps its dtypes."""
-    sizes = [0.0, 0.0, 1e-4, 0.0, 1e-4, 0.0, 0.0, 1e-5]
+    sizes = np.array([0.0, 0.0, 1e-4, 0.0, 1e-4, 0.0, 0.0, 1e-5])
 
     def updates(dtype):
-        params = {k: jnp.ones((4, 4), dtype) for k in "ab"} | {"bias": jnp.ones(4, dtype)}
+        params = {k: np.ones((4, 4), dtype) for k in "ab"} | {"bias": np.ones(4, dtype)}
         tx = optim.frugal(1.0, density=0.5, subspace=space, state_free="none", update_gap=100)
 
         def step(state, size):
@@ -219,13 +218,14 @@ def test_sixteen_bits(space, dtype):
             u, state = tx.update(grads, state, params)
             return state, u
 
-        run = jax.jit(lambda: jax.lax.scan(step, tx.init(params), jnp.asarray(sizes, dtype))[1])
-        return run()
+        return jax.lax.scan(step, tx.init(params), jnp.asarray(sizes, dtype))[1]
 
-    rounded, exact = updates(dtype), updates("float32")
-    for got, want in zip(jax.tree.leaves(rounded), jax.tree.leaves(exact), strict=True):
-        assert got.dtype == dtype
-        np.testing.assert_allclose(np.asarray(got, "f"), want, rtol=0.03, atol=1e-3)
+    dtypes = (jnp.float16, jnp.bfloat16, jnp.float32)
+    *rounded, exact = jax.jit(lambda: [updates(dtype) for dtype in dtypes])()
+    for dtype, found in zip(dtypes, rounded, strict=False):
+        for got, want in zip(jax.tree.leaves(found), jax.tree.leaves(exact), strict=True):
+            assert got.dtype == dtype
+            np.testing.assert_allclose(np.asarray(got, "f"), want, rtol=0.03, atol=1e-3)
 
 
 @pytest.mark.parametrize("space", SUBSPACES)
@@ -250,12 +250,12 @@ PRESETS = {
 }
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", ["frugal", "galore"])  # Of blocks, and of projections.
 def test_gradients_of_none(name):
     """As zero, and without an update; a leaf of integers is none to train."""
     tx = PRESETS[name](0.1, projectable=lambda _, x: x.ndim == 2)
     params = tree({"a": (4, 4), "b": (4, 4), "bias": (3,)})
-    zero = {**params, "b": jnp.zeros((4, 4)), "bias": jnp.zeros(3)}
+    zero = {**params, "b": np.zeros((4, 4), "f"), "bias": np.zeros(3, "f")}
     none = {**params, "b": None, "bias": None, "step": None}
 
     @jax.jit
@@ -271,8 +271,9 @@ def test_gradients_of_none(name):
     np.testing.assert_allclose(updates["a"], expected["a"], rtol=1e-5)
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(expected_state), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    whole = {**params, "b": np.ones((4, 4), np.int32)}
     with pytest.raises(ValueError, match=r"leaf \['b'\]: the gradient is int32"):
-        tx.update({**params, "b": jnp.ones((4, 4), int)}, tx.init(params), params)
+        jax.eval_shape(lambda g: tx.update(g, tx.init(params), params), whole)
 
 
 @pytest.mark.parametrize("space", SUBSPACES)
@@ -296,11 +297,12 @@ def test_equinox_modules():
     for name, make in PRESETS.items():
         tx = make(0.1, projectable=kernels, mask=kernels, weight_decay=0.1)
         given = make(0.1, projectable=matrices, mask=lambda p: kernels, weight_decay=0.1)
-        both = jax.jit(lambda p, t=(tx, given): [x.update(p, x.init(p), p)[0] for x in t])
-        u, expected = both(params)
-        assert eqx.tree_equal(u, expected), name
+        programs = [
+            jax.make_jaxpr(lambda p, x=x: x.update(p, x.init(p), p)[0])(params) for x in (tx, given)
+        ]
+        assert str(programs[0]) == str(programs[1]), name
         stacks = jax.tree.map(lambda _: False, params)
-        make(0.1, stacked=stacks).init(params)
+        jax.eval_shape(make(0.1, stacked=stacks).init, params)
 
 
 def test_injected_without_static_arguments():
@@ -458,7 +460,7 @@ def test_meta_gradient(name, zeros):
         return sum(jnp.sum(jnp.sin(3 * x)) for x in jax.tree.leaves(p))
 
     with jax.enable_x64(True):
-        value = jax.jit(loss)
-        numeric = (value(1.0 + 1e-4) - value(1.0 - 1e-4)) / 2e-4
+        both = jax.jit(jax.value_and_grad(loss))
+        numeric = (both(1.0 + 1e-4)[0].item() - both(1.0 - 1e-4)[0].item()) / 2e-4
         # A singular basis is differentiated too: galore's derivative is that of its SVD.
-        np.testing.assert_allclose(jax.jit(jax.grad(loss))(1.0), numeric, rtol=2e-2, atol=2e-2)
+        np.testing.assert_allclose(both(1.0)[1], numeric, rtol=2e-2, atol=2e-2)

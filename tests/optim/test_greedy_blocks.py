@@ -7,7 +7,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import optim
@@ -105,8 +104,10 @@ def test_rules_by_their_definitions():
             assert int(choose[rule, norm](np.float32(g))) == np.argmax(score), (rule, norm)
 
 
-@pytest.mark.parametrize("step", ["lipschitz", "hessian", "newton", "adaptive"])
-@pytest.mark.parametrize("order", ["cyclic", "random", "lipschitz", "gsl"])
+@pytest.mark.parametrize(("order", "step"), [
+    ("cyclic", "hessian"), ("cyclic", "newton"), ("random", "lipschitz"), ("random", "adaptive"),
+    ("lipschitz", "lipschitz"), ("lipschitz", "adaptive"), ("gsl", "hessian"), ("gsl", "newton"),
+])  # fmt: skip
 def test_every_step_descends(order, step):
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((30, 8)).astype(np.float32), np.sign(rng.standard_normal(30))
@@ -225,9 +226,10 @@ def test_badam_with_greedy_blocks_resumes_exactly():
     same = optim.badam(0.1, density=1 / 3, update_gap=3, order=block("gauss_southwell"))
 
     def run(tx, params, state, steps):
+        step = jax.jit(tx.update)
         for t in steps:
-            updates, state = jax.jit(tx.update)(model(t), state, params)
-            params = optax.apply_updates(params, updates)
+            updates, state = step(model(t), state, params)
+            params = jax.tree.map(np.add, params, updates)
         return params, state
 
     params = model(9)

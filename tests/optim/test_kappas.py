@@ -1,5 +1,7 @@
 """Kappas and Lion-K: conjugacy, fixed points, contraction to the implied set, Lyapunov function."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,8 +59,8 @@ def test_value_gradient_and_conjugate_belong_together(name):
 @pytest.mark.parametrize("shape", [(5, 3), (3, 5), (4, 4), (6,), (2, 2, 3), ()])
 def test_newton_schulz_is_the_matrix_sign(shape):
     c = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
-    exact = kappas.spectral("svd").grad(c)
-    np.testing.assert_allclose(kappas.spectral(steps=8).grad(c), exact, atol=2e-4)
+    both = jax.jit(lambda c: (kappas.spectral(steps=8).grad(c), kappas.spectral("svd").grad(c)))
+    np.testing.assert_allclose(*both(c), atol=2e-4)
 
 
 def test_dimension_numbers_say_how_a_leaf_is_a_matrix():
@@ -66,23 +68,33 @@ def test_dimension_numbers_say_how_a_leaf_is_a_matrix():
     rng = np.random.default_rng(4)
     c = rng.standard_normal((12, 2, 3)).astype(np.float32)
     numbers = optax.contrib.MuonDimensionNumbers
-    flat, exact = c.reshape(12, 6), kappas.spectral("svd")
-    for axes in (numbers(0, (1, 2)), numbers(-3, (-2, -1)), lambda x: numbers(0, (1, 2))):
-        kappa = kappas.spectral("svd", dimension_numbers=axes)
-        np.testing.assert_allclose(kappa.grad(c).reshape(12, 6), exact.grad(flat), atol=1e-5)
-        np.testing.assert_allclose(kappa.value(c), exact.value(flat), rtol=1e-5)
-        assert kappa.conjugate(0.9 * kappa.grad(c)) == 0
-        newton = kappas.spectral(steps=8, dimension_numbers=axes)
-        np.testing.assert_allclose(newton.grad(c), kappa.grad(c), atol=1e-3)
+    exact = kappas.spectral("svd")
+
+    @jax.jit
+    def all_of_them(c):
+        found = []
+        for axes in (numbers(0, (1, 2)), numbers(-3, (-2, -1)), lambda x: numbers(0, (1, 2))):
+            kappa = kappas.spectral("svd", dimension_numbers=axes)
+            newton = kappas.spectral(steps=8, dimension_numbers=axes)
+            grad = kappa.grad(c)
+            found.append((grad, kappa.value(c), kappa.conjugate(0.9 * grad), newton.grad(c)))
+        flat = c.reshape(12, 6)
+        stack = kappas.spectral("svd", dimension_numbers=numbers(2, 0)).grad(c)
+        layers = [exact.grad(c[:, i].T) for i in (0, 1)]
+        squares = exact.grad(c[:6]), exact.grad(c[:6].reshape(6, 6))
+        return found, (exact.grad(flat), exact.value(flat)), stack, layers, squares
+
+    found, (grad, value), stack, layers, squares = jax.tree.map(np.asarray, all_of_them(c))
+    for got, got_value, conjugate, newton in found:
+        np.testing.assert_allclose(got.reshape(12, 6), grad, atol=1e-5)
+        np.testing.assert_allclose(got_value, value, rtol=1e-5)
+        assert conjugate == 0
+        np.testing.assert_allclose(newton, got, atol=1e-3)
     # Axes that are left out stack matrices, wherever they are.
-    stack = kappas.spectral("svd", dimension_numbers=numbers(2, 0)).grad(c)
     for i in (0, 1):
-        np.testing.assert_allclose(stack[:, i].T, exact.grad(c[:, i].T), atol=1e-5)
+        np.testing.assert_allclose(stack[:, i].T, layers[i], atol=1e-5)
     # Where the features are those of all heads, sizes say it.
-    square = c[:6]
-    np.testing.assert_allclose(
-        exact.grad(square).reshape(6, 6), exact.grad(square.reshape(6, 6)), atol=1e-5
-    )
+    np.testing.assert_allclose(squares[0].reshape(6, 6), squares[1], atol=1e-5)
     with pytest.raises(ValueError, match=r"axes of a leaf of shape \(12, 2, 3\)"):
         kappas.spectral(dimension_numbers=numbers(0, 3)).grad(c)
 
@@ -108,23 +120,30 @@ def test_sharded_leaves_on_explicit_axes(spec):
 
 def test_scopes():
     rng = np.random.default_rng(2)
-    trees = {"a": rng.standard_normal((2, 3)), "b": rng.standard_normal(4), "c": np.float32(0.5)}
+    trees = {"a": rng.standard_normal((2, 3)), "b": rng.standard_normal(4), "c": np.array(0.5)}
+    trees = jax.tree.map(np.float32, trees)
     norm = np.sqrt(sum(np.sum(np.square(x)) for x in trees.values()))
     tx = optim.scale_by_lion_k(kappas.over_tree(kappas.l2), b1=0.0)
-    joint, _ = tx.update(
-        jax.tree.map(jnp.float32, trees), tx.init(jax.tree.map(jnp.float32, trees))
-    )
-    jax.tree.map(lambda u, x: np.testing.assert_allclose(u, x / norm, rtol=1e-5), joint, trees)
-    top = kappas.over_tree(kappas.top_k(3)).grad(jax.tree.map(jnp.float32, trees))
-    assert sum(np.count_nonzero(x) for x in jax.tree.leaves(top)) == 3
     stack = rng.standard_normal((3, 4, 2)).astype(np.float32)
-    each = kappas.stacked(kappas.spectral("svd"))
-    expected = np.stack([kappas.spectral("svd").grad(x) for x in stack])
-    np.testing.assert_allclose(each.grad(stack), expected, atol=1e-5)
-    values = sum(float(kappas.spectral("svd").value(x)) for x in stack)
-    np.testing.assert_allclose(each.value(stack), values, rtol=1e-5)
-    assert each.conjugate(0.9 * expected) == 0
-    rows = kappas.over_axis(kappas.top_k(1), -1).grad(stack)
+
+    @jax.jit
+    def all_of_them(trees, stack):
+        each, one = kappas.stacked(kappas.spectral("svd")), kappas.spectral("svd")
+        grad, alone = each.grad(stack), [(one.grad(x), one.value(x)) for x in stack]
+        return (
+            tx.update(trees, tx.init(trees))[0],
+            kappas.over_tree(kappas.top_k(3)).grad(trees),
+            (grad, each.value(stack), each.conjugate(0.9 * grad)),
+            alone,
+            kappas.over_axis(kappas.top_k(1), -1).grad(stack),
+        )
+
+    joint, top, (grad, value, conjugate), alone, rows = all_of_them(trees, stack)
+    jax.tree.map(lambda u, x: np.testing.assert_allclose(u, x / norm, rtol=1e-5), joint, trees)
+    assert sum(np.count_nonzero(x) for x in jax.tree.leaves(top)) == 3
+    np.testing.assert_allclose(grad, np.stack([g for g, _ in alone]), atol=1e-5)
+    np.testing.assert_allclose(value, np.sum([v for _, v in alone]), rtol=1e-5)
+    assert conjugate == 0
     assert np.all(np.count_nonzero(rows, axis=-1) == 1)
 
 
@@ -137,21 +156,21 @@ def minimize(kappa, decay, target, curvature, steps=4000, lr=0.02):
         updates, state = tx.update(curvature * (x - target), state, x)
         return (x + updates, state), None
 
-    x = jnp.zeros_like(target)
-    return jax.jit(lambda c: jax.lax.scan(step, c, length=steps)[0][0])((x, tx.init(x)))
+    x = np.zeros_like(target)
+    return jax.jit(lambda x: jax.lax.scan(step, (x, tx.init(x)), length=steps)[0][0])(x)
 
 
 def test_fixed_points():
     """The minimizer of f + K*(lam x)/lam, where it is known in closed form."""
     with jax.enable_x64(True):
-        t, q, lam = jnp.array([2.0, -0.3, 0.05, -4.0]), jnp.array([1.0, 2.0, 0.5, 1.5]), 1.0
+        t, q, lam = np.array([2.0, -0.3, 0.05, -4.0]), np.array([1.0, 2.0, 0.5, 1.5]), 1.0
         e = 0.4
-        soft = jnp.sign(t) * jnp.maximum(jnp.abs(t) - e / q, 0)
+        soft = np.sign(t) * np.maximum(np.abs(t) - e / q, 0)
         solutions = {
-            "l1": (kappas.l1, jnp.clip(t, -1 / lam, 1 / lam)),
+            "l1": (kappas.l1, np.clip(t, -1 / lam, 1 / lam)),
             "l2_squared": (kappas.l2_squared, q * t / (q + lam)),
-            "huber": (kappas.huber(e), jnp.clip(q * t / (q + lam * e), -1 / lam, 1 / lam)),
-            "dead_zone": (kappas.dead_zone(e), jnp.clip(soft, -1 / lam, 1 / lam)),
+            "huber": (kappas.huber(e), np.clip(q * t / (q + lam * e), -1 / lam, 1 / lam)),
+            "dead_zone": (kappas.dead_zone(e), np.clip(soft, -1 / lam, 1 / lam)),
         }
         for name, (kappa, solution) in solutions.items():
             x = minimize(kappa, lam, t, q)
@@ -162,11 +181,12 @@ def test_fixed_points():
 def test_constrained_solutions_lie_in_their_set(name):
     """Where the conjugate is an indicator, lam x ends on the boundary of its domain."""
     with jax.enable_x64(True):
-        target = 5 * jnp.asarray(np.random.default_rng(3).standard_normal((3, 2)))
-        x = minimize(KAPPAS[name], 0.5, target, 1.0, steps=1500)
-        assert KAPPAS[name].conjugate(0.5 * x) == 0
-        assert KAPPAS[name].conjugate(0.6 * x) == np.inf
-        assert jnp.sum(jnp.square(x - target)) < jnp.sum(jnp.square(target))
+        target = 5 * np.random.default_rng(3).standard_normal((3, 2))
+        x = np.asarray(minimize(KAPPAS[name], 0.5, target, 1.0, steps=1500))
+        conjugate = jax.jit(KAPPAS[name].conjugate)
+        assert conjugate(0.5 * x) == 0
+        assert conjugate(0.6 * x) == np.inf
+        assert np.sum(np.square(x - target)) < np.sum(np.square(target))
 
 
 @settings(max_examples=10, deadline=None, derandomize=True)
@@ -200,8 +220,8 @@ def test_lyapunov_function_never_rises(name):
     gamma = (1 - b2) / lr
     epsilon = (1 - b1) / gamma
     with jax.enable_x64(True):
-        q = jnp.array([1.0, 3.0, 0.5])
-        target = jnp.array([1.0, -0.5, 0.8])
+        q = np.array([1.0, 3.0, 0.5])
+        target = np.array([1.0, -0.5, 0.8])
 
         def flow(z):
             x, m = z  # m is the average of the gradients, minus the paper's momentum.
@@ -225,32 +245,44 @@ def test_lyapunov_function_never_rises(name):
             hyper = {"learning_rate": lr, "weight_decay": lam, "b1": b1, "b2": b2}
             return optim.lyapunov(state, x, f, kappa, **hyper)
 
-        start = (jnp.array([-0.5, 0.4, 0.3]), jnp.array([0.3, -0.2, 0.1]))
-        (x, _), energies = jax.jit(lambda z: jax.lax.scan(step, z, length=4000))(start)
+        start = (np.array([-0.5, 0.4, 0.3]), np.array([0.3, -0.2, 0.1]))
+        walk = jax.jit(lambda z: (energy(*z), jax.lax.scan(step, z, length=4000)))
+        first, ((x, _), energies) = walk(start)
+        x, energies = np.asarray(x), np.asarray(energies)
         assert np.isfinite(energies).all()
-        rises = np.diff(np.concatenate([[energy(*start)], energies]))
+        rises = np.diff(np.concatenate([[first], energies]))
         assert rises.max() < 1e-12
         if name == "l2_squared":
             np.testing.assert_allclose(x, q * target / (q + lam), atol=1e-6)
-        minimum = 0.5 * jnp.sum(q * jnp.square(x - target)) + kappa.conjugate(lam * x) / lam
+        conjugate = jax.jit(kappa.conjugate)(lam * x)
+        minimum = 0.5 * np.sum(q * np.square(x - target)) + conjugate / lam
         np.testing.assert_allclose(energies[-1], minimum, atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_sixteen_bits(dtype):
     """Singular values are those of float32; so is the Lyapunov function of a short momentum."""
-    c = jnp.asarray([[3.0, 1.0, 0.5], [-1.0, 2.0, 0.25]], dtype)
-    wide = c.astype(jnp.float32)
+    c = np.asarray([[3.0, 1.0, 0.5], [-1.0, 2.0, 0.25]], jnp.dtype(dtype))
+    wide = c.astype(np.float32)
+    hyper = {"learning_rate": 0.1, "weight_decay": 0.1}
     for kappa in (kappas.spectral("svd"), kappas.spectral()):
-        assert kappa.grad(c).dtype == dtype
-        np.testing.assert_allclose(np.float32(kappa.grad(c)), kappa.grad(wide), atol=1e-2)
-        np.testing.assert_allclose(kappa.value(c), kappa.value(wide), rtol=1e-6)
         tx = optim.lion_k(0.1, kappa, weight_decay=0.1)
-        _, state = tx.update(c, tx.init(c), c)
-        hyper = {"learning_rate": 0.1, "weight_decay": 0.1}
-        got = optim.lyapunov(state, c, 1.0, kappa, **hyper)
-        of_wide = jax.tree.map(lambda x: x.astype(jnp.float32) if x.ndim else x, state)
-        np.testing.assert_allclose(got, optim.lyapunov(of_wide, wide, 1.0, kappa, **hyper))
+
+        @jax.jit
+        def both(c, wide, kappa=kappa, tx=tx):
+            _, state = tx.update(c, tx.init(c), c)
+            of_wide = jax.tree.map(lambda x: x.astype(jnp.float32) if x.ndim else x, state)
+            pairs = ((c, state), (wide, of_wide))
+            return [
+                (kappa.grad(x), kappa.value(x), optim.lyapunov(s, x, 1.0, kappa, **hyper))
+                for x, s in pairs
+            ]
+
+        (grad, value, energy), expected = both(c, wide)
+        assert grad.dtype == dtype
+        np.testing.assert_allclose(np.float32(grad), expected[0], atol=1e-2)
+        np.testing.assert_allclose(value, expected[1], rtol=1e-6)
+        np.testing.assert_allclose(energy, expected[2])
 
 
 @pytest.mark.parametrize("make", [kappas.huber, kappas.dead_zone, lambda e: kappas.lp(1 + e)])
@@ -265,7 +297,8 @@ def test_thresholds_and_orders_may_be_traced(make):
     traced = jax.jit(jax.vmap(of))(jnp.array([0.5, 1.5]))
     for i, e in enumerate((0.5, 1.5)):
         got = jax.tree.map(lambda x, i=i: x[i], traced)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), got, of(e))
+        alone = jax.jit(functools.partial(of, e))()
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), got, alone)
     assert make(0.5).name.endswith("5)")
 
 
@@ -276,7 +309,7 @@ def test_derivatives_at_zero():
         def total(size, kappa=kappa):
             return jnp.sum(kappa.grad(size * jnp.zeros((2, 2))))
 
-        assert jax.grad(total)(1.0) == 0, kappa.name
+        assert jax.jit(jax.grad(total))(1.0) == 0, kappa.name
 
 
 def test_lyapunov_outside_and_without_decay():

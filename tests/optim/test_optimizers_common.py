@@ -28,7 +28,7 @@ class Case(NamedTuple):
     make: Callable[..., optax.GradientTransformationExtraArgs]
     lr: float
     state: float
-    accessed: float
+    accessed: float | None = None  # FRUGAL's is in its own tests.
     temporary: float = 0.0
     low: bool = False  # The state is smaller than the parameters, so optax cannot map over it.
     joint: bool = False  # One norm of all leaves, which changes where some are left out.
@@ -76,11 +76,9 @@ CASES = {
         8,
         60,
     ),
+    "frugal": Case(split(optim.frugal, {1, 2, 3, 4}), 1e-2, 4.1, low=True),
+    "frugal columns": Case(split(optim.frugal, {2, 3, 4}, subspace="columns"), 1e-2, 4.1, low=True),
     # Half of the tensors are gathered, so the temporaries are half of the state.
-    "frugal": Case(split(optim.frugal, {1, 2, 3, 4}), 1e-2, 4.1, 41.2, 2.0, low=True),
-    "frugal columns": Case(
-        split(optim.frugal, {2, 3, 4}, subspace="columns"), 1e-2, 4.1, 34, 2.0, low=True
-    ),
     "badam": Case(split(optim.badam, {1, 2, 3, 4}), 1e-2, 5.3, 50.4, 2.65, low=True),
     "galore": Case(split(optim.galore, {2}), 0.3, 5.1, 55, 4.8, low=True),
 }
@@ -107,9 +105,30 @@ def train(tx, params, grads, steps=3):
 
 
 @functools.cache
-def expected(name):
+def stepped(name):
+    """Parameters and state of three steps with an injected rate, by one program, and that program.
+
+    Every other way to take these steps is held against it.
+    """
     case = CASES[name]
-    return jax.jit(functools.partial(train, case.make(case.lr)))(tree(0), tree(1))
+    tx = optax.inject_hyperparams(case.make)(learning_rate=case.lr)
+    traces = []
+
+    @jax.jit
+    def step(params, state, grads):
+        traces.append(1)
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    params = jax.tree.map(jnp.asarray, tree(0))
+    state = jax.jit(tx.init)(params)
+    for _ in range(3):
+        params, state = step(params, state, tree(1))
+    return params, state, step, traces
+
+
+def expected(name):
+    return stepped(name)[0]
 
 
 def assert_trees_close(a, b, atol=2e-6):
@@ -141,11 +160,12 @@ def test_converges(name):
     case = CASES[name]
     steps = 4000
     tx = case.make(optax.cosine_decay_schedule(case.lr, steps))
+    zeros = functools.partial(np.zeros, dtype=np.float32)
     start = {
-        "parabola": jnp.array([-1.0, 4.0, 1.0]),
-        "rosenbrock": jnp.zeros(2),
-        "matrix": jnp.zeros((2, 2)),
-        "mixed": (jnp.zeros(3), jnp.zeros((2, 2))),
+        "parabola": np.float32([-1.0, 4.0, 1.0]),
+        "rosenbrock": zeros(2),
+        "matrix": zeros((2, 2)),
+        "mixed": (zeros(3), zeros((2, 2))),
     }
 
     def loss(params):
@@ -158,69 +178,39 @@ def test_converges(name):
         updates, state = tx.update(grads, state, params)
         return (optax.apply_updates(params, updates), state), losses
 
-    carry = (start, tx.init(start))
-    _, losses = jax.jit(lambda c: jax.lax.scan(step, c, length=steps))(carry)
+    _, losses = jax.jit(lambda p: jax.lax.scan(step, (p, tx.init(p)), length=steps))(start)
     for target, values in losses.items():
         assert values[-1] < 0.05 * values[0], (target, values[0], values[-1])
 
 
 @every_case
 def test_optax_habits(name):
-    """Injected rates, accumulation, masks, partitions, chains, extra arguments."""
+    """Accumulation of a partition, whose masks leave a scalar to SGD, of a chain, with extra
+    arguments."""
     case = CASES[name]
     tx = case.make(case.lr)
-    kernel = {"bias": True, "conv": True, "empty": True, "kernel": True, "scalar": False}
-    kernel["none"] = None
-    labels = jax.tree.map(lambda m: "ours" if m else "sgd", kernel)
-
     outer = optax.chain(optax.clip(1e9), tx, optax.scale(1.0))
     chained = optax.GradientTransformation(
         outer.init, lambda g, s, p: outer.update(g, s, p, value=jnp.float32(0), loss=1.0)
     )
-
-    @jax.jit
-    def variants(params, grads):
-        partition = optax.partition({"ours": tx, "sgd": optax.sgd(0.5)}, labels)
-        return {
-            "accumulated": train(optax.MultiSteps(tx, 2), params, grads, steps=6),
-            "masked": train(optax.masked(tx, kernel), params, grads),
-            "partition": train(partition, params, grads),
-            "chained": train(chained, params, grads),
-        }
+    labels = {**dict.fromkeys(tree(0), "ours"), "scalar": "ours" if case.joint else "sgd"}
+    labels["none"] = None
+    both = optax.MultiSteps(optax.partition({"ours": chained, "sgd": optax.sgd(0.5)}, labels), 2)
 
     params, grads, base = tree(0), tree(1), expected(name)
-    got = variants(params, grads)
-    assert_trees_close(got["accumulated"], base)
-    assert_trees_close(got["chained"], base)
-    if case.joint:
-        return
-    unmasked = {**base, "scalar": params["scalar"] + 3 * grads["scalar"]}
-    assert_trees_close(got["masked"], unmasked)
-    assert_trees_close(
-        got["partition"], {**base, "scalar": params["scalar"] - 1.5 * grads["scalar"]}
-    )
+    got = jax.jit(functools.partial(train, both, steps=6))(params, grads)
+    if not case.joint:
+        base = {**base, "scalar": params["scalar"] - 1.5 * grads["scalar"]}
+    assert_trees_close(got, base)
 
 
 @every_case
 def test_injected_rate_does_not_recompile(name):
-    case = CASES[name]
-    tx = optax.inject_hyperparams(case.make)(learning_rate=case.lr)
-    traces = []
-
-    @jax.jit
-    def step(params, state, grads):
-        traces.append(1)
-        updates, state = tx.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
-
-    params, grads = jax.tree.map(jnp.asarray, tree(0)), tree(1)
-    state = jax.jit(tx.init)(params)
-    for _ in range(3):
-        params, state = step(params, state, grads)
-    assert_trees_close(params, expected(name))
-    state.hyperparams["learning_rate"] = jnp.zeros_like(state.hyperparams["learning_rate"])
-    still, state = step(params, state, grads)
+    params, state, step, traces = stepped(name)
+    inject = state.hyperparams | {"learning_rate": np.float32(0)}
+    still, _ = step(params, state._replace(hyperparams=inject), tree(1))
     assert_trees_close(still, params, atol=0)
+    assert any(np.any(params[k] != tree(0)[k]) for k in ("bias", "conv", "kernel"))
     assert len(traces) == 1
 
 
@@ -244,36 +234,63 @@ def specs():
     return {**by_name, "empty": P(), "scalar": P(), "none": None}
 
 
+def placed(mesh):
+    place = lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec))  # noqa: E731
+    return [jax.tree.map(place, tree(seed), specs()) for seed in (0, 1)]
+
+
 @every_case
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
-def test_eight_devices_equal_one(name, axis_type):
+def test_eight_devices_equal_one(name):
     case = CASES[name]
     tx = case.make(case.lr)
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(axis_type,))
-    with jax.set_mesh(mesh):
-        place = functools.partial(
-            jax.tree.map, lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    params, grads = placed(mesh)
+    state = tx.init(params)
+    if not case.low:
+        follows = optax.tree.map_params(
+            tx, lambda s, p: s.sharding.is_equivalent_to(p.sharding, p.ndim), state, params
         )
-        params, grads = place(tree(0), specs()), place(tree(1), specs())
-        state = tx.init(params)
-        if not case.low:
-            follows = optax.tree.map_params(
-                tx, lambda s, p: s.sharding.is_equivalent_to(p.sharding, p.ndim), state, params
-            )
-            assert all(f for f in jax.tree.leaves(follows) if isinstance(f, bool))
+        assert all(f for f in jax.tree.leaves(follows) if isinstance(f, bool))
+    # Counts begin on one device; there once more is another program.
+    everywhere = NamedSharding(mesh, P())
+    state = jax.tree.map(
+        lambda x: jax.device_put(x, everywhere) if len(x.devices()) == 1 else x, state
+    )
 
-        # Donated buffers that cannot be reused raise a warning, which is an error here.
-        @functools.partial(jax.jit, donate_argnums=(0, 1))
-        def step(params, state, grads):
-            updates, state = tx.update(grads, state, params)
-            return optax.apply_updates(params, updates), state
+    # Donated buffers that cannot be reused raise a warning, which is an error here.
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params, state, grads):
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
 
+    with jax.set_mesh(mesh):
         for _ in range(3):
             params, state = step(params, state, grads)
-        assert_trees_close(jax.device_get(params), expected(name))
-        jax.tree.map(lambda p, g: p.sharding.is_equivalent_to(g.sharding, p.ndim), params, grads)
-        for k in ("bias", "conv", "kernel"):
-            assert params[k].sharding.is_equivalent_to(grads[k].sharding, params[k].ndim)
+    assert_trees_close(jax.device_get(params), expected(name))
+    for k in ("bias", "conv", "kernel"):
+        assert params[k].sharding.is_equivalent_to(grads[k].sharding, params[k].ndim)
+
+
+@every_case
+def test_explicit_axes(name):
+    """Types that carry shardings: those of the parameters come out of a step."""
+    case = CASES[name]
+    tx = case.make(case.lr)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        params, grads = placed(mesh)
+
+        @jax.jit
+        def steps(params, grads):
+            state = tx.init(params)
+            for _ in range(2):
+                updates, state = tx.update(grads, state, params)
+                params = optax.apply_updates(params, updates)
+            return params
+
+        moved = jax.eval_shape(steps, params, grads)
+    for k in ("bias", "conv", "kernel"):
+        assert moved[k].sharding.spec == specs()[k]
 
 
 @every_case
@@ -295,7 +312,7 @@ def test_state_tree(name, tmp_path):
         scalars = [x for x in jax.tree.leaves(mapped) if isinstance(x, jax.ShapeDtypeStruct)]
         assert all(x.shape == () for x in scalars)
 
-    state = jax.jit(lambda p, g: tx.update(g, tx.init(p), p)[1])(tree(0), tree(1))
+    state = stepped(name)[1].inner_state
     np.savez(tmp_path / "state.npz", *jax.tree.leaves(state))
     with np.load(tmp_path / "state.npz") as z:
         restored = jax.tree.unflatten(jax.tree.structure(abstract), [z[k] for k in z.files])
@@ -303,11 +320,11 @@ def test_state_tree(name, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, state, restored)
 
 
-@every_case
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.accessed])
 def test_cost_of_donated_update(name, users_compiler):
     case = CASES[name]
-    params = transformer(1024, 2, 256)
-    assert 25e6 < elements(params) < 26e6
+    # What chooses among tensors needs some of each shape.
+    params = transformer(1024, 2 if case.low else 1, 256)
     _, accessed, temporary = cost(case.make(case.lr), params, users_compiler)
     # Sums by channel and scalars add a little.
     assert accessed <= case.accessed + 0.2
@@ -320,7 +337,7 @@ dtypes_strategy = st.sampled_from(["float16", "bfloat16", "float32"])
 
 @every_case
 @pytest.mark.filterwarnings("ignore:frugal. no leaf is projectable")
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(leaves=st.lists(st.tuples(shapes_strategy, dtypes_strategy), max_size=3))
 def test_any_tree(name, leaves):
     """Updates have the shapes and dtypes of the gradients, the state keeps its own."""

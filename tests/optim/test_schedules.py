@@ -328,9 +328,9 @@ OPTIMIZERS = {
 
 
 def dtypes(tx, dtype):
-    params = {"a": jnp.ones((4, 4), dtype), "b": jnp.ones((4, 4), dtype), "c": jnp.ones(3, dtype)}
-    updates, state = jax.eval_shape(lambda p: tx.update(p, tx.init(p), p), params)
+    params = {"a": jax.ShapeDtypeStruct((4, 4), dtype), "c": jax.ShapeDtypeStruct((3,), dtype)}
     before = jax.eval_shape(tx.init, params)
+    updates, state = jax.eval_shape(tx.update, params, before, params)
     assert jax.tree.map(lambda x: x.dtype, state) == jax.tree.map(lambda x: x.dtype, before)
     return {x.dtype for x in jax.tree.leaves(updates)}
 
@@ -340,7 +340,7 @@ def test_a_schedule_of_the_weight_decay_keeps_dtypes(name):
     schedule = optim.rex_schedule(0.1, 10)
     for x64, dtype in ((False, jnp.bfloat16), (False, jnp.float16), (True, jnp.float32)):
         with jax.enable_x64(x64):
-            for decay in (0.1, np.float32(0.1), schedule, lambda t: np.float64(0.1)):
+            for decay in (np.float32(0.1), schedule, lambda t: np.float64(0.1)):
                 tx = OPTIMIZERS[name](1e-2, weight_decay=decay)
                 assert dtypes(tx, dtype) == {jnp.dtype(dtype)}, decay
 

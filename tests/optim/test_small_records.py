@@ -1,5 +1,6 @@
 """Small transforms replay the records of the authors' code, or of their equations."""
 
+import functools
 import itertools
 import json
 from pathlib import Path
@@ -44,9 +45,8 @@ def replay(tx, params, gradients):
         params = optax.apply_updates(params, updates)
         return (params, state), params
 
-    scan = jax.jit(lambda *args: jax.lax.scan(step, args, gradients))
-    params = jax.tree.map(jnp.asarray, params)
-    (_, state), after = scan(params, tx.init(params))
+    scan = jax.jit(lambda p, g: jax.lax.scan(step, (p, tx.init(p)), g))
+    (_, state), after = scan(params, gradients)
     return after, state
 
 
@@ -84,7 +84,8 @@ def test_orthograd(base):
             np.testing.assert_allclose(optax.tree.get(state, names[name])[leaf], x, atol=1e-12)
     before = {k: np.concatenate([trees["p0"][k][None], p[:-1]]) for k, p in trees["p"].items()}
     plain = optim.orthograd()
-    projected = jax.vmap(lambda g, p: plain.update(g, plain.init(p), p)[0])(trees["g"], before)
+    project = jax.jit(jax.vmap(lambda g, p: plain.update(g, plain.init(p), p)[0]))
+    projected = project(trees["g"], before)
     close(projected, trees["gp"])
     with jax.enable_x64(False):
         close(replay(wrapped, single(trees["p0"]), single(trees["g"]))[0], trees["p"], 4e-5)
@@ -110,12 +111,14 @@ def test_stablemax():
     _, z, _ = load("stablemax")
     labels, logits = z["labels"], z["logits"].astype(float)
 
-    def loss(x, y):
-        return optim.losses.stablemax_cross_entropy(x, y)
+    @jax.jit
+    def whole(x, y):
+        loss = jax.value_and_grad(optim.losses.stablemax_cross_entropy)
+        return optim.losses.log_stablemax(x), *jax.vmap(loss)(x, y)
 
     at_one = np.arange(len(labels)), labels
-    np.testing.assert_allclose(optim.losses.log_stablemax(logits), z["logp/f64"], atol=2e-14)
-    losses, slopes = jax.vmap(jax.value_and_grad(loss))(logits, labels)
+    logp, losses, slopes = whole(logits, labels)
+    np.testing.assert_allclose(logp, z["logp/f64"], atol=2e-14)
     np.testing.assert_allclose(losses, z["loss_none"].reshape(-1), atol=2e-14)
     np.testing.assert_allclose(losses, -z["logp/f64"][at_one], atol=2e-14)
     np.testing.assert_allclose(slopes, z["dnll/f64"], atol=1e-12)
@@ -124,10 +127,9 @@ def test_stablemax():
     with jax.enable_x64(False):
         assert not np.isfinite(z["logp/f32"]).all()  # The authors' form.
         assert np.isnan(z["dnll/f32"]).any()
-        logp = optim.losses.log_stablemax(z["logits"])
+        logp, _, slopes = whole(z["logits"], labels)
         assert logp.dtype == np.float32
         np.testing.assert_allclose(logp, z["logp/f64"], rtol=8e-7, atol=1e-6)
-        slopes = jax.vmap(jax.grad(loss))(z["logits"], labels)
         np.testing.assert_allclose(slopes, z["dnll/f64"], atol=2e-7)
 
 
@@ -143,6 +145,7 @@ def test_step_law():
 def test_logistic_regression(name):
     hyper, z, _ = load(name)
     x, y = z["X"].astype(float), z["y"]
+    normalized_steps = jax.jit(jax.vmap(optim.normalized_logistic_gradient, (0, None, None)))
     for gamma in hyper["gammas"]:
         solver = optim.normalized_gradient_descent(gamma)
 
@@ -151,21 +154,22 @@ def test_logistic_regression(name):
             return state, (state.theta, metrics)
 
         start = solver.init(jnp.zeros(x.shape[1]))
-        _, (theta, metrics) = jax.lax.scan(step, start, length=hyper["T"])
+        run = jax.jit(functools.partial(jax.lax.scan, step, length=hyper["T"]))
+        _, (theta, metrics) = run(start)
         key = f"normalized/{gamma:g}"
         scale = np.abs(z[f"theta/{key}"]).max()
         np.testing.assert_allclose(theta, z[f"theta/{key}"], rtol=1e-6, atol=1e-6 * scale)
         with jax.enable_x64(False):
-            before = np.concatenate([np.zeros((1, x.shape[1])), theta[:-1]])
-            steps = jax.vmap(lambda t: optim.normalized_logistic_gradient(t, single(x), single(y)))
-            moved = before - gamma * steps(single(before))
+            before = np.concatenate([np.zeros((1, x.shape[1])), np.asarray(theta)[:-1]])
+            moved = before - gamma * normalized_steps(single(before), single(x), single(y))
             np.testing.assert_allclose(moved, theta, rtol=0, atol=4e-5 * scale)
         np.testing.assert_allclose(metrics["loss"], z[f"loss/{key}"], rtol=1e-6, atol=1e-9)
         np.testing.assert_array_equal(metrics["errors"], z[f"errors/{key}"])
         # The plain gradient is the normalized one times the mean weight of the examples.
-        for before, after in itertools.pairwise(z[f"theta/gd/{gamma:g}"][:10]):
+        path = z[f"theta/gd/{gamma:g}"][:10]
+        slopes = np.asarray(normalized_steps(path, x, y))
+        for (before, after), normalized in zip(itertools.pairwise(path), slopes, strict=False):
             weight = np.mean(1 / (1 + np.exp(y * (x @ before))))
-            normalized = optim.normalized_logistic_gradient(before, x, y)
             np.testing.assert_allclose(before - gamma * weight * normalized, after, rtol=1e-9)
 
 
@@ -207,19 +211,19 @@ def test_rules_of_cautious_decay():
     hyper, z, _ = load("cwd_rules")
     p, u = z["p"].astype(float), z["u"].astype(float)
     rate, decay = hyper["lr"], hyper["wd"]
-    tx = optim.cautious_weight_decay(decay)
-    total, _ = tx.update(u, tx.init(p), p)
+    first = lambda tx, u, p: jax.jit(lambda u, p: tx.update(u, tx.init(p), p)[0])(u, p)  # noqa: E731
+    total = np.asarray(first(optim.cautious_weight_decay(decay), u, p))
     np.testing.assert_allclose(p - rate * (total - u), z["kozistr_after_decay"], atol=1e-14)
     b1, b2, eps = (hyper["adam"][k] for k in ("b1", "b2", "eps"))
     adam = optax.adam(rate, b1, b2, eps / np.sqrt(1 - b2))  # Theirs does not correct it.
     tx = optim.cautious_decay(adam, rate, decay, strict=True, decay_power=2)
-    updates, _ = tx.update(u, tx.init(p), p)
+    updates = np.asarray(first(tx, u, p))
     np.testing.assert_allclose(p + updates, z["nanogpt_adam_step1"], atol=1e-12)
     tx = optim.cautious_decay(optax.sgd(rate), rate, decay, decay_power=2)
-    updates, _ = tx.update(u, tx.init(p), p)
+    updates = np.asarray(first(tx, u, p))
     np.testing.assert_allclose(p + updates, z["normuon_step_equation"], atol=4e-7)
     with jax.enable_x64(False):
-        updates, _ = tx.update(single(u), tx.init(single(p)), single(p))
+        updates = np.asarray(first(tx, single(u), single(p)))
         assert updates.dtype == np.float32
         np.testing.assert_allclose(p + updates, z["normuon_step_equation"], atol=4e-7)
 
@@ -246,7 +250,7 @@ def test_gradient_noise_scale():
         )
 
     states = tx.init(None), authors.init(None)
-    _, (columns, ratio, raw) = jax.lax.scan(step, states, parts)
+    _, (columns, ratio, raw) = jax.jit(functools.partial(jax.lax.scan, step))(states, parts)
     np.testing.assert_allclose(columns, z["kdiffusion"], rtol=1e-12, atol=1e-12)
     with jax.enable_x64(False):
         states = tx.init(None), authors.init(None)
@@ -261,6 +265,7 @@ def test_batch_size():
     given = {k: hyper[k] for k in ("eta", "theta", "nu")}
     named = {"axis_name": "workers", "merge": "authors"}
 
+    @functools.partial(jax.jit, static_argnames=("axis_name", "merge"))
     def tests(g, **options):
         leafwise = {"per_leaf": True, **options}
         return {
@@ -274,6 +279,12 @@ def test_batch_size():
         variance = np.atleast_1d(np.asarray(result.variance))
         return np.concatenate([[result.size], variance, [result.square_norm]])
 
+    @jax.jit
+    def parted(g):
+        parts = jax.tree.map(lambda x: x.reshape(hyper["parts"], -1, *x.shape[1:]), g)
+        merged = jax.vmap(lambda g: tests(g, **named), axis_name="workers")(parts)
+        return jax.tree.map(lambda x: x[0], merged)
+
     for case in range(hyper["cases"]):
         g = trees[f"g{case}"]
         for name, result in tests(g).items():
@@ -283,9 +294,7 @@ def test_batch_size():
                 size, *numbers = z[f"out{case}/{name}"]
                 np.testing.assert_allclose(row(result)[1:], numbers, rtol=4e-5)
                 assert abs(int(result.size) - size) <= 1 + 4e-5 * size
-        parts = jax.tree.map(lambda x: x.reshape(hyper["parts"], -1, *x.shape[1:]), g)
-        merged = jax.vmap(lambda g: tests(g, **named), axis_name="workers")(parts)
-        merged = jax.tree.map(lambda x: x[0], merged)
+        merged = parted(g)
         for name in ("norm", "ip", "orth"):
             np.testing.assert_allclose(row(merged[name]), z[f"out{case}/{name}_dist"], rtol=1e-12)
         np.testing.assert_allclose(row(merged["norm"]), z[f"out{case}/norm_accum"], rtol=1e-12)
