@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import optim
 from experiments import models
 from experiments.supervised import training
 
-__all__ = ["MODELS", "Program", "program", "random_batch", "runner"]
+__all__ = ["MODELS", "Program", "Run", "program", "random_batch", "runner"]
 
 # Name: (model, shape of an example, classes, options).
 MODELS: dict[str, tuple[str, tuple[int, ...], int, dict[str, Any]]] = {
@@ -37,6 +38,17 @@ class Program(NamedTuple):
     step: Callable[..., Any]
     init: Callable[[jax.Array], training.TrainState]
     batch: dict[str, jax.ShapeDtypeStruct]
+
+
+class Run:
+    """A compiled step and its state: each call makes one step and returns the loss."""
+
+    def __init__(self, compiled: jax.stages.Compiled, state: Any, batch: Any):
+        self.compiled, self.state, self.batch = compiled, state, batch
+
+    def __call__(self) -> jax.Array:
+        self.state, metrics = self.compiled(self.state, self.batch)
+        return metrics["loss"]
 
 
 def program(name: str, examples: int, tx: Any = None, **options: Any) -> Program:
@@ -73,19 +85,15 @@ def random_batch(name: str, examples: int, seed: int = 0) -> dict[str, np.ndarra
     return {"x": random.standard_normal((examples, *shape), np.float32), "label": labels}
 
 
-def runner(name: str, examples: int, seeds: int = 1, **options: Any) -> Callable[[], Any]:
-    """Returns a function that makes one donated step, of ``seeds`` runs at once."""
+def runner(
+    name: str, examples: int, seeds: int = 1, convolutions: str = "default", **options: Any
+) -> Run:
+    """Returns what makes one donated step of ``seeds`` runs at once, compiled as the loop does."""
     made = program(name, examples, **options)
     step, init, keys = made.step, made.init, jax.random.split(jax.random.key(0), seeds)
     if seeds > 1:
         step, init = jax.vmap(step, (0, None)), jax.vmap(init)
     state = jax.jit(init)(keys if seeds > 1 else keys[0])
     batch = jax.device_put(random_batch(name, examples))
-    compiled = jax.jit(step, donate_argnums=0)
-
-    def run():
-        nonlocal state
-        state, metrics = compiled(state, batch)
-        return metrics["loss"]
-
-    return run
+    how = optim.loop.compiler_options(convolutions)
+    return Run(jax.jit(step, donate_argnums=0).lower(state, batch).compile(how), state, batch)

@@ -2,24 +2,24 @@
 
     python -m benchmarks.training --out=results/training_cpu.json
     taskset -c 0 python -m benchmarks.training --cores=1          # one core
-    XLA_FLAGS=... python -m benchmarks.training --only ResNet-20 --out=results/training_cpu.json
-
-A call under ``XLA_FLAGS`` adds a table to the page of the call without.
 
 float32, AdamW, batches of noise; PyTorch (not compiled, channels last, fused AdamW) is left out if
 it is missing. The goals were set beforehand: at least as many examples per second as PyTorch for
 the MLP and the transformer, .8 of them for ResNet-20.
 """
 
+import itertools
 import json
 import os
 import statistics
 import textwrap
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
-from benchmarks import _report, _training
+import optim
+from benchmarks import _convolutions, _profile, _report, _training
 from benchmarks._timing import in_turns, ratio
 from experiments.common import markdown
 
@@ -30,24 +30,23 @@ TIMED: dict[str, tuple[int, float | None]] = {
     "ResNet-20": (128, 0.8),
     "character transformer": (32, 1.0),
 }
-
-
-# Of profiles of single steps (jax.profiler), by the processor's time.
-LIMITS = (
-    "What limits it, by profiles of single steps on 2 cores of an AMD EPYC with other work on them."
-    " XLA runs products and convolutions as fusions of YNNPACK, on both cores. In a step of"
-    " ResNet-20 they are 64 % of the time and transposes between them 29 %; the processor takes"
-    " eight times as long for a batch of 128 (3.8 s) as for one of 32 (.46 s). XLA's own"
-    " convolutions, by the flag above, take half of that (1.9 s); they round in another way, so"
-    " that the mains leave the choice to you. In a step of the transformer such products, of"
-    " matrices 128 wide, are half of the time, copies and elementwise passes between them four"
-    " tenths."
-)
+CONVOLUTIONAL = ("LeNet-5", "ResNet-20")
+# Steps of a call when the loop is timed, and whether its other way is timed too: a ResNet's steps
+# in one compiled loop take minutes.
+LOOPED = {
+    "MLP": (50, True),
+    "LeNet-5": (4, True),
+    "ResNet-20": (2, False),
+    "character transformer": (4, True),
+}
 
 
 def measure(name: str, examples: int, rounds: int, cores: int) -> dict[str, Any]:
-    """Times steps of both in turns."""
-    calls = {"ours": _training.runner(name, examples)}
+    """Times steps of all sides in turns, and takes profiles of ours."""
+    ours = {"ours": _training.runner(name, examples)}
+    if name in CONVOLUTIONAL:
+        ours["xla"] = _training.runner(name, examples, convolutions="xla")
+    calls: dict[str, Callable[[], Any]] = dict(ours)
     try:
         import torch
 
@@ -58,67 +57,215 @@ def measure(name: str, examples: int, rounds: int, cores: int) -> dict[str, Any]
         torch.set_num_threads(cores)
         calls["PyTorch"] = _torch_training.runner(name, examples)
     times = in_turns(calls, rounds, warm_up=2)
-    found = {k: examples / statistics.median(v) for k, v in times.items()}
-    speed = ratio(times, "PyTorch", "ours") if "PyTorch" in times else None
-    return {"name": name, "examples": examples, "per second": found, "of PyTorch": speed}
+    beside = ours if "PyTorch" in times else {}
+    return {
+        "name": name,
+        "examples": examples,
+        "per second": {k: examples / statistics.median(v) for k, v in times.items()},
+        "of PyTorch": {k: ratio(times, "PyTorch", k) for k in beside},
+        "shares": {k: _profile.shares(run.compiled, run) for k, run in ours.items()},
+    }
+
+
+def measure_loop(name: str, examples: int, rounds: int, smoke: bool = False) -> dict[str, Any]:
+    """Times :func:`optim.loop.run` and a loop over ``jax.jit`` of the same step, in turns."""
+    made = _training.program(name, examples)
+    batch = _training.random_batch(name, examples)
+    steps, both = LOOPED[name]
+    steps = 2 if smoke else steps
+    states = {}
+
+    def own():
+        for _ in range(steps):
+            states["own"], metrics = compiled(states["own"], batch)
+        return metrics
+
+    def through(key, scan):
+        def call():
+            states[key] = optim.loop.run(
+                made.step,
+                states[key],
+                lambda start: itertools.repeat(batch),
+                steps,
+                steps_per_call=steps,
+                scan=scan,
+            )
+            return states[key]
+
+        return call
+
+    compiled = jax.jit(made.step, donate_argnums=0)
+    slow = name in CONVOLUTIONAL
+    calls = {"own": own, "loop": through("loop", None)}
+    if both:
+        calls["other"] = through("other", slow)
+    for key in calls:
+        states[key] = jax.jit(made.init)(jax.random.key(0))
+    times = in_turns(calls, rounds)
+    ratios = {key: ratio(times, key, "own") for key in calls if key != "own"}
+    return {"name": name, "steps": steps, "of own": ratios}
 
 
 def page(results: dict[str, Any]) -> str:
     """The Markdown of the results."""
     versions = f", PyTorch {results['torch']}" if results["torch"] else ""
+    models, pieces, loops = (results[k] for k in ("models", "pieces", "loops"))
     lines = [
         "# Training steps on a CPU",
         "",
         f"`{results['command']}` on {results['machine']}, {results['cores']} of them used; jax"
         f" {results['versions']['jax']}{versions}. float32, AdamW; medians of"
-        f" {results['rounds']} rounds in turns, the ratio by rounds.",
+        f" {results['rounds']} rounds in turns, ratios by rounds.",
         "",
-        *_table(results["models"]),
+        *_table(models),
+        "",
+        *_filled(
+            "`xla` is `--convolutions=xla` of `experiments.train`, `convolutions` of"
+            " `optim.loop.run`: convolutions by XLA's own code, which round in another way."
+        ),
+        "",
+        "## What limits it",
+        "",
+        *_filled(_limits(models)),
+        "",
+        *_shares(models),
         "",
     ]
-    for flags, more in results.get("flags", {}).items():
-        lines += [f"The same with `XLA_FLAGS={flags}`, {more['rounds']} rounds:", ""]
-        lines += [*_table(more["models"]), ""]
-    return "\n".join([*lines, *textwrap.wrap(LIMITS, 100), ""])
+    if pieces:
+        lines += [
+            "## Convolutions one by one",
+            "",
+            *_filled(
+                "Milliseconds for a batch of"
+                f" {results['examples of pieces']}, 3x3 kernels: channels in and out, side of the"
+                " image, stride. `im2col` is nine slices of the image and one product."
+            ),
+            "",
+            *_pieces(pieces),
+            "",
+        ]
+    if loops:
+        lines += [
+            "## The loop",
+            "",
+            *_filled(
+                "Time of `optim.loop.run` over that of a loop of one's own over `jax.jit` of the"
+                " same step. Its choice is one compiled loop over steps, but for convolutions,"
+                " whose steps it dispatches one by one; the last column is what it avoids."
+            ),
+            "",
+            *_loops(loops),
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _filled(text: str) -> list[str]:
+    return textwrap.wrap(text, 100)
 
 
 def _table(models: list[dict[str, Any]]) -> list[str]:
     rows = []
     for row in models:
         goal, speed = TIMED[row["name"]][1], row["of PyTorch"]
-        cells = [f"{row['per second'][k]:.0f}" if k in row["per second"] else "–" for k in SIDES]
-        met = "" if goal is None else f"{goal:g}"
-        if goal is not None and speed is not None and speed < goal:
-            met += ", missed"
-        cells += ["–" if speed is None else f"{speed:.2f}", met]
+        cells = [_cell(row["per second"], k, ".0f") for k in ("ours", "xla", "PyTorch")]
+        cells += [_cell(speed, k, ".2f") for k in ("ours", "xla")]
+        missed = goal is not None and speed and max(speed.values()) < goal
+        cells.append(("" if goal is None else f"{goal:g}") + (", missed" if missed else ""))
         rows.append([row["name"], row["examples"], *cells])
-    head = ["", "batch", *(f"examples/s, {k}" for k in SIDES), "ours / PyTorch", "goal"]
-    return markdown.table(head, rows, "lrrrrl")
+    head = ["", "batch", *(f"examples/s, {k}" for k in ("ours", "xla", "PyTorch"))]
+    head += ["ours / PyTorch", "xla / PyTorch", "goal"]
+    return markdown.table(head, rows, "lrrrrrrl")
 
 
-SIDES = ("ours", "PyTorch")
+def _cell(numbers: dict[str, float], key: str, form: str) -> str:
+    return format(numbers[key], form) if key in numbers else "–"
+
+
+def _limits(models: list[dict[str, Any]]) -> str:
+    """Sentences about each model, with the numbers of its profile."""
+    said = [
+        "Shares of a step's time by `jax.profiler`, an operation counted once for its kind. XLA on"
+        " a CPU leaves products and convolutions to the library YNNPACK."
+    ]
+    slower = []
+    for row in models:
+        name, speed, shares = row["name"], row["of PyTorch"], row["shares"]
+        percent = {k: f"{100 * v:.0f} %" for k, v in shares["ours"].items()}
+        if "xla" in shares:
+            gain = row["per second"]["xla"] / row["per second"]["ours"]
+            said.append(
+                f"{name}: convolutions take {percent['convolutions']} of the step and copies"
+                f" {percent['copies and transpositions']}; by XLA's own code the step is"
+                f" {gain:.1f} times as fast, with {100 * shares['xla']['convolutions']:.0f} % of it"
+                " in convolutions."
+            )
+        else:
+            said.append(
+                f"{name}: products take {percent['products']}, copies that turn their operands"
+                f" {percent['copies and transpositions']}, sums {percent['sums']}, what is done"
+                f" entry by entry {percent['the rest']}."
+            )
+        if speed and max(speed.values()) < 1 and "xla" in shares:
+            slower.append(name)
+    if slower:
+        said.append(
+            f"What {' and '.join(slower)} lack to PyTorch's speed is in the table of single"
+            " convolutions below: its library, oneDNN, keeps channels in blocks for the registers."
+        )
+    return " ".join(said)
+
+
+def _shares(models: list[dict[str, Any]]) -> list[str]:
+    kinds = [*_profile.KINDS, "the rest"]
+    rows = [
+        [row["name"] + (", xla" if way == "xla" else ""), *(f"{100 * v[k]:.0f}" for k in kinds)]
+        for row in models
+        for way, v in row["shares"].items()
+    ]
+    return markdown.table(["% of the step", *kinds], rows, "l" + "r" * len(kinds))
+
+
+def _pieces(pieces: list[dict[str, Any]]) -> list[str]:
+    rows = []
+    for row in pieces:
+        c_in, c, side, stride = row["layer"]
+        cells = [_cell(row["ms"], way, ".1f") for way in _convolutions.WAYS]
+        rows.append([f"{c_in} to {c}, {side}, {stride}", row["piece"], *cells])
+    return markdown.table(["layer", "", *_convolutions.WAYS], rows, "llrrrr")
+
+
+def _loops(loops: list[dict[str, Any]]) -> list[str]:
+    rows = []
+    for row in loops:
+        other = _cell(row["of own"], "other", ".2f")
+        choice = "one by one" if row["name"] in CONVOLUTIONAL else "one compiled loop"
+        rows.append([row["name"], row["steps"], choice, f"{row['of own']['loop']:.2f}", other])
+    head = ["", "steps", "its choice", "its choice / own", "the other way / own"]
+    return markdown.table(head, rows, "lrlrr")
 
 
 def main():
     parser = _report.parser(__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--only", nargs="*", default=list(TIMED), choices=list(TIMED))
     parser.add_argument("--smoke", action="store_true", help="Small batches, two rounds.")
     args = parser.parse_args()
     rounds = 2 if args.smoke else args.rounds
-    found = []
-    for name in args.only:
-        examples = 4 if args.smoke else TIMED[name][0]
-        found.append(measure(name, examples, rounds, args.cores))
-        print(found[-1], flush=True)
+    sizes = {name: 4 if args.smoke else TIMED[name][0] for name in args.only}
+    models, loops, pieces = [], [], []
+    for name, examples in sizes.items():
+        models.append(measure(name, examples, rounds, args.cores))
+        print(json.dumps(models[-1]), flush=True)
         jax.clear_caches()
-    flags = os.environ.get("XLA_FLAGS", "")
-    if flags and args.out and args.out.exists():
-        results = json.loads(args.out.read_text(encoding="utf-8"))
-        results.setdefault("flags", {})[flags] = {"rounds": rounds, "models": found}
-        _report.write(results, page, args.out)
-        return
+    for name, examples in sizes.items():
+        loops.append(measure_loop(name, examples, max(2, rounds // 3), args.smoke))
+        print(json.dumps(loops[-1]), flush=True)
+        jax.clear_caches()
+    examples = 4 if args.smoke else 128
+    if "ResNet-20" in args.only:
+        pieces = _convolutions.measure(examples, rounds, args.cores)
     results = _report.found_with("python -m benchmarks.training")
     try:
         import torch
@@ -126,7 +273,8 @@ def main():
         version = torch.__version__
     except ImportError:
         version = None
-    results |= {"cores": args.cores, "rounds": rounds, "torch": version, "models": found}
+    results |= {"cores": args.cores, "rounds": rounds, "torch": version, "models": models}
+    results |= {"loops": loops, "pieces": pieces, "examples of pieces": examples}
     _report.write(results, page, args.out)
 
 

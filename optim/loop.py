@@ -29,6 +29,7 @@ from optim._loop.finite import Alive, NonFiniteError
 from optim._loop.inputs import feed_of, stack
 from optim._loop.placement import as_arrays, own_buffers, place
 from optim._loop.program import (
+    CONVOLUTIONS,
     compile_steps,
     compiler_options,
     rows_of,
@@ -36,7 +37,7 @@ from optim._loop.program import (
     traced_step,
 )
 
-__all__ = ["NonFiniteError", "compiler_options", "prefers_vmap", "run"]
+__all__ = ["CONVOLUTIONS", "NonFiniteError", "compiler_options", "prefers_vmap", "run"]
 
 State = Any
 Batch = Any
@@ -64,6 +65,7 @@ def run(
     scan: bool | None = None,
     replicas: int | None = None,
     vmap: bool | None = None,
+    convolutions: str = "default",
     on_metrics: Callable[[int, dict[str, np.ndarray]], None] | None = None,
     hooks: Iterable[tuple[int, Callable[[int, State], None]]] = (),
     stop: Callable[[int], bool] | None = None,
@@ -106,6 +108,8 @@ def run(
       vmap: Whether runs are vectorized, or made one after another through one compiled step.
         Default: vectorized on accelerators and over a mesh; on CPU where that pays, for states
         of up to 32768 numbers that share their batches.
+      convolutions: ``"xla"`` is the faster way of a CPU, see :func:`compiler_options`. It rounds
+        in another way, and changes nothing on accelerators.
       on_metrics: Called as ``on_metrics(t, values)`` with the metrics of steps ``t, t+1, ...``,
         arrays of shape ``(n,)``, or ``(n, replicas)``.
       hooks: Pairs ``(every, call)``: ``call(t, state)`` after each ``every``-th step and the last.
@@ -144,6 +148,7 @@ def run(
     for name, flag in (("scan", scan), ("vmap", vmap)):
         if flag is not None:
             _checks.flag(name, flag)
+    _checks.choice("convolutions", convolutions, CONVOLUTIONS)
     if vmap and replicas is None:
         raise ValueError("vmap needs replicas, the number of runs")
     check_mesh(mesh)
@@ -207,7 +212,9 @@ def run(
             if call is None:
                 if scan is None:
                     scan = not slow_in_a_loop(one, states[r], data, inputs[0], keys[r])
-                call = compile_steps(one, bool(scan), steps_per_call, mesh, vectorized, shared)
+                call = compile_steps(
+                    one, bool(scan), steps_per_call, mesh, vectorized, shared, convolutions
+                )
             states[r], rows = call(states[r], data, inputs, keys[r], t)
             metrics.append(rows)
         # While the devices work, the metrics of the call before.

@@ -5,9 +5,10 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 
-from benchmarks import accelerator, training
+from benchmarks import _profile, accelerator, training
 from benchmarks.tpu_compiler import chips, matrix, page, updates
 
 TPU = Path(__file__).parents[1] / "results" / "tpu"
@@ -60,11 +61,39 @@ def test_shares_and_goals_of_the_tables():
 
 @pytest.mark.parametrize(("speed", "goal"), [(0.79, "0.8, missed"), (0.81, "0.8")])
 def test_the_page_of_the_cpu_names_a_missed_goal(speed, goal):
-    row = {"name": "ResNet-20", "examples": 128, "of PyTorch": speed}
-    row["per second"] = {"ours": 99.6, "PyTorch": 125.0}
+    shares = {kind: 0.2 for kind in (*_profile.KINDS, "the rest")}
+    row = {"name": "ResNet-20", "examples": 128, "of PyTorch": {"ours": 0.4, "xla": speed}}
+    row["per second"] = {"ours": 49.6, "xla": 99.6, "PyTorch": 125.0}
+    row["shares"] = {"ours": shares, "xla": {**shares, "convolutions": 0.123}}
     about = {"command": "c", "machine": "m", "cores": 2, "versions": {"jax": "1"}, "torch": "2"}
-    text = training.page({**about, "rounds": 3, "models": [row]})
-    assert f"| ResNet-20 | 128 | 100 | 125 | {speed} | {goal} |" in text
+    text = training.page({**about, "rounds": 3, "models": [row], "loops": [], "pieces": []})
+    assert f"| ResNet-20 | 128 | 50 | 100 | 125 | 0.40 | {speed} | {goal} |" in text
+    assert "the step is 2.0 times as fast" in " ".join(text.split())
+    assert "| ResNet-20, xla | 12 | 20 | 20 | 20 | 20 |" in text
+
+
+def test_a_profile_knows_what_is_inside_a_fusion():
+    def step(x, w):
+        y = jnp.tanh(x @ w)
+        return jax.lax.conv(y.reshape(16, 1, 16, 16), w[None, None, :3, :3], (1, 1), "SAME"), y
+
+    shape = jax.ShapeDtypeStruct((64, 64), jnp.float32)
+    kinds = _profile.kinds_of(jax.jit(step).lower(shape, shape).compile().as_text())
+    assert {"products", "convolutions", "the rest"} <= set(kinds.values())
+    text = """
+%inner (p: f32[2,3]) -> f32[3,2] {
+  %p = f32[2,3]{1,0} parameter(0)
+  ROOT %turned = f32[3,2]{1,0} transpose(%p), dimensions={1,0}
+}
+
+ENTRY %main (x: f32[2,3]) -> f32[3,2] {
+  %x = f32[2,3]{1,0} parameter(0)
+  %added.1 = (f32[2,3]{1,0}, f32[]) custom-call(%x)
+  ROOT %fusion.2 = f32[3,2]{1,0} fusion(%x), kind=kLoop, calls=%inner
+}
+"""
+    found = _profile.kinds_of(text)
+    assert (found["fusion.2"], found["added.1"]) == ("copies and transpositions", "the rest")
 
 
 def test_the_page_of_training_on_a_cpu_is_that_of_its_json():

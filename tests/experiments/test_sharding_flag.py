@@ -135,6 +135,8 @@ def test_what_cannot_be_split(config, tmp_path):
     other.seed = 1
     with pytest.raises(ValueError, match="splits one run"):
         train.run_population([config, other], tmp_path / "run", sharding="fsdp")
+    with pytest.raises(ValueError, match="convolutions"):
+        train.run_population([config], tmp_path / "run", convolutions="XLA")
     with pytest.raises(ValueError, match="--plan must be numbers of devices"):
         plan.parse_devices("8,many")
     assert plan.parse_devices("8,64") == [8, 64]
@@ -156,3 +158,12 @@ def test_what_cannot_be_split(config, tmp_path):
         with pytest.raises(ValueError, match=message):
             main(own, tmp_path / "run", sharding=sharding)
     assert not any(tmp_path.iterdir())  # It stopped before it left anything.
+
+
+def test_the_flag_of_convolutions_reaches_the_loop(config, monkeypatch):
+    def run(*args, convolutions, **more):
+        raise InterruptedError(convolutions)
+
+    monkeypatch.setattr(optim.loop, "run", run)
+    with pytest.raises(InterruptedError, match="xla"):
+        train.run_population([config], convolutions="xla")

@@ -253,6 +253,28 @@ def test_convolutions_on_cpu_are_not_looped(monkeypatch):
     assert loops
 
 
+def test_convolutions_by_the_code_of_xla(monkeypatch):
+    def step(w, _):
+        loss = lambda w: (jax.lax.conv(jnp.ones((16, 8, 32, 32)), w, (1, 1), "SAME") ** 2).mean()  # noqa: E731
+        value, grad = jax.value_and_grad(loss)(w)
+        return w - 0.1 * grad, {"loss": value}
+
+    w, asked, options = jnp.full((8, 8, 3, 3), 0.1), [], optim.loop.compiler_options
+    with monkeypatch.context() as patch:
+        spy = lambda convolutions: asked.append(convolutions) or options(convolutions)  # noqa: E731
+        patch.setattr(optim.loop, "compiler_options", spy)
+        ours, xla = (
+            run(step, jnp.copy(w), None, 2, convolutions=c) for c in optim.loop.CONVOLUTIONS
+        )
+    assert asked == ["default", "xla"]
+    np.testing.assert_allclose(ours, xla, rtol=1e-5)
+    lowered = jax.jit(step).lower(w, None)
+    texts = [lowered.compile(options(c)).as_text() for c in optim.loop.CONVOLUTIONS]
+    assert ["ynn" in text for text in texts] == [True, False]
+    with pytest.raises(ValueError, match="convolutions must be one of default, xla, got 'XLA'"):
+        run(step, w, None, 1, convolutions="XLA")
+
+
 def test_values_shared_inside_the_state_are_donated_once():
     x = jnp.arange(3.0)
     state = run(lambda s, _: ({"a": s["a"] + 1, "b": s["b"]}, {}), {"a": x, "b": x}, None, 5)
