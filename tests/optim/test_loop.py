@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import optim
+from optim._loop import program
 from optim.loop import NonFiniteError, run
 
 FEATURES, CLASSES, BATCH = 12, 4, 32
@@ -262,7 +263,7 @@ def test_convolutions_by_the_code_of_xla(monkeypatch):
     w, asked, options = jnp.full((8, 8, 3, 3), 0.1), [], optim.loop.compiler_options
     with monkeypatch.context() as patch:
         spy = lambda convolutions: asked.append(convolutions) or options(convolutions)  # noqa: E731
-        patch.setattr(optim.loop, "compiler_options", spy)
+        patch.setattr(program, "compiler_options", spy)
         ours, xla = (
             run(step, jnp.copy(w), None, 2, convolutions=c) for c in optim.loop.CONVOLUTIONS
         )
