@@ -479,6 +479,7 @@ def test_a_sweep_with_a_bad_point_and_a_folder_that_is_a_file_are_one_line(
     tmp_path, monkeypatch, capsys
 ):
     given = {"plan": "", "seeds": 1, "sharding": "replicated", "tensorboard": False}
+    given["convolutions"] = "default"
     monkeypatch.setattr(launch, "preemption", lambda: None)
     (tmp_path / "file").write_text("")
     cases = {
